@@ -1,0 +1,56 @@
+# One way to do each thing. `make` prints the targets. Everything that is made lives in .venv/ and .data/.
+# Invariant: whatever a target needs is made by it (a fresh clone needs nothing but `make run` or `make test`).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format lock clean
+# Two targets that share the set-up never make it twice at once.
+.NOTPARALLEL:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := app migrations tests
+# Tests to run, e.g. make test TESTS=tests/unit
+TESTS ?= tests
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv from the lock file (what every other target does first)
+
+# The umask keeps a strict one of the caller from hiding the embedded database's programs from the user it runs as.
+$(STAMP): requirements-dev.lock
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed, and no python3 is on the PATH" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: Python 3.11 or newer is needed; $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Set PYTHON=…" >&2; exit 1; }
+	umask 022 && "$(PYTHON)" -m venv --clear $(VENV) && $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --no-input --require-hashes -r requirements-dev.lock
+	@touch $@
+
+run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DATABASE_URL)
+	@exec $(BIN)/python -m app serve
+
+test: setup ## run all tests
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup ## ruff, mypy --strict and the floors of the architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(wildcard $(SOURCES))
+	$(BIN)/lint-imports
+
+format: setup ## put every file into the one format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lock: setup ## take the newest versions into the lock files
+	$(COMPILE) --upgrade --all-extras --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+
+clean: ## delete .venv and caches; the embedded database (.data) stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find $(wildcard $(SOURCES)) -name __pycache__ -type d -prune -exec rm -rf {} +
