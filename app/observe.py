@@ -1,0 +1,269 @@
+"""Everything about the running server that can be observed, as one vocabulary.
+
+The rooms say what happened and know nothing of logs or metrics, which are two readings of the same facts. Invariants:
+no I/O here; a fact carries a client's value never and a secret never; what happens per message is told once per
+batch and audience, with a count.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Transport = Literal["ws", "sse"]
+
+
+class Observation:
+    """Base of all facts; its direct subclasses are the vocabulary."""
+
+    __slots__ = ()
+
+
+Observer = Callable[[Observation], None]
+
+
+def fan(*observers: Observer) -> Observer:
+    """One observer that tells them all, in order."""
+
+    def tell(observation: Observation) -> None:
+        for observer in observers:
+            observer(observation)
+
+    return tell
+
+
+# The process.
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Observation):
+    """The server accepts connections at `url`."""
+
+    url: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Observation):
+    """The server has ended in order; `seconds` since it was asked to."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Noted(Observation):
+    """Something that an operator should know once."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Observation):
+    """An error that nobody foresaw, in the part `what`; the server goes on. A bug, and counted."""
+
+    what: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout(Observation):
+    """Something took too long and was given up: `what` is one of a few fixed names."""
+
+    what: str
+
+
+# Clients.
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened(Observation):
+    transport: Transport
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed(Observation):
+    """`code` is the WebSocket close code, if one was sent or received."""
+
+    transport: Transport
+    seconds: float
+    code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFailed(Observation):
+    """A connection that was refused, or ended by an error; `reason` is one of a few fixed names."""
+
+    transport: Transport
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesReceived(Observation):
+    """Messages of a known type from clients."""
+
+    type: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Observation):
+    """An `error` message to a client; `code` as in the protocol."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesSent(Observation):
+    """Messages written to sockets. `channel` is the table ("sales.orders"), "room", or "" where none is concerned."""
+
+    type: str
+    channel: str
+    count: int = 1
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered(Observation):
+    """Changes written to `count` sockets, `seconds` after the fleet first saw them."""
+
+    transport: Transport
+    seconds: float
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging(Observation):
+    """A slow reader was moved to catch-up (+1), or has caught up or gone (-1)."""
+
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Observation):
+    """Missed changes served to a client: from the "ring" in memory or from the "log"."""
+
+    source: Literal["ring", "log"]
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset(Observation):
+    """`reset` messages: positions that could not be honoured, so changes that these clients have lost."""
+
+    reason: str
+    channels: int
+    count: int = 1
+
+
+# The database.
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLost(Observation):
+    """A connection that is needed has ended; clients stay and wait."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseBack(Observation):
+    """All connections stand again, after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Led(Observation):
+    """This server leads the fleet now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resigned(Observation):
+    """This server leads no longer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderEnded(Observation):
+    """The leader kept its lock and was silent: this server ended its backend."""
+
+    pid: int
+    silent_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(Observation):
+    """Hot: writers skip NOTIFY and the reader polls. Not hot: parked until a NOTIFY."""
+
+    hot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRead(Observation):
+    """A difference that was read from the log and was not empty; `seconds` is the time of the read."""
+
+    commits: int
+    changes: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyPollFound(Observation):
+    """The poll that should never find anything did: a wake-up was lost. Nothing else is."""
+
+    commits: int
+
+
+@dataclass(frozen=True, slots=True)
+class IncarnationChanged(Observation):
+    """The log may have lost a tail or moved to another primary; positions are re-based."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class RingBytes(Observation):
+    """The batches that are kept in memory."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogState(Observation):
+    """The log in the database: its size, and the age of its oldest event."""
+
+    bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogTurned(Observation):
+    """A partition of the log was emptied; positions before it are expired."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogTurnBlocked(Observation):
+    """The ring of the log should turn and cannot; it grows meanwhile."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUsage(Observation):
+    """How full PostgreSQL's notification queue is, 0 to 1; a full one fails every NOTIFY of the whole cluster."""
+
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class WatchProblem(Observation):
+    """A watched table whose capture is not whole, and the SQL that mends it."""
+
+    schema: str
+    table: str
+    problem: str
+    remedy: str
