@@ -1,0 +1,56 @@
+"""Fixtures that every test may use: one cluster for the session, a fresh database for each test, and faults."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.database import Database
+from tests.support.proxy import Proxy
+from tests.support.server import Servers
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL that no test may stop or kill; for that use `own_cluster`."""
+    made = Cluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL for this test alone: stop it, kill it, restart it."""
+    made = Cluster()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[Database]:
+    """A fresh database, migrated to head."""
+    name = cluster.create_database(migrated=True)
+    yield Database(cluster, name)
+    cluster.drop_database(name)
+
+
+@pytest.fixture
+def empty_database(cluster: Cluster) -> Iterator[Database]:
+    """A fresh database that has never seen a migration."""
+    name = cluster.create_database(migrated=False)
+    yield Database(cluster, name)
+    cluster.drop_database(name)
+
+
+@pytest.fixture
+async def servers(database: Database) -> AsyncIterator[Servers]:
+    """Starts real server processes on `database`, and stops them at the end of the test."""
+    async with Servers(database.url) as made:
+        yield made
+
+
+@pytest.fixture
+async def proxy(cluster: Cluster) -> AsyncIterator[Proxy]:
+    """A TCP proxy in front of the cluster that can cut, stall and turn deaf."""
+    async with Proxy("127.0.0.1", cluster.port) as made:
+        yield made

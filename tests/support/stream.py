@@ -1,0 +1,172 @@
+"""What one client has applied, by the rules of the protocol alone, over any number of connections.
+
+Invariants: messages are applied as they come; a change whose `(channel, id)` came since the last position is dropped
+and counted (a unit that a disconnect left open); every other repetition, and everything that the protocol does not
+allow, is a fault. A channel's record starts at the position that it asked with, or else at that of its `subscribed`.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+Change = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A position that came: all before it is complete."""
+
+    position: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The connection ended here."""
+
+
+@dataclass
+class Segment:
+    """One channel from its joining to its leaving."""
+
+    channel: str
+    start: str
+    items: list[Change | Mark | Cut] = field(default_factory=list)
+
+    def changes(self) -> list[Change]:
+        return [item for item in self.items if isinstance(item, dict)]
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    channel: str
+    id: str
+    first_connection: int
+    again_connection: int
+
+
+def loads(text: str | bytes) -> Any:
+    """JSON with numbers kept to the last digit."""
+    return json.loads(text, parse_float=lambda digits: f"float {digits}")
+
+
+class Stream:
+    def __init__(self, name: str = "client") -> None:
+        self.name = name
+        self.position: str | None = None
+        self.connection = 0
+        self.open: dict[str, Segment] = {}
+        self.done: list[Segment] = []
+        self.pending: dict[str, str | None] = {}
+        self.duplicates: list[Duplicate] = []
+        self.faults: list[str] = []
+        self.resets: list[Message] = []
+        self.errors: list[Message] = []
+        self._since: dict[tuple[str, str], int] = {}
+        self._ever: set[tuple[str, str]] = set()
+
+    @property
+    def segments(self) -> list[Segment]:
+        return [*self.done, *self.open.values()]
+
+    def changes(self, channel: str | None = None) -> list[Change]:
+        """All applied changes, of one channel or of all (then channel by channel)."""
+        return [c for s in self.segments if channel in (None, s.channel) for c in s.changes()]
+
+    @property
+    def joined(self) -> list[str]:
+        return [channel for channel in self.open if channel not in self.pending]
+
+    def asking(self, channels: Iterable[str], position: str | None) -> None:
+        """A subscribe goes out."""
+        for channel in channels:
+            if channel not in self.joined:
+                self.pending[channel] = position
+
+    def wanted(self) -> list[tuple[list[str], str | None]]:
+        """What a new connection must ask for: the joined channels from the position, the others as before."""
+        again = [([channel], position) for channel, position in self.pending.items()]
+        return [(self.joined, self.position), *again] if self.joined else again
+
+    def connected(self) -> None:
+        self.connection += 1
+
+    def cut(self) -> None:
+        """The connection is gone. A channel that asked without a position and was not joined starts afresh."""
+        for channel, position in self.pending.items():
+            if position is None and channel in self.open:
+                for change in self.open.pop(channel).changes():
+                    self._ever.discard((channel, change["id"]))
+                    self._since.pop((channel, change["id"]), None)
+        for segment in self.open.values():
+            segment.items.append(Cut())
+
+    def feed(self, message: Message) -> None:
+        match message.get("type"):
+            case "subscribed":
+                self._subscribed(message)
+            case "unsubscribed":
+                for channel in message["channels"]:
+                    self.pending.pop(channel, None)
+                    self.done.append(self.open.pop(channel))
+            case "changes":
+                self._changes(message)
+            case "position":
+                self._mark(message["position"])
+            case "reset":
+                self._reset(message)
+            case "error":
+                self.errors.append(message)
+            case "welcome" | "pong" | "reconnect":
+                pass
+            case other:
+                self.faults.append(f"unknown message type {other!r}")
+
+    def _subscribed(self, message: Message) -> None:
+        for channel in message["channels"]:
+            if channel not in self.open:
+                if channel not in self.pending:
+                    self.faults.append(f"subscribed to {channel}, which was not asked for")
+                self.open[channel] = Segment(channel, self.pending.get(channel) or message["position"])
+        if self.position is None:
+            self._mark(message["position"])
+
+    def _changes(self, message: Message) -> None:
+        for change in message["changes"]:
+            self._apply(change)
+        if ("position" in message) == bool(message.get("more")):
+            self.faults.append(f"a part needs `more` or a position: {sorted(message)}")
+        if "position" in message:
+            self._mark(message["position"])
+
+    def _apply(self, change: Change) -> None:
+        channel, name = change["channel"], (change["channel"], change["id"])
+        if channel not in self.open:
+            self.faults.append(f"a change of {channel}, which is not subscribed")
+        elif name in self._since:
+            if self._since[name] == self.connection:
+                self.faults.append(f"twice on one connection: {name}")
+            self.duplicates.append(Duplicate(*name, self._since[name], self.connection))
+        elif name in self._ever:
+            self.faults.append(f"twice, and not in a unit that was left open: {name}")
+        else:
+            self._ever.add(name)
+            self._since[name] = self.connection
+            self.open[channel].items.append(change)
+
+    def _mark(self, position: str) -> None:
+        self.position = position
+        self._since.clear()
+        for channel, segment in self.open.items():
+            segment.items.append(Mark(position))
+            self.pending.pop(channel, None)
+
+    def _reset(self, message: Message) -> None:
+        """The channel's record ends here; it goes on, as a new one, from the position of the reset."""
+        self.resets.append(message)
+        for channel in message["channels"]:
+            if channel in self.open:
+                self.done.append(self.open.pop(channel))
+            self.open[channel] = Segment(channel, message["position"])
+        self._mark(message["position"])

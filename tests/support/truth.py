@@ -1,0 +1,169 @@
+"""What a client should have received: the committed log, read by a superuser when all is over.
+
+Routing and visibility are computed here a second time, from the rows' JSON and the tokens alone, and not with the
+product's code. `state_at` is the sum of the changes, so it needs no order; a TRUNCATE empties what was logged before
+it.
+"""
+
+import json
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+import psycopg
+
+from tests.support.stream import Change, loads
+from tests.support.token import Token
+
+Row = dict[str, Any]
+READ_LOG = """
+SELECT e.xid::text::bigint, e.id, e.n, e.op::text, e.depth, e.ord, g.schema, g.name, e.new::text, e.old::text
+  FROM realtime.events e JOIN realtime.generations g USING (gen)
+ WHERE e.op IN ('I', 'U', 'D', 'T') ORDER BY e.id, e.n"""
+
+
+def canonical(row: Row | None) -> str:
+    return json.dumps(row, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change in the log."""
+
+    xid: int
+    id: int
+    n: int
+    op: str
+    nested: bool
+    table: str
+    new: Row | None
+    old: Row | None
+
+    @cached_property
+    def new_text(self) -> str:
+        return canonical(self.new)
+
+    @cached_property
+    def old_text(self) -> str:
+        return canonical(self.old)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What one channel is to see of an event; `half` where an UPDATE crosses the channel's border."""
+
+    action: str
+    new: str
+    old: str
+    statement: int = 0
+    half: bool = False
+    nested: bool = False
+
+    @property
+    def content(self) -> tuple[str, str, str]:
+        return self.action, self.new, self.old
+
+
+NOTHING = canonical(None)
+ACTIONS = {"I": "INSERT", "U": "UPDATE", "D": "DELETE", "T": "TRUNCATE"}
+
+
+@lru_cache(maxsize=4096)
+def parse_channel(channel: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    table, _, route = channel.partition(":")
+    pairs = (part.partition("=") for part in route.split(",")) if route else ()
+    return unquote(table), tuple((unquote(name), unquote(value)) for name, _, value in pairs)
+
+
+def as_text(value: Any) -> str | None:
+    """A JSON value in the text form of its column's type (of the types that these tests route by)."""
+    if value is None or isinstance(value, str):
+        return value
+    return "t" if value is True else "f" if value is False else str(value)
+
+
+def routed(row: Row | None, route: tuple[tuple[str, str], ...]) -> bool:
+    return row is not None and all(as_text(row.get(name)) == value for name, value in route)
+
+
+def delivery(event: Event, route: tuple[tuple[str, str], ...]) -> Delivery | None:
+    """The form in which a channel with `route` sees an event, if at all."""
+    if event.op == "T":
+        return Delivery("TRUNCATE", NOTHING, NOTHING, event.id)
+    enters, leaves = routed(event.new, route), routed(event.old, route)
+    if event.op == "U" and enters != leaves:
+        if enters:
+            return Delivery("INSERT", event.new_text, NOTHING, event.id, True, event.nested)
+        return Delivery("DELETE", NOTHING, event.old_text, event.id, True, event.nested)
+    if not (enters or leaves):
+        return None
+    return Delivery(ACTIONS[event.op], event.new_text, event.old_text, event.id, False, event.nested)
+
+
+class Truth:
+    def __init__(self, events: list[Event], tables: dict[str, Counter[str]] | None = None) -> None:
+        """`tables`: the rows of each table as SELECT gives them now."""
+        self.events = sorted(events, key=lambda e: (e.id, e.n))
+        self.tables = tables or {}
+        self._by_table: dict[str, dict[int, list[Event]]] = defaultdict(lambda: defaultdict(list))
+        for event in self.events:
+            self._by_table[event.table][event.xid].append(event)
+        self._xids = {table: sorted(found) for table, found in self._by_table.items()}
+
+    @classmethod
+    async def read(cls, connection: psycopg.AsyncConnection[Any], *tables: str) -> "Truth":
+        cursor = await connection.execute(READ_LOG)
+        events = [
+            Event(
+                xid,
+                number,
+                n,
+                op,
+                bool(depth > 1 or order is not None),
+                name if schema == "public" else f"{schema}.{name}",
+                _row(new),
+                _row(old),
+            )
+            for xid, number, n, op, depth, order, schema, name, new, old in await cursor.fetchall()
+        ]
+        rows: dict[str, Counter[str]] = {}
+        for table in tables:
+            cursor = await connection.execute(f"SELECT row_to_json(t)::text FROM {table} t".encode())
+            rows[table] = Counter(canonical(loads(text)) for (text,) in await cursor.fetchall())
+        return cls(events, rows)
+
+    def expected(self, channel: str, after: Token, upto: Token) -> dict[int, list[Delivery]]:
+        """By transaction: what `channel` is to see that is visible in `upto` and not in `after`, in log order."""
+        table, route = parse_channel(channel)
+        xids = self._xids.get(table, [])
+        found: dict[int, list[Delivery]] = {}
+        for xid in xids[bisect_left(xids, after.xmin) : bisect_left(xids, upto.xmax)]:
+            if upto.sees(xid) and not after.sees(xid):
+                seen = [d for e in self._by_table[table][xid] if (d := delivery(e, route)) is not None]
+                if seen:
+                    found[xid] = seen
+        return found
+
+    def state_at(self, channel: str, position: Token) -> Counter[str]:
+        """The rows of a channel as of a position."""
+        table, route = parse_channel(channel)
+        visible = [e for e in self.events if e.table == table and position.sees(e.xid)]
+        emptied = max((e.id for e in visible if e.op == "T"), default=-1)
+        state: Counter[str] = Counter()
+        for event in visible:
+            if event.id > emptied:
+                state[event.new_text] += routed(event.new, route)
+                state[event.old_text] -= routed(event.old, route)
+        return +state
+
+
+def _row(text: str | None) -> Row | None:
+    row: Row | None = None if text is None else loads(text)
+    return row
+
+
+def received(change: Change) -> Delivery:
+    return Delivery(change["action"], canonical(change["data"]), canonical(change["old"]))
