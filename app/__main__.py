@@ -1,0 +1,94 @@
+"""The command line: `python -m app serve`. Exit codes: 0 stopped in order, 1 could not start, 2 a bad setting.
+
+Invariant: whatever stands in the way of a start is one line on stderr, never a traceback. Without a DATABASE_URL the
+embedded database is started, migrated, and stopped again after everything else.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from app import __version__
+from app.config import Settings
+from app.errors import SettingsError, StartError
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+HELP: Final = """\
+The settings come from the environment: DATABASE_URL (a libpq URI; unset means an embedded PostgreSQL under .data/),
+SOBRANIE_HOST (127.0.0.1), SOBRANIE_PORT (3000), and more in docs/operations.md. An unknown SOBRANIE_* name or a bad
+value stops the start."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Sobranie Realtime: every committed change of a PostgreSQL database, live.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("serve", help="serve WebSocket and Server-Sent Events until SIGINT or SIGTERM")
+    if parser.parse_args(arguments).command is None:
+        parser.print_help()
+        return 0
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _serve(Settings.from_env(os.environ, tty=sys.stderr.isatty()))
+    except SettingsError as error:
+        return _complain(error, 2)
+    except StartError as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _serve(settings: Settings) -> int:
+    if settings.database_url is not None:
+        return _run(settings)
+    from app.postgres import embedded
+
+    with embedded.running(ROOT / settings.data) as (server, url):
+        try:
+            _migrate(url)
+            print(f"psql line:  {server.psql(url)}", flush=True)
+            return _run(settings.with_database(url))
+        finally:
+            # From here on it is a matter of milliseconds; a second Ctrl-C must not leave the database running.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _run(settings: Settings) -> int:
+    from app.main import serve
+
+    return serve(settings)
+
+
+def _migrate(url: str) -> None:
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    done = subprocess.run(
+        command, check=False, cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, capture_output=True, text=True
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise StartError(f"the embedded database could not be migrated: {said}")
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    """Until the server has its own handler: unwind, so that what was started is stopped."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print("sobranie:", " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
