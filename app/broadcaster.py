@@ -1,0 +1,235 @@
+"""The stream of one server: it reads or is given batches, keeps them in the history, and hands them to the hub.
+
+One rule makes every bus equal: a batch is applied only from where the server stands (a hole is read from the log
+first), and of it only what the server's position does not see. All state changes happen in `apply` and `rebase`, which
+never await, so a connection that finds itself at `point` can join the live stream exactly.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from app.change import Batch, Table, Transaction
+from app.channel import Address
+from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
+from app.history import History, Log
+from app.hub import Delivery, Hub, Point
+from app.observe import BatchRead, Delivered, MessagesSent, Observer, RingBytes
+from app.position import Position, Snapshot
+
+REACH_SECONDS = 10.0
+
+
+class Origin(Protocol):
+    """Where the log stands: a normalised snapshot, its highest transaction with an event, and the incarnation."""
+
+    position: Snapshot
+    highest: int
+    lsn: int
+    incarnation: int
+    tag: str
+
+
+class Source(Log, Protocol):
+    """The log of one primary, with what is known about positions."""
+
+    async def origin(self) -> Origin:
+        """Where the log stands now."""
+        ...
+
+    async def now(self) -> Snapshot:
+        """A fresh snapshot of the primary."""
+        ...
+
+    async def accept(self, position: Position) -> None:
+        """Raises PositionRefused (FOREIGN, LOST, EXPIRED) where the log can't honour the position."""
+        ...
+
+
+class Tables(Protocol):
+    """The tables on the air."""
+
+    async def current(self, schema: str, name: str) -> Table | None: ...
+
+    async def canonical(self, table: Table, column: str, value: str) -> str:
+        """The value as its type prints it. Raises BadChannel where it is no value of the type."""
+        ...
+
+
+class Receiver(Protocol):
+    """The server, as a bus sees it."""
+
+    def batch(self, batch: Batch) -> None:
+        """The leader's batch arrived whole."""
+        ...
+
+    def wake(self) -> None:
+        """Something is new: read the log."""
+        ...
+
+    def beat(self, leader: str, position: str) -> None:
+        """The leader is alive, and at this position (a token)."""
+        ...
+
+
+class Bus(Protocol):
+    """What carries the leader's batches, or the news of them, to all servers. It may lose, repeat or reorder."""
+
+    ready: bool
+
+    async def run(self, receiver: Receiver) -> None: ...
+
+    async def publish(self, batch: Batch) -> None: ...
+
+    async def beat(self, position: str) -> None: ...
+
+
+class Broadcaster:
+    def __init__(
+        self, source: Source, tables: Tables, hub: Hub, origin: Origin, ring_bytes: int, observe: Observer
+    ) -> None:
+        self.source = source
+        self.tables = tables
+        self.hub = hub
+        self.observe = observe
+        self.on_reset: Callable[[ResetReason], None] = lambda reason: None
+        self.on_read: Callable[[Batch], Awaitable[None]] | None = None
+        self._reading = asyncio.Lock()
+        self._advanced = asyncio.Event()
+        self._settle(origin)
+        self.history = History(origin.position, ring_bytes)
+
+    def _settle(self, origin: Origin) -> None:
+        self.incarnation, self.tag, self.lsn, self.highest = origin.incarnation, origin.tag, origin.lsn, origin.highest
+        self.point = Point(origin.position, self.mint(origin.position))
+
+    def mint(self, snapshot: Snapshot) -> str | None:
+        """The token of a normalised snapshot that is known to be durable."""
+        return Position(self.incarnation, self.tag, snapshot, self.lsn).encode()
+
+    async def pull(self) -> Batch | None:
+        """Read what is new from the log and apply it. Raises DatabaseAway."""
+        async with self._reading:
+            started = time.monotonic()
+            try:
+                batch = await self.source.difference(self.point.snapshot)
+            except PositionRefused as refused:
+                self.rebase(await self.source.origin(), refused.reason)
+                return None
+            if batch is not None:
+                self._observe_read(batch, time.monotonic() - started)
+                self.apply(batch)
+                if self.on_read is not None:
+                    await self.on_read(batch)
+            return batch
+
+    def apply(self, batch: Batch) -> None:
+        """Take over what of this batch the server does not see yet. The server must not be behind its start."""
+        if self.point.snapshot.contains(batch.upto):
+            return
+        if not batch.since.contains(self.point.snapshot):
+            batch = _unseen(batch, self.point.snapshot)
+        self.lsn, self.highest = max(self.lsn, batch.lsn), max(self.highest, batch.highest)
+        before, upto = self.point, self.point.snapshot.union(batch.upto)
+        self.point = Point(upto, self.mint(upto))
+        self.history.append(batch)
+        deliveries = self.hub.fan_out(batch, before, self.point)
+        self._advanced.set()
+        self._advanced = asyncio.Event()
+        self._observe_deliveries(batch, deliveries)
+
+    def rebase(self, origin: Origin, reason: ResetReason | None) -> None:
+        """Go on in another incarnation, or from elsewhere: with a reason, every connection is told `reset`."""
+        if reason is None:
+            point = self.point
+            self._settle(origin)
+            self.point = Point(point.snapshot, self.mint(point.snapshot))
+        else:
+            self._settle(origin)
+        self.history.restart(self.point.snapshot)
+        self._advanced.set()
+        self._advanced = asyncio.Event()
+        if reason is not None:
+            self.on_reset(reason)
+
+    async def resolve(self, token: str) -> Snapshot:
+        """The snapshot of a client's position, once this server has reached it.
+
+        Raises PositionRefused, or Unavailable where the database is away for too long to tell.
+        """
+        position = Position.decode(token)
+        try:
+            await self.source.accept(position)
+            if not self.point.snapshot.contains(position.snapshot):
+                if not (await self.source.now()).contains(position.snapshot):
+                    raise PositionRefused(ResetReason.INVALID)
+                await self.reach(lambda: self.point.snapshot.contains(position.snapshot))
+        except DatabaseAway as error:
+            raise Unavailable("the database is away; try again") from error
+        return position.snapshot
+
+    async def reach(self, reached: Callable[[], bool]) -> None:
+        """Read on until `reached()`. Raises Unavailable after ten seconds, DatabaseAway."""
+        deadline = time.monotonic() + REACH_SECONDS
+        while not reached():
+            advanced = self._advanced
+            if await self.pull() is not None:
+                continue
+            try:
+                await asyncio.wait_for(advanced.wait(), 0.05)
+            except TimeoutError as error:
+                if time.monotonic() > deadline:
+                    raise Unavailable("this server has not reached that position yet; try again") from error
+
+    async def locate(self, address: Address) -> tuple[Table, Address]:
+        """The table of a channel. Raises BadChannel for a table that is not on the air, an undeclared route, a value
+        that is none of its type or not in its canonical spelling; Unavailable where the database is away."""
+        try:
+            table = await self.tables.current(address.schema, address.table)
+            if table is None or table.ended:
+                raise BadChannel(
+                    f"no table {address.table!r} is on the air in schema {address.schema!r}", channel=str(address)
+                )
+            check_route(table, address)
+            values = [
+                await self.tables.canonical(table, c, v) for c, v in zip(address.route, address.values, strict=True)
+            ]
+            if not self.point.snapshot.sees(table.xid):
+                await self.reach(lambda: self.point.snapshot.sees(table.xid))
+        except DatabaseAway as error:
+            raise Unavailable("the database is away; try again") from error
+        if tuple(values) != address.values:
+            name = str(Address(address.schema, address.table, address.route, tuple(values)))
+            raise BadChannel(f"write this channel as {name!r}", channel=name)
+        return table, address
+
+    def _observe_read(self, batch: Batch, seconds: float) -> None:
+        transactions = batch.transactions or []
+        self.observe(BatchRead(len(transactions), sum(len(t.changes) for t in transactions), batch.size, seconds))
+
+    def _observe_deliveries(self, batch: Batch, deliveries: list[Delivery]) -> None:
+        seconds = time.monotonic() - batch.seen_at
+        self.observe(RingBytes(self.history.size))
+        for messages, members in deliveries:
+            for transport, count in members.items():
+                self.observe(Delivered(transport, seconds, count))
+                for message in messages:
+                    self.observe(MessagesSent(message.kind, message.table, count, len(message.json) * count))
+
+
+def check_route(table: Table, address: Address) -> None:
+    """Raises BadChannel where the route of `address` is not one of the table's."""
+    if address.route and address.route not in table.picks:
+        declared = ", ".join(repr(f"{table.channel}:{','.join(f'{c}=…' for c in route)}") for route in table.picks)
+        raise BadChannel(
+            f"{table.channel!r} has no route {','.join(address.route)!r}; it has {declared or 'none'}",
+            channel=str(address),
+        )
+
+
+def _unseen(batch: Batch, position: Snapshot) -> Batch:
+    if batch.transactions is None:
+        return batch
+    kept: list[Transaction] = [t for t in batch.transactions if not position.sees(t.xid)]
+    return Batch(batch.since, batch.upto, batch.highest, batch.lsn, kept, batch.schema, batch.size, batch.seen_at)

@@ -1,0 +1,67 @@
+"""All clients of this server: greeting, heartbeats, and the words that all of them hear at once."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from app import wire
+from app.broadcaster import Broadcaster
+from app.errors import CloseCode, ResetReason
+from app.hub import MESSAGE_BYTES
+from app.observe import Observer
+from app.session import State
+
+if TYPE_CHECKING:
+    from app.connection import Connection
+
+CHANNEL_LIMIT = 1000
+
+
+class Connections:
+    """The registry. `heartbeat` is in seconds: no client waits longer for a position."""
+
+    def __init__(
+        self, broadcaster: Broadcaster, observe: Observer, *, server_id: str, version: str, heartbeat: int
+    ) -> None:
+        self.broadcaster = broadcaster
+        self.observe = observe
+        self.heartbeat = heartbeat
+        self.channel_limit = CHANNEL_LIMIT
+        limits = {
+            "inbound_bytes": wire.INBOUND_BYTES,
+            "outbound_bytes": MESSAGE_BYTES,
+            "publishes_per_minute": 100,
+            "channels": CHANNEL_LIMIT,
+        }
+        self.welcome = wire.welcome(server_id, version, heartbeat, limits)
+        self._all: set[Connection] = set()
+        broadcaster.on_reset = self.reset_all
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, connection: "Connection") -> None:
+        self._all.add(connection)
+
+    def remove(self, connection: "Connection") -> None:
+        self._all.discard(connection)
+
+    async def beat(self) -> None:
+        """Send live clients that have heard nothing for a while their position, forever."""
+        while True:
+            await asyncio.sleep(self.heartbeat * 0.45)
+            token = self.broadcaster.point.token
+            message = wire.position(token) if token is not None else None
+            for connection in list(self._all):
+                if message is not None and connection.quiet and connection.session.state is State.LIVE:
+                    connection.send(message)
+                connection.quiet = True
+
+    def reset_all(self, reason: ResetReason) -> None:
+        """The server's own position could not be kept: the live hear it at once, the others when they come back."""
+        for connection in list(self._all):
+            session = connection.session
+            if session.state is State.LIVE and session.channels:
+                session.go_live(self.broadcaster.point)
+                connection.reset(list(session.channels), reason)
+            elif session.state is State.FEEDING:
+                connection.sink.close(CloseCode.RESTART, "the position of this server was lost")

@@ -1,0 +1,111 @@
+"""Every error a client or an operator can meet, and the close codes: one vocabulary.
+
+A `ClientError` becomes an `error` message (or the 4xx body of an event stream); a `CloseCode` ends a WebSocket.
+A `StartError` or `SettingsError` ends the process with one line.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+
+class SobranieError(Exception):
+    """Base of the product's own errors; its text is meant to be read by a person."""
+
+
+class SettingsError(SobranieError):
+    """A setting is unknown or does not parse (exit code 2)."""
+
+
+class StartError(SobranieError):
+    """The server can't start, and why, and what mends it (exit code 1)."""
+
+
+class DatabaseAway(SobranieError):
+    """The database can't be reached now; the operation may be tried again."""
+
+
+class ClientError(SobranieError):
+    """What a client asked for can't be done.
+
+    `code` is the protocol's error code, `field` the message field at fault (if one is), `channel` the canonical or
+    offending channel name (if one is).
+    """
+
+    code: str = "bad_request"
+
+    def __init__(self, message: str, *, field: str | None = None, channel: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.channel = channel
+
+
+class BadRequest(ClientError):
+    """Not JSON, an unknown type, a wrong field."""
+
+
+class BadChannel(ClientError):
+    """No such table, route or value, or not its canonical spelling."""
+
+    code = "bad_channel"
+
+
+class TooLarge(ClientError):
+    """An inbound message beyond the limit."""
+
+    code = "too_large"
+
+
+class RateLimited(ClientError):
+    """More messages a minute than allowed."""
+
+    code = "rate_limited"
+
+
+class Unavailable(ClientError):
+    """The server can't do this at the moment (the database is away, it is stopping): try again."""
+
+    code = "unavailable"
+
+
+class ResetReason(StrEnum):
+    """Why a position can't be honoured (protocol.md, Positions)."""
+
+    EXPIRED = "expired"
+    OVERRUN = "overrun"
+    LOST = "lost"
+    FOREIGN = "foreign"
+    INVALID = "invalid"
+    SCHEMA = "schema"
+
+
+class PositionRefused(SobranieError):
+    """A position can't be honoured; the client gets a `reset` with this reason."""
+
+    def __init__(self, reason: ResetReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes that this server sends."""
+
+    GOING_AWAY = 1001
+    TOO_LARGE = 1009
+    RESTART = 1012
+    BAD_REQUEST = 4400
+    UNAUTHORIZED = 4401
+    FORBIDDEN = 4403
+    TOO_MANY = 4429
+
+
+# Whether a client should come back by itself after a close, and what it must do first.
+RECONNECT: Final[dict[CloseCode, str]] = {
+    CloseCode.GOING_AWAY: "yes",
+    CloseCode.TOO_LARGE: "no: the message would be too large again",
+    CloseCode.RESTART: "yes, after the `after_ms` of the `reconnect` message",
+    CloseCode.BAD_REQUEST: "no: the request would be wrong again",
+    CloseCode.UNAUTHORIZED: "yes, with a new token",
+    CloseCode.FORBIDDEN: "no",
+    CloseCode.TOO_MANY: "yes, after a minute",
+}

@@ -1,0 +1,83 @@
+"""What has been: a ring of recent batches in memory, and behind it the log.
+
+The ring is bounded in bytes. It serves every position that contains its floor; older ones are served from the log by
+`Log.replay`. Positions here are normalised snapshots.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from app.change import Batch, Portion, Transaction
+from app.position import Snapshot
+
+PORTION_BYTES = 1 << 20
+
+
+class Log(Protocol):
+    """Reading the log of one primary. Every method may raise DatabaseAway."""
+
+    async def difference(self, since: Snapshot) -> Batch | None:
+        """All that is committed, durable, and not in `since`; None where there is nothing new.
+
+        Raises PositionRefused(EXPIRED) when the log no longer reaches back to `since`.
+        """
+        ...
+
+    def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+        """What `upto` sees and `since` does not, in order, in portions of about a mebibyte; the last ends at `upto`.
+
+        No transaction of the database stays open between two portions. Raises PositionRefused: EXPIRED at the start,
+        OVERRUN when the ring of the log turned meanwhile.
+        """
+        ...
+
+
+class History:
+    """The ring of the batches before `position`, newest last."""
+
+    def __init__(self, position: Snapshot, limit: int) -> None:
+        self.limit = limit
+        self.restart(position)
+
+    def restart(self, position: Snapshot) -> None:
+        """Forget all batches: the stream goes on from here (a new incarnation, a hole that can't be filled)."""
+        self.batches: deque[Batch] = deque()
+        self.size = 0
+        self.floor = position
+
+    def append(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self.size += batch.size
+        while self.size > self.limit and len(self.batches) > 1:
+            gone = self.batches.popleft()
+            self.size -= gone.size
+            self.floor = gone.upto
+
+    def after(self, position: Snapshot) -> tuple[list[Transaction], Batch] | None:
+        """The next unit for a client at `position`: its transactions, and the batch that it ends with.
+
+        None where memory does not hold it. The caller has made sure that `position` lacks something.
+        """
+        if not position.contains(self.floor):
+            return None
+        missing = self._missing(position)
+        unit: list[Transaction] = []
+        size, last = 0, None
+        for batch in missing:
+            if batch.transactions is None or batch.schema or size > PORTION_BYTES:
+                break
+            unit += [t for t in batch.transactions if not position.sees(t.xid)]
+            size, last = size + batch.size, batch
+        if last is None and missing and missing[0].transactions is not None:
+            first = missing[0]
+            return [t for t in first.transactions or () if not position.sees(t.xid)], first
+        return (unit, last) if last is not None else None
+
+    def _missing(self, position: Snapshot) -> list[Batch]:
+        found = []
+        for batch in reversed(self.batches):
+            if position.contains(batch.upto):
+                break
+            found.append(batch)
+        return found[::-1]

@@ -1,0 +1,191 @@
+"""Who listens to what, and the fan-out of a batch: encode once per audience, write the same bytes to each.
+
+An audience is the set of live connections for which the same channels matched in this batch. Connections that are not
+live (replaying, lagging) keep their channels registered here but are no members: they are fed from history.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from app import wire
+from app.change import Batch, Change, Form, Table, Values, text_json
+from app.observe import Transport
+from app.position import Snapshot
+
+MESSAGE_BYTES = 1 << 20
+
+
+class Point(NamedTuple):
+    """A position and its token; the token is None where it would be over the limit."""
+
+    snapshot: Snapshot
+    token: str | None
+
+
+class Subscriber(Protocol):
+    """A live connection, as the hub sees it. Neither method may block, raise or await."""
+
+    @property
+    def transport(self) -> Transport: ...
+
+    def deliver(self, messages: Sequence[wire.Message], after: Point) -> None:
+        """Write these; the connection is then at `after`."""
+        ...
+
+    def fall_behind(self, point: Point) -> None:
+        """Leave the live stream at `point`; what follows comes from history, at the connection's own pace."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """A subscribed channel: `members` are its live connections, `users` counts all that hold it."""
+
+    name: str
+    relid: int
+    route: tuple[str, ...]
+    values: tuple[str, ...]
+    json: bytes
+    members: set[Subscriber] = field(default_factory=set)
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Listeners:
+    """The channels of one table."""
+
+    whole: Channel | None = None
+    routed: dict[tuple[str, ...], dict[Values, Channel]] = field(default_factory=dict)
+
+    def all(self) -> Iterator[Channel]:
+        if self.whole:
+            yield self.whole
+        for channels in self.routed.values():
+            yield from channels.values()
+
+
+class Delivery(NamedTuple):
+    """What one audience got, for the metrics."""
+
+    messages: Sequence[wire.Message]
+    members: dict[Transport, int]
+
+
+class Hub:
+    def __init__(self) -> None:
+        self._tables: defaultdict[int, _Listeners] = defaultdict(_Listeners)
+        self._channels: dict[tuple[int, str], Channel] = {}
+
+    def acquire(self, table: Table, name: str, route: tuple[str, ...], values: tuple[str, ...]) -> Channel:
+        """The channel of this name, made where nobody has it yet. Each acquire wants its release."""
+        channel = self._channels.get((table.relid, name))
+        if channel is None:
+            channel = self._channels[table.relid, name] = Channel(name, table.relid, route, values, text_json(name))
+            listeners = self._tables[table.relid]
+            if route:
+                listeners.routed.setdefault(route, {})[values] = channel
+            else:
+                listeners.whole = channel
+        channel.users += 1
+        return channel
+
+    def release(self, channel: Channel) -> None:
+        channel.users -= 1
+        if channel.users:
+            return
+        del self._channels[channel.relid, channel.name]
+        listeners = self._tables[channel.relid]
+        if channel.route:
+            del listeners.routed[channel.route][channel.values]
+            if not listeners.routed[channel.route]:
+                del listeners.routed[channel.route]
+        else:
+            listeners.whole = None
+        if not listeners.whole and not listeners.routed:
+            del self._tables[channel.relid]
+
+    def matches(self, change: Change) -> list[tuple[Channel, Form]]:
+        """The channels that see this change, and how. A row that changes its route leaves before it enters."""
+        listeners = self._tables.get(change.table.relid)
+        if listeners is None:
+            return []
+        if change.op == "T":
+            return [(channel, Form.WHOLE) for channel in listeners.all()]
+        found = [(listeners.whole, Form.WHOLE)] if listeners.whole else []
+        entered: list[tuple[Channel, Form]] = []
+        for route, channels in listeners.routed.items():
+            picks = change.table.picks.get(route)
+            if picks is None:
+                continue
+            old, new = _chosen(change.old_values, picks), _chosen(change.new_values, picks)
+            moved = old is not None and new is not None and old != new
+            if old is not None and (moved or new is None) and (channel := channels.get(old)):
+                found.append((channel, Form.LEAVE if moved else Form.WHOLE))
+            if new is not None and (channel := channels.get(new)):
+                entered.append((channel, Form.ENTER if moved else Form.WHOLE))
+        return found + entered
+
+    def fan_out(self, batch: Batch, before: Point, after: Point) -> list[Delivery]:
+        """Give every live connection its part of the batch.
+
+        A connection whose part is large, or whose table changed its definition, falls behind instead, at `before`.
+        """
+        self._set_aside(batch, before)
+        matched: defaultdict[Channel, list[tuple[int, str, bytes]]] = defaultdict(list)
+        for number, change in enumerate(c for t in batch.transactions or () for c in t.changes):
+            for channel, form in self.matches(change):
+                if channel.members:
+                    item = wire.change(channel.json, change.body(form))
+                    matched[channel].append((number, change.table.channel, item))
+        return [_deliver(matched, channels, members, before, after) for channels, members in _audiences(matched)]
+
+    def _set_aside(self, batch: Batch, before: Point) -> None:
+        if batch.transactions is None:
+            aside: Iterable[Channel] = self._channels.values()
+        else:
+            aside = [c for t in batch.schema if t.relid in self._tables for c in self._tables[t.relid].all()]
+        for member in {m for channel in aside for m in channel.members}:
+            member.fall_behind(before)
+
+
+def _chosen(values: Values | None, picks: tuple[int, ...]) -> Values | None:
+    return tuple(values[i] for i in picks) if values is not None else None
+
+
+_Matched = dict[Channel, list[tuple[int, str, bytes]]]
+
+
+def _audiences(matched: _Matched) -> Iterable[tuple[tuple[Channel, ...], list[Subscriber]]]:
+    if len(matched) == 1:
+        return [((channel,), list(channel.members)) for channel in matched]
+    chosen: defaultdict[Subscriber, list[Channel]] = defaultdict(list)
+    for channel in matched:
+        for member in channel.members:
+            chosen[member].append(channel)
+    groups: defaultdict[tuple[Channel, ...], list[Subscriber]] = defaultdict(list)
+    for member, channels in chosen.items():
+        groups[tuple(channels)].append(member)
+    return groups.items()
+
+
+def _deliver(
+    matched: _Matched, channels: tuple[Channel, ...], members: list[Subscriber], before: Point, after: Point
+) -> Delivery:
+    items = (
+        matched[channels[0]] if len(channels) == 1 else sorted((i for c in channels for i in matched[c]), key=_number)
+    )
+    if sum(len(item) for _, _, item in items) > MESSAGE_BYTES and len(items) > 1:
+        for member in members:
+            member.fall_behind(before)
+        return Delivery((), {})
+    messages = list(wire.changes((item for _, _, item in items), after.token, MESSAGE_BYTES, items[0][1]))
+    for member in members:
+        member.deliver(messages, after)
+    sockets = sum(member.transport == "ws" for member in members)
+    return Delivery(messages, {"ws": sockets, "sse": len(members) - sockets})
+
+
+def _number(item: tuple[int, str, bytes]) -> int:
+    return item[0]

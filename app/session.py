@@ -1,0 +1,96 @@
+"""A connection as a state machine, with no I/O: its channels, its one position, and what a unit says to it.
+
+States: NEW has no position yet; FEEDING gets history at its own pace; LIVE is a member of the hub; CLOSED is the end.
+Invariant: everything up to `point` has been sent for every channel in `channels`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from enum import Enum
+
+from app import wire
+from app.change import Change, Form, Transaction
+from app.errors import BadChannel, BadRequest, ResetReason
+from app.hub import MESSAGE_BYTES, Channel, Point
+
+Matches = Callable[[Change], list[tuple[Channel, Form]]]
+
+
+class State(Enum):
+    NEW = "new"
+    FEEDING = "feeding"
+    LIVE = "live"
+    CLOSED = "closed"
+
+
+class Session:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.state = State.NEW
+        self.channels: dict[str, Channel] = {}
+        self.point: Point | None = None
+
+    def check_subscribe(self, names: Iterable[str]) -> None:
+        """Raises BadRequest or BadChannel where these channels can't be added."""
+        names = list(names)
+        for name in names:
+            if name in self.channels:
+                raise BadRequest(f"{name!r} is subscribed already", field="channels")
+        if len(self.channels) + len(names) > self.limit:
+            raise BadRequest(f"a connection has at most {self.limit} channels", field="channels")
+
+    def check_unsubscribe(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.channels:
+                raise BadChannel(f"{name!r} is not subscribed on this connection", channel=name)
+
+    def feed(self, point: Point) -> None:
+        """The connection is at `point` and gets what follows from history."""
+        self.point = point
+        self.state = State.FEEDING
+
+    def go_live(self, point: Point) -> None:
+        self.point = point
+        self.state = State.LIVE
+
+    def close(self) -> None:
+        self.state = State.CLOSED
+
+    @property
+    def closed(self) -> bool:
+        return self.state is State.CLOSED
+
+
+def part(
+    transactions: Sequence[Transaction],
+    channels: Mapping[str, Channel],
+    matches: Matches,
+    token: str | None,
+    schema: AbstractSet[int],
+) -> Iterator[wire.Message]:
+    """The messages of a piece of a unit for one connection; with a token, the unit ends here.
+
+    Channels of a table whose definition changed in the unit (its relid is in `schema`) get a `reset` in place of their
+    changes. A unit in which nothing matched is a bare `position`.
+    """
+    items = _items(transactions, channels, matches, schema)
+    gone = [name for name, channel in channels.items() if channel.relid in schema]
+    table = next((c.table.channel for t in transactions for c in t.changes), "")
+    sent = False
+    for message in wire.changes(items, None if gone else token, MESSAGE_BYTES, table):
+        sent = True
+        yield message
+    if token is not None and gone:
+        yield wire.reset(gone, ResetReason.SCHEMA, token)
+    elif token is not None and not sent:
+        yield wire.position(token)
+
+
+def _items(
+    transactions: Iterable[Transaction], channels: Mapping[str, Channel], matches: Matches, schema: AbstractSet[int]
+) -> Iterator[bytes]:
+    for change in (c for t in transactions for c in t.changes):
+        if change.table.relid not in schema:
+            for channel, form in matches(change):
+                if channels.get(channel.name) is channel:
+                    yield wire.change(channel.json, change.body(form))

@@ -1,0 +1,204 @@
+"""The only encoder and decoder of the protocol: JSON messages, and both framings of the same bytes.
+
+A message is encoded once, however many clients get it: `ws` is a whole WebSocket text frame, `event` one server-sent
+event, `sse` that event as one HTTP chunk. JSON here has no raw line break (PostgreSQL's are blanked when read), so
+an event is one `data:` line.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from app.change import text_json
+from app.errors import BadRequest, ClientError, ResetReason
+
+INBOUND_BYTES = 65536
+JsonId = int | str | None
+
+
+class Message:
+    """One message to clients. `table` and `changes` are for the metrics: the table's channel or "", and how many."""
+
+    def __init__(
+        self, kind: str, body: bytes, position: str | None = None, *, table: str = "", changes: int = 0
+    ) -> None:
+        self.kind = kind
+        self.position = position
+        self.table = table
+        self.changes = changes
+        tail = b',"position":"%s"}' % position.encode() if position is not None else b"}"
+        self.json = b'{"type":"%s"%s%s' % (kind.encode(), b"," + body if body else b"", tail)
+
+    @cached_property
+    def ws(self) -> bytes:
+        return frame(self.json)
+
+    @cached_property
+    def event(self) -> bytes:
+        head = b"id: %s\ndata: " % self.position.encode() if self.position is not None else b"data: "
+        return head + self.json + b"\n\n"
+
+    @cached_property
+    def sse(self) -> bytes:
+        return b"%x\r\n%s\r\n" % (len(self.event), self.event)
+
+
+def frame(payload: bytes) -> bytes:
+    """A whole, unmasked WebSocket text frame (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return struct.pack("!BB", 0x81, size) + payload
+    if size < 65536:
+        return struct.pack("!BBH", 0x81, 126, size) + payload
+    return struct.pack("!BBQ", 0x81, 127, size) + payload
+
+
+def welcome(server: str, version: str, heartbeat: int, limits: dict[str, int]) -> Message:
+    return Message("welcome", _fields(server=server, version=version, heartbeat=heartbeat, limits=limits))
+
+
+def subscribed(id: JsonId, channels: Sequence[str], position: str | None) -> Message:
+    return Message("subscribed", _fields(id=id, channels=channels), position)
+
+
+def unsubscribed(id: JsonId, channels: Sequence[str]) -> Message:
+    return Message("unsubscribed", _fields(id=id, channels=channels))
+
+
+def position(token: str) -> Message:
+    return Message("position", b"", token)
+
+
+def reset(channels: Sequence[str], reason: ResetReason, token: str | None) -> Message:
+    return Message("reset", _fields(channels=channels, reason=reason.value), token)
+
+
+def reconnect(after_ms: int, reason: str) -> Message:
+    return Message("reconnect", _fields(after_ms=after_ms, reason=reason))
+
+
+def pong(id: JsonId) -> Message:
+    return Message("pong", _fields(id=id))
+
+
+def error(problem: ClientError, id: JsonId = None, **more: int) -> Message:
+    named = {"field": problem.field, "channel": problem.channel}
+    return Message("error", _fields(id=id, code=problem.code, message=problem.message, **named, **more))
+
+
+def changes(items: Iterable[bytes], token: str | None, limit: int, table: str = "") -> Iterator[Message]:
+    """One unit as messages of about `limit` bytes, made as they are asked for: `more` on all but the last, which alone
+    has the position.
+
+    With `token` None every message has `more`: the unit goes on.
+    """
+    part: list[bytes] = []
+    size = 0
+    for item in items:
+        if part and size + len(item) > limit:
+            yield _part(part, None, table)
+            part, size = [], 0
+        part.append(item)
+        size += len(item) + 1
+    if part:
+        yield _part(part, token, table)
+
+
+def _part(items: list[bytes], token: str | None, table: str) -> Message:
+    body = b'"changes":[%s]' % b",".join(items)
+    return Message("changes", body if token else body + b',"more":true', token, table=table, changes=len(items))
+
+
+def change(channel: bytes, body: bytes) -> bytes:
+    """A change as one channel sees it; `channel` is the channel's name as JSON."""
+    return b'{"channel":%s,%s}' % (channel, body)
+
+
+def _fields(**fields: object) -> bytes:
+    return b",".join(
+        text_json(name) + b":" + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        for name, value in fields.items()
+        if value is not None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    id: JsonId
+    channels: tuple[str, ...]
+    position: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    id: JsonId
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    id: JsonId
+
+
+Command = Subscribe | Unsubscribe | Ping
+_LATER = ("publish", "presence", "auth")
+
+
+def decode(text: str) -> Command:
+    """Read a client's message. Raises BadRequest, which names the field; `request_id` finds its id all the same."""
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise BadRequest(f"not JSON: {problem}") from problem
+    if not isinstance(message, dict):
+        raise BadRequest("a message is a JSON object")
+    kind, id = message.get("type"), _id(message)
+    if kind == "ping":
+        return Ping(id)
+    if kind == "subscribe":
+        _snapshot(message)
+        return Subscribe(id, _channels(message), _position(message))
+    if kind == "unsubscribe":
+        return Unsubscribe(id, _channels(message))
+    if kind in _LATER:
+        raise BadRequest(f"{kind!r} is not part of this version", field="type")
+    raise BadRequest(f"unknown type {kind!r}"[:200], field="type")
+
+
+def request_id(text: str) -> JsonId:
+    """The id of a message that could not be read otherwise; None where there is none."""
+    try:
+        return _id(json.loads(text))
+    except (ValueError, RecursionError, AttributeError, BadRequest):
+        return None
+
+
+def _id(message: dict[str, Any]) -> JsonId:
+    id = message.get("id")
+    if id is not None and (isinstance(id, bool) or not isinstance(id, int | str)):
+        raise BadRequest("'id' is an integer or a string", field="id")
+    return id
+
+
+def _channels(message: dict[str, Any]) -> tuple[str, ...]:
+    channels = message.get("channels")
+    if not isinstance(channels, list) or not channels or not all(isinstance(c, str) for c in channels):
+        raise BadRequest("'channels' is a list of at least one channel name", field="channels")
+    if len(set(channels)) < len(channels):
+        raise BadRequest("'channels' names a channel twice", field="channels")
+    return tuple(channels)
+
+
+def _position(message: dict[str, Any]) -> str | None:
+    token = message.get("position")
+    if token is not None and not isinstance(token, str):
+        raise BadRequest("'position' is a string", field="position")
+    return token
+
+
+def _snapshot(message: dict[str, Any]) -> None:
+    if message.get("snapshot", False) is not False:
+        raise BadRequest("'snapshot' is not part of this version", field="snapshot")
