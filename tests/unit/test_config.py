@@ -1,0 +1,154 @@
+"""Settings: what parses, what stops the start, and that no error tells a secret."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.config import Settings, redact_url
+from app.errors import SettingsError
+
+
+def refused(**env: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(env)
+    return str(caught.value)
+
+
+def test_nothing_set_means_the_defaults_of_the_contract() -> None:
+    settings = Settings.from_env({"PATH": "/bin"})
+    assert (settings.host, settings.port, settings.bus) == ("127.0.0.1", 3000, "postgres:")
+    assert settings.database_url is None
+    assert settings.demo
+    assert settings.server_id.rpartition("-")[2].isdigit()
+    assert (settings.heartbeat, settings.outbound_bytes, settings.ready_grace) == (25.0, 1 << 20, 30.0)
+    assert (settings.metrics_host, settings.metrics_port) == (None, None)
+
+
+def test_the_demo_page_is_off_in_front_of_a_real_database_unless_asked_for() -> None:
+    url = "postgresql://h/d"
+    assert not Settings.from_env({"DATABASE_URL": url}).demo
+    assert Settings.from_env({"DATABASE_URL": url, "SOBRANIE_DEMO": "1"}).demo
+    assert not Settings.from_env({"SOBRANIE_DEMO": "0"}).demo
+
+
+def test_the_log_is_for_a_person_only_at_a_terminal() -> None:
+    assert Settings.from_env({}, tty=True).log_format == "console"
+    assert Settings.from_env({}, tty=False).log_format == "json"
+    assert Settings.from_env({"SOBRANIE_LOG_FORMAT": "json"}, tty=True).log_format == "json"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("SOBRANIE_RETENTION", "1h", "retention", 3600.0),
+        ("SOBRANIE_RETENTION", "1.5d", "retention", 129600.0),
+        ("SOBRANIE_HEARTBEAT", "500ms", "heartbeat", 0.5),
+        ("SOBRANIE_LOG_BYTES", "2GB", "log_bytes", 2 << 30),
+        ("SOBRANIE_RING_BYTES", "64kB", "ring_bytes", 64 << 10),
+        ("SOBRANIE_PORT", "0", "port", 0),
+        ("SOBRANIE_SERVER_ID", "web-1.eu", "server_id", "web-1.eu"),
+        ("SOBRANIE_ORIGINS", "https://a.example, http://b:8080", "origins", ("https://a.example", "http://b:8080")),
+        ("SOBRANIE_BUS", "postgres:", "bus", "postgres:"),
+        ("DATABASE_URL", "postgres://u@/d?host=/run/pg", "database_url", "postgres://u@/d?host=/run/pg"),
+    ],
+)
+def test_a_value_is_read_with_its_unit(name: str, text: str, field: str, value: object) -> None:
+    assert getattr(Settings.from_env({name: text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SOBRANIE_PORT", "65536"),
+        ("SOBRANIE_PORT", "-1"),
+        ("SOBRANIE_PORT", "٣"),
+        ("SOBRANIE_PORT", " 3000"),
+        ("SOBRANIE_RETENTION", "3600"),
+        ("SOBRANIE_RETENTION", "1 h"),
+        ("SOBRANIE_RETENTION", "1H"),
+        ("SOBRANIE_RETENTION", "-1h"),
+        ("SOBRANIE_RETENTION", "0s"),
+        ("SOBRANIE_HEARTBEAT", "26s"),
+        ("SOBRANIE_HEARTBEAT", "nans"),
+        ("SOBRANIE_LOG_BYTES", "1gb"),
+        ("SOBRANIE_LOG_BYTES", "1"),
+        ("SOBRANIE_OUTBOUND_BYTES", "1B"),
+        ("SOBRANIE_DEMO", "yes"),
+        ("SOBRANIE_LOG_LEVEL", "INFO"),
+        ("SOBRANIE_LOG_FORMAT", "text"),
+        ("SOBRANIE_SERVER_ID", 'a"b'),
+        ("SOBRANIE_SERVER_ID", "a" * 64),
+        ("SOBRANIE_ORIGINS", "app.example.com"),
+        ("SOBRANIE_HOST", "a b"),
+    ],
+)
+def test_a_value_that_does_not_parse_is_named_with_what_is_wrong(name: str, text: str) -> None:
+    said = refused(**{name: text})
+    assert said.startswith(f"{name}={text!r}: not ")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "SOBRANIE_PORT", "SOBRANIE_JWT_SECRET"])
+def test_an_empty_value_is_no_default_in_disguise(name: str) -> None:
+    assert f"{name} is set and empty" in refused(**{name: ""})
+
+
+def test_an_unknown_name_is_told_with_the_nearest() -> None:
+    assert refused(SOBRANIE_PROT="1") == "SOBRANIE_PROT is not a setting; the nearest is SOBRANIE_PORT"
+    assert refused(SOBRANIE_RETENTON="1h").endswith("SOBRANIE_RETENTION")
+    assert refused(sobranie_port="1").endswith("SOBRANIE_PORT")
+
+
+@pytest.mark.parametrize("name", ["SOBRANIE_JWT_SECRET", "SOBRANIE_JWKS_URL"])
+def test_a_token_setting_is_never_ignored(name: str) -> None:
+    said = refused(**{name: "hunter2"})
+    assert said.startswith(f"{name}: tokens are not in this version")
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "kafka", "amqp", "nats"])
+def test_a_bus_that_is_not_here_yet_stops_the_start_without_its_password(scheme: str) -> None:
+    said = refused(SOBRANIE_BUS=f"{scheme}://u:hunter2@h")
+    assert f"the bus {scheme}: is not in this version" in said
+    assert "hunter2" not in said
+    assert "hunter2" not in refused(SOBRANIE_BUS="hunter2")
+
+
+def test_a_redis_url_alone_is_only_noted() -> None:
+    assert "REDIS_URL" in Settings.from_env({"REDIS_URL": "redis://h"}).notes[0]
+    assert not Settings.from_env({"REDIS_URL": "redis://h", "SOBRANIE_BUS": "postgres:"}).notes
+
+
+def test_metrics_get_an_address_of_their_own_only_with_a_port() -> None:
+    assert "SOBRANIE_METRICS_PORT" in refused(SOBRANIE_METRICS_HOST="0.0.0.0")
+    own = Settings.from_env({"SOBRANIE_METRICS_PORT": "9000", "SOBRANIE_HOST": "10.0.0.1"})
+    assert (own.metrics_host, own.metrics_port) == ("10.0.0.1", 9000)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://u:hunter2@h/d", "postgresql+psycopg://u:hunter2@h", "h:hunter2", "postgresql:/"]
+)
+def test_a_database_url_of_another_kind_is_refused_and_not_repeated(url: str) -> None:
+    said = refused(DATABASE_URL=url)
+    assert said.startswith("DATABASE_URL: not a libpq URI")
+    assert "hunter2" not in said
+
+
+# `*` is left out: three of them in a row are what a password becomes.
+passwords = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="*"), min_size=8)
+
+
+@given(passwords)
+def test_no_password_is_in_what_people_see_of_a_url(password: str) -> None:
+    url = f"postgresql://user:{password}@db.example:5432/app?sslmode=require"
+    settings = Settings.from_env({"DATABASE_URL": url})
+    assert settings.database_url == url
+    assert settings.redacted == "postgresql://user:***@db.example:5432/app?sslmode=require"
+    assert password not in repr(settings)
+
+
+def test_a_password_among_the_parameters_is_hidden_too() -> None:
+    assert redact_url("postgresql://h/d?user=u&password=p&sslpassword=q") == (
+        "postgresql://h/d?user=u&password=***&sslpassword=***"
+    )
+    assert redact_url("postgresql://u@h:5432/d?application_name=a@b") == "postgresql://u@h:5432/d?application_name=a@b"
