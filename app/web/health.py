@@ -1,0 +1,53 @@
+"""/livez: the process runs. /readyz: a change can really flow from the database to a client of this server.
+
+Invariant: a server that was ready stays ready, "degraded", for a grace when something goes: all servers lose the
+database at once, and a balancer that drops them all turns a pause into an outage.
+"""
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from app.web.ports import Facts, Health
+
+
+class Readiness:
+    """`grace` in seconds; `clock` in seconds and never goes back."""
+
+    def __init__(self, health: Health, grace: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._health = health
+        self._grace = grace
+        self._clock = clock
+        self._was_ready = False
+        self._lost_at: float | None = None  # when it was first seen that nothing flows any more
+        self.stopping = False
+
+    def look(self) -> tuple[int, dict[str, object]]:
+        """The HTTP status and the body of /readyz now."""
+        facts = self._health()
+        now = self._clock()
+        if _flows(facts):
+            self._was_ready, self._lost_at = True, None
+        elif self._was_ready and self._lost_at is None:
+            self._lost_at = now
+        if self.stopping:
+            status = "not ready"
+        elif self._was_ready and self._lost_at is None:
+            status = "ready"
+        elif self._lost_at is not None and now - self._lost_at <= self._grace:
+            status = "degraded"
+        else:
+            status = "not ready"
+        return (503 if status == "not ready" else 200), {"status": status, "checks": facts}
+
+    async def livez(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"}, headers={"Cache-Control": "no-store"})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        status, body = self.look()
+        return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
+
+
+def _flows(facts: Facts) -> bool:
+    return facts["database"] and facts["listen"] and facts["bus"] and facts["leader"] is not None

@@ -1,0 +1,76 @@
+"""What the web edge needs from the rest of the house, as small protocols; the roof hands in what fulfils them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypedDict
+
+from psycopg import AsyncConnection
+
+from app.errors import CloseCode
+from app.observe import Transport
+from app.wire import Message
+
+
+class Sink(Protocol):
+    """One client's transport, as the flow sees it. See `app.web.sinks`."""
+
+    transport: Transport
+
+    def write(self, messages: Sequence[Message]) -> None: ...
+    def backlog(self) -> int: ...
+    async def drained(self) -> None: ...
+    def close(self, code: CloseCode, reason: str) -> None: ...
+
+
+class Client(Protocol):
+    """One client's connection to the stream, as this edge sees it: `app.connection.Connection`."""
+
+    def open(self) -> None:
+        """Write the welcome."""
+        ...
+
+    async def receive(self, text: str) -> None:
+        """Take one inbound message, strictly in order. Never raises for bad input."""
+        ...
+
+    async def subscribe(self, channels: list[str], position: str | None) -> None:
+        """Subscribe an event stream. Raises ClientError or DatabaseAway before anything but the welcome is written."""
+        ...
+
+    def bad_request(self, message: str) -> None:
+        """Answer what can't be a message with an error."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        ...
+
+
+Connect = Callable[[Sink], Client]
+
+
+class Problem(TypedDict):
+    """A watched table whose capture is not whole, and the SQL that mends it."""
+
+    schema: str
+    table: str
+    problem: str
+    remedy: str
+
+
+class Facts(TypedDict):
+    """What `/readyz` is computed from, and shows as `checks`.
+
+    `database`: every connection to it that is needed stands; `listen`: notifications arrive; `bus`: this server hears
+    the fleet; `leader`: the server that leads now, None where none has been heard of lately.
+    """
+
+    database: bool
+    listen: bool
+    bus: bool
+    leader: str | None
+    watches: list[Problem]
+
+
+Health = Callable[[], Facts]
+Render = Callable[[], bytes]  # the metrics in Prometheus's text format
+Database = Callable[[], Awaitable[AsyncConnection[Any]]]  # a fresh autocommit connection; raises DatabaseAway

@@ -1,0 +1,146 @@
+"""The HTTP server: the routes of the protocol, their handlers, and an orderly start and stop.
+
+Invariants: `start` either serves or raises StartError and leaves nothing open; `stop` takes leave of every client and
+is over after a stated time, whatever the clients do.
+"""
+
+import errno
+import logging
+import socket
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from app import wire
+from app.config import Settings
+from app.errors import StartError
+from app.observe import Observer
+from app.web.clients import Clients
+from app.web.demo import Demo
+from app.web.health import Readiness
+from app.web.origins import Origins
+from app.web.ports import Connect, Health, Render
+from app.web.sse import EventStreams
+from app.web.ws import WebSockets
+
+BACKLOG: Final = 4096  # a fleet's clients come back at the same time
+KEEPALIVE: Final = 75.0  # seconds that an idle HTTP connection stays
+STATIC: Final = Path(__file__).parent / "static"
+_METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Server:
+    """`metrics` renders what /metrics answers; `demo` is None where there is no demo page."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        connect: Connect,
+        health: Health,
+        metrics: Render,
+        observe: Observer,
+        demo: Demo | None = None,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._clients = Clients(observe)
+        self._readiness = Readiness(health, settings.ready_grace)
+        self._runners: list[web.AppRunner] = []
+        origins = Origins(settings.origins)
+        self._ws = WebSockets(connect, self._clients, origins, observe)
+        self._sse = EventStreams(connect, self._clients, origins, observe)
+        self._demo = demo
+        self.port = settings.port
+
+    async def start(self) -> None:
+        """Accept connections. `port` is then the real one, also where the setting is 0. Raises StartError."""
+        settings = self._settings
+        try:
+            self.port = await self._serve(self._application(), settings.host, settings.port, "SOBRANIE_PORT")
+            if settings.metrics_port is not None:
+                host = settings.metrics_host or settings.host
+                await self._serve(self._metrics_application(), host, settings.metrics_port, "SOBRANIE_METRICS_PORT")
+        except BaseException:
+            await self._close()
+            raise
+
+    async def stop(self) -> None:
+        """Take no more connections, tell every client when to come back, and wait for them, a few seconds at most."""
+        self._readiness.stopping = True
+        for runner in self._runners:
+            for site in list(runner.sites):
+                await site.stop()
+        await self._clients.stop()
+        await self._close()
+
+    @property
+    def url(self) -> str:
+        host = self._settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def _application(self) -> web.Application:
+        app = web.Application(client_max_size=wire.INBOUND_BYTES)
+        routes = app.router
+        routes.add_get("/realtime/ws", self._ws.handle, allow_head=False)
+        routes.add_get("/realtime/events", self._sse.handle, allow_head=False)
+        routes.add_get("/realtime/client.js", _client)
+        self._add_health(app)
+        if self._settings.metrics_port is None:
+            routes.add_get("/metrics", self._render)
+        if self._demo is not None:
+            self._demo.add_to(app)
+        return app
+
+    def _metrics_application(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/metrics", self._render)
+        self._add_health(app)
+        return app
+
+    def _add_health(self, app: web.Application) -> None:
+        app.router.add_get("/livez", self._readiness.livez)
+        app.router.add_get("/readyz", self._readiness.readyz)
+
+    async def _render(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics(), headers={"Content-Type": _METRICS_TYPE})
+
+    async def _serve(self, app: web.Application, host: str, port: int, setting: str) -> int:
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=logging.getLogger("aiohttp.server"),
+            handler_cancellation=True,  # how an event stream's handler learns that its client has gone
+            keepalive_timeout=KEEPALIVE,
+            shutdown_timeout=1.0,
+        )
+        self._runners.append(runner)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+        except OSError as problem:
+            raise StartError(_why(problem, host, port, setting)) from problem
+        address: tuple[str, int] = runner.addresses[0]
+        return address[1]
+
+    async def _close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        self._runners.clear()
+
+
+async def _client(_: web.Request) -> web.FileResponse:
+    """The browser client; pages of other origins may import it."""
+    headers = {"Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "no-cache"}
+    return web.FileResponse(STATIC / "client.js", headers=headers | {"Access-Control-Allow-Origin": "*"})
+
+
+def _why(problem: OSError, host: str, port: int, setting: str) -> str:
+    if problem.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop who uses it, or set {setting} to another port"
+    if problem.errno == errno.EACCES:
+        return f"port {port} on {host} may not be opened by this user: set {setting} to a port above 1023"
+    if isinstance(problem, socket.gaierror) or problem.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine: set SOBRANIE_HOST"
+    return f"can't listen on {host}, port {port}: {problem.strerror or problem}"

@@ -1,0 +1,149 @@
+"""One client's transport, written past aiohttp: ready-made frames go to the socket's transport in one call.
+
+Invariants: `write` never blocks and never raises; after `close` nothing but the end of the stream is written; a peer
+that does not take that end within LINGER seconds, or acknowledges nothing for PEER_TIMEOUT, is cut.
+"""
+
+import asyncio
+import socket
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from app.errors import CloseCode
+from app.observe import Transport
+from app.wire import Message
+
+LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
+PEER_TIMEOUT: Final = 60.0  # seconds without an acknowledgement; the heartbeat sees to it that there is something to
+HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
+LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
+_RETRY: Final = b"retry: %d\n\n"
+
+
+class _Sink(ABC):
+    """What both transports have in common; subclasses say how messages and the end look on the wire."""
+
+    def __init__(self, request: web.Request) -> None:
+        if request.transport is None:
+            raise ConnectionResetError("the client has gone")
+        self._socket = request.transport
+        self._writer: AbstractStreamWriter | None = None
+        self.code: int | None = None  # the close code, once the stream has an end
+        self._socket.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        _cut_dead_peers(self._socket)
+
+    @property
+    def closed(self) -> bool:
+        return self.code is not None
+
+    def begin(self, writer: AbstractStreamWriter) -> None:
+        """The response's head is out: from now on bytes may follow."""
+        self._writer = writer
+
+    def backlog(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._socket.get_write_buffer_size()
+
+    async def drained(self) -> None:
+        """Wait until the backlog, once above HIGH_WATER, is down to LOW_WATER. Raises ConnectionResetError."""
+        if self._writer is not None:
+            # aiohttp has one waiter for all who wait: shielded, so that who gives up does not cancel the others.
+            await asyncio.shield(self._writer.drain())
+        if self._socket.is_closing():
+            raise ConnectionResetError("the client has gone")
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.shut(code, reason)
+
+    def shut(self, code: int, reason: str = "") -> None:
+        """End the stream in order; whatever the peer does, the socket is gone after LINGER seconds. Idempotent."""
+        if self.closed:
+            return
+        self.code = code
+        asyncio.get_running_loop().call_later(LINGER, self._socket.abort)
+        self._end(code, reason)
+
+    @abstractmethod
+    def _end(self, code: int, reason: str) -> None: ...
+
+    def _send(self, data: bytes) -> None:
+        if not self._socket.is_closing():
+            self._socket.write(data)
+
+
+class WebSocketSink(_Sink):
+    transport: Transport = "ws"
+
+    def write(self, messages: Sequence[Message]) -> None:
+        if not self.closed:
+            self._send(messages[0].ws if len(messages) == 1 else b"".join([m.ws for m in messages]))
+
+    def _end(self, code: int, reason: str) -> None:
+        # 1005 and 1006 mean that there was no code: they must never be on the wire (RFC 6455, 7.4.1).
+        payload = b"" if code in (1005, 1006) else struct.pack("!H", code) + _cut(reason, 123)
+        self._send(struct.pack("!BB", 0x88, len(payload)) + payload)
+
+    def finish(self) -> None:
+        """Nothing will be written any more, and whatever comes is not read: say so to the peer's kernel."""
+        if self._socket.can_write_eof() and not self._socket.is_closing():
+            self._socket.write_eof()
+
+
+class EventSink(_Sink):
+    """What is written before the response has begun is kept: whether there will be a stream is not known yet.
+
+    History must wait for `drained`, and so for the beginning: only a few messages are ever kept.
+    """
+
+    transport: Transport = "sse"
+
+    def __init__(self, request: web.Request) -> None:
+        super().__init__(request)
+        self._chunked = request.version >= (1, 1)
+        self._early: list[bytes] | None = []
+        self._begun = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    def begin_stream(self, writer: AbstractStreamWriter, retry_ms: int) -> None:
+        """The head is out: send the time to wait before a reconnect, and what was written early."""
+        self.begin(writer)
+        self._begun.set()
+        early, self._early = self._early or [], None
+        retry = _RETRY % retry_ms
+        self._send((b"%x\r\n%s\r\n" % (len(retry), retry) if self._chunked else retry) + b"".join(early))
+
+    def write(self, messages: Sequence[Message]) -> None:
+        if self.closed:
+            return
+        data = b"".join([m.sse if self._chunked else m.event for m in messages])
+        if self._early is None:
+            self._send(data)
+        else:
+            self._early.append(data)
+
+    async def drained(self) -> None:
+        await self._begun.wait()
+        await super().drained()
+
+    def _end(self, code: int, reason: str) -> None:
+        self.ended.set()  # the handler returns, and aiohttp writes the last chunk
+
+
+def _cut(text: str, limit: int) -> bytes:
+    """At most `limit` bytes of UTF-8, whole characters."""
+    return text.encode()[:limit].decode(errors="ignore").encode()
+
+
+def _cut_dead_peers(transport: asyncio.Transport) -> None:
+    """Have the kernel end a connection whose peer is silent; without it a vanished client stays for a quarter hour.
+
+    A timer for each client in this process would cost more, and would end slow readers that are alive.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PEER_TIMEOUT * 1000))

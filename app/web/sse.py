@@ -1,0 +1,100 @@
+"""Server-sent events: the same messages, subscribed to by the URL.
+
+An EventSource gives up for good on any status but 200. So only what will not pass is a 4xx (with an `error` message as
+its JSON body); what passes is 200 with `retry:`, an `error` message, and the end of the stream.
+"""
+
+import random
+from typing import Final
+
+from aiohttp import web
+
+from app import wire
+from app.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLimited, Unavailable
+from app.observe import ConnectionFailed, Observer
+from app.web.clients import Clients
+from app.web.origins import Origins
+from app.web.ports import Connect
+from app.web.sinks import EventSink
+
+_PARAMETERS: Final = ("channel", "position", "snapshot")
+_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+class EventStreams:
+    """The handler of GET /realtime/events."""
+
+    def __init__(self, connect: Connect, clients: Clients, origins: Origins, observe: Observer) -> None:
+        self._connect = connect
+        self._clients = clients
+        self._origins = origins
+        self._observe = observe
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if not self._origins.allow(request):
+            return self._refuse(request, 403, "origin", ClientError("pages of this origin may not connect"))
+        try:
+            channels, position = _asked(request)
+        except BadRequest as problem:
+            return self._refuse(request, 400, problem.code, problem)
+        sink = EventSink(request)
+        client = self._connect(sink)
+        try:
+            client.open()
+            try:
+                await client.subscribe(channels, position)
+            except (Unavailable, RateLimited) as problem:
+                self._fail(sink, problem)
+            except DatabaseAway:
+                self._fail(sink, Unavailable("the database can't be reached at the moment"))
+            except ClientError as problem:
+                return self._refuse(request, 400, problem.code, problem)
+            return await self._stream(request, sink)
+        finally:
+            await client.close()
+
+    async def _stream(self, request: web.Request, sink: EventSink) -> web.StreamResponse:
+        response = web.StreamResponse(headers=_HEADERS | self._origins.headers(request))
+        response.force_close()  # an event stream is the last thing on its connection
+        with self._clients.joined(sink):
+            writer = await response.prepare(request)
+            if writer is not None:
+                sink.begin_stream(writer, random.randint(1000, 3000))
+                await sink.ended.wait()  # cancelled when the client goes
+        return response
+
+    def _fail(self, sink: EventSink, problem: ClientError) -> None:
+        """A trouble that passes: the stream is an error and its end, and the client comes back by itself."""
+        self._observe(ConnectionFailed("sse", problem.code))
+        sink.write([wire.error(problem)])
+        sink.close(CloseCode.GOING_AWAY, problem.message)
+
+    def _refuse(self, request: web.Request, status: int, reason: str, problem: ClientError) -> web.Response:
+        self._observe(ConnectionFailed("sse", reason))
+        return web.Response(
+            status=status,
+            body=wire.error(problem).json,
+            content_type="application/json",
+            headers={"Cache-Control": "no-store"} | self._origins.headers(request),
+        )
+
+
+def _asked(request: web.Request) -> tuple[list[str], str | None]:
+    """The channels and the position of a request. Raises BadRequest, which names the parameter."""
+    query = request.query
+    for name in query:
+        if name not in _PARAMETERS:
+            raise BadRequest(f"unknown parameter {name!r}; there are {', '.join(_PARAMETERS)}"[:200], field=name[:80])
+    if "snapshot" in query:
+        raise BadRequest("'snapshot' is not in this version", field="snapshot")
+    channels = query.getall("channel", [])
+    if not channels:
+        raise BadRequest("name at least one channel: ?channel=posts", field="channel")
+    if len(set(channels)) < len(channels):
+        raise BadRequest("'channel' names a channel twice", field="channel")
+    # EventSource repeats the URL when it reconnects, and with it the position that the page began with.
+    return channels, request.headers.get("Last-Event-ID") or query.get("position") or None

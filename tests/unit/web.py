@@ -1,0 +1,149 @@
+"""The real web edge on the real flow, with a log in memory in place of PostgreSQL, on a real port.
+
+The log keeps every transaction that a test commits and answers as the one in the database does: differences and replays
+by snapshot. Nothing of the product is replaced above it.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from app.broadcaster import Broadcaster
+from app.change import Batch, Change, Portion, Table, Transaction
+from app.config import Settings
+from app.connection import Connection
+from app.connections import Connections
+from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
+from app.hub import Hub
+from app.observe import Observation
+from app.position import Position, Snapshot
+from app.web.demo import Demo
+from app.web.ports import Facts
+from app.web.server import Server
+
+FIRST = 100
+POSTS = Table(
+    1, 10, "public", "posts", ("id",), (("author_id",),), ("id", "author_id"), ("bigint",) * 2, "nn", FIRST - 1
+)
+HEALTHY: Facts = {"database": True, "listen": True, "bus": True, "leader": "here", "watches": []}
+
+
+@dataclass(frozen=True)
+class Start:
+    """An origin, as the broadcaster takes it."""
+
+    position: Snapshot
+    highest: int
+    lsn: int = 1
+    incarnation: int = 1
+    tag: str = "00000001"
+
+
+class MemoryLog:
+    """A log that is a list. `away` makes it unreachable."""
+
+    def __init__(self) -> None:
+        self.committed: list[Transaction] = []
+        self.away = False
+
+    def insert(self, author: int, body: str, rows: int = 1) -> list[str]:
+        """Commit one transaction of so many rows; their keys."""
+        xid = FIRST + len(self.committed)
+        keys = [str(xid * 1_000_000 + n) for n in range(rows)]
+        changes = [_inserted(xid, n, key, str(author), body) for n, key in enumerate(keys)]
+        self.committed.append(Transaction(xid, xid, changes))
+        return keys
+
+    async def origin(self) -> Start:
+        return Start(await self.now(), FIRST + len(self.committed) - 1)
+
+    async def now(self) -> Snapshot:
+        self._reach()
+        return Snapshot(FIRST + len(self.committed))
+
+    async def accept(self, position: Position) -> None:
+        self._reach()
+        if position.tag != Start.tag:
+            raise PositionRefused(ResetReason.FOREIGN)
+
+    async def difference(self, since: Snapshot) -> Batch | None:
+        upto = await self.now()
+        new = [t for t in self.committed if not since.sees(t.xid)]
+        size = sum(c.size for t in new for c in t.changes)
+        return Batch(since, upto, new[-1].xid, 1, new, [], size, time.monotonic()) if new else None
+
+    async def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+        self._reach()
+        for transaction in self.committed:
+            if upto.sees(transaction.xid) and not since.sees(transaction.xid):
+                yield Portion([transaction], Snapshot(transaction.xid + 1))
+
+    async def current(self, schema: str, name: str) -> Table | None:
+        self._reach()
+        return POSTS if (schema, name) == ("public", "posts") else None
+
+    async def canonical(self, table: Table, column: str, value: str) -> str:
+        try:
+            return str(int(value))
+        except ValueError as problem:
+            raise BadChannel(f"{value!r} is no bigint") from problem
+
+    def _reach(self) -> None:
+        if self.away:
+            raise DatabaseAway("the database is away")
+
+
+def _inserted(xid: int, n: int, key: str, author: str, body: str) -> Change:
+    row = b'{"id":%s,"author_id":%s,"title":"","body":"%s"}' % (key.encode(), author.encode(), body.encode())
+    at = datetime.now(UTC)
+    return Change(xid, n, xid, POSTS, "I", 1, None, at, (key, author), None, row, None)
+
+
+class House:
+    """A running server. `url` is where; `seen` is all that was observed; `facts` is what /readyz is computed from."""
+
+    def __init__(self, server: Server, log: MemoryLog, broadcaster: Broadcaster, connections: Connections) -> None:
+        self.server = server
+        self.log = log
+        self.broadcaster = broadcaster
+        self.connections = connections
+        self.seen: list[Observation] = []
+        self.facts: Facts = {**HEALTHY}
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    async def insert(self, author: int = 1, body: str = "x", rows: int = 1) -> list[str]:
+        """Commit rows, and have the server read them."""
+        keys = self.log.insert(author, body, rows)
+        await self.broadcaster.pull()
+        return keys
+
+    def observed(self, kind: type[Observation], test: Callable[[Observation], bool] = lambda _: True) -> bool:
+        return any(isinstance(o, kind) and test(o) for o in self.seen)
+
+
+@asynccontextmanager
+async def running(demo: Demo | None = None, settings: Settings | None = None) -> AsyncIterator[House]:
+    log = MemoryLog()
+    seen: list[Observation] = []
+    broadcaster = Broadcaster(log, log, Hub(), await log.origin(), 32 << 20, seen.append)
+    connections = Connections(broadcaster, seen.append, server_id="here", version="test", heartbeat=25)
+    server = Server(
+        settings or Settings(port=0),
+        connect=lambda sink: Connection(sink, connections),
+        health=lambda: house.facts,
+        metrics=lambda: b"sobranie_leader 1\n",
+        observe=seen.append,
+        demo=demo,
+    )
+    house = House(server, log, broadcaster, connections)
+    house.seen = seen
+    await server.start()
+    try:
+        yield house
+    finally:
+        await server.stop()
