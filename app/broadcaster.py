@@ -18,8 +18,6 @@ from app.hub import Delivery, Hub, Point
 from app.observe import BatchRead, Delivered, MessagesSent, Observer, RingBytes
 from app.position import Position, Snapshot
 
-REACH_SECONDS = 10.0
-
 
 class Origin(Protocol):
     """Where the log stands: a normalised snapshot, its highest transaction with an event, and the incarnation."""
@@ -36,10 +34,6 @@ class Source(Log, Protocol):
 
     async def origin(self) -> Origin:
         """Where the log stands now."""
-        ...
-
-    async def now(self) -> Snapshot:
-        """A fresh snapshot of the primary."""
         ...
 
     async def accept(self, position: Position) -> None:
@@ -96,7 +90,7 @@ class Broadcaster:
         self.on_reset: Callable[[ResetReason], None] = lambda reason: None
         self.on_read: Callable[[Batch], Awaitable[None]] | None = None
         self._reading = asyncio.Lock()
-        self._advanced = asyncio.Event()
+        self._refreshing: asyncio.Task[None] | None = None
         self._settle(origin)
         self.history = History(origin.position, ring_bytes)
 
@@ -111,18 +105,21 @@ class Broadcaster:
     async def pull(self) -> Batch | None:
         """Read what is new from the log and apply it. Raises DatabaseAway."""
         async with self._reading:
-            started = time.monotonic()
-            try:
-                batch = await self.source.difference(self.point.snapshot)
-            except PositionRefused as refused:
-                self.rebase(await self.source.origin(), refused.reason)
-                return None
-            if batch is not None:
-                self._observe_read(batch, time.monotonic() - started)
-                self.apply(batch)
-                if self.on_read is not None:
-                    await self.on_read(batch)
-            return batch
+            return await self._pull()
+
+    async def _pull(self) -> Batch | None:
+        started = time.monotonic()
+        try:
+            batch = await self.source.difference(self.point.snapshot)
+        except PositionRefused as refused:
+            self.rebase(await self.source.origin(), refused.reason)
+            return None
+        if batch is not None:
+            self._observe_read(batch, time.monotonic() - started)
+            self.apply(batch)
+            if self.on_read is not None:
+                await self.on_read(batch)
+        return batch
 
     def apply(self, batch: Batch) -> None:
         """Take over what of this batch the server does not see yet. The server must not be behind its start."""
@@ -135,8 +132,6 @@ class Broadcaster:
         self.point = Point(upto, self.mint(upto))
         self.history.append(batch)
         deliveries = self.hub.fan_out(batch, before, self.point)
-        self._advanced.set()
-        self._advanced = asyncio.Event()
         self._observe_deliveries(batch, deliveries)
 
     def rebase(self, origin: Origin, reason: ResetReason | None) -> None:
@@ -148,39 +143,35 @@ class Broadcaster:
         else:
             self._settle(origin)
         self.history.restart(self.point.snapshot)
-        self._advanced.set()
-        self._advanced = asyncio.Event()
         if reason is not None:
             self.on_reset(reason)
 
     async def resolve(self, token: str) -> Snapshot:
         """The snapshot of a client's position, once this server has reached it.
 
-        Raises PositionRefused, or Unavailable where the database is away for too long to tell.
+        Raises PositionRefused, or Unavailable where the database is away.
         """
         position = Position.decode(token)
         try:
             await self.source.accept(position)
             if not self.point.snapshot.contains(position.snapshot):
-                if not (await self.source.now()).contains(position.snapshot):
-                    raise PositionRefused(ResetReason.INVALID)
-                await self.reach(lambda: self.point.snapshot.contains(position.snapshot))
+                await self.refresh()
         except DatabaseAway as error:
             raise Unavailable("the database is away; try again") from error
+        if not self.point.snapshot.contains(position.snapshot):
+            raise PositionRefused(ResetReason.INVALID)
         return position.snapshot
 
-    async def reach(self, reached: Callable[[], bool]) -> None:
-        """Read on until `reached()`. Raises Unavailable after ten seconds, DatabaseAway."""
-        deadline = time.monotonic() + REACH_SECONDS
-        while not reached():
-            advanced = self._advanced
-            if await self.pull() is not None:
-                continue
-            try:
-                await asyncio.wait_for(advanced.wait(), 0.05)
-            except TimeoutError as error:
-                if time.monotonic() > deadline:
-                    raise Unavailable("this server has not reached that position yet; try again") from error
+    async def refresh(self) -> None:
+        """Take over everything that is committed now. Those who ask at the same time share one read. Raises DatabaseAway."""
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> None:
+        async with self._reading:
+            self._refreshing = None  # who asks from now on may want what this read does not see
+            await self._pull()
 
     async def locate(self, address: Address) -> tuple[Table, Address]:
         """The table of a channel. Raises BadChannel for a table that is not on the air, an undeclared route, a value
@@ -196,7 +187,7 @@ class Broadcaster:
                 await self.tables.canonical(table, c, v) for c, v in zip(address.route, address.values, strict=True)
             ]
             if not self.point.snapshot.sees(table.xid):
-                await self.reach(lambda: self.point.snapshot.sees(table.xid))
+                await self.refresh()
         except DatabaseAway as error:
             raise Unavailable("the database is away; try again") from error
         if tuple(values) != address.values:
