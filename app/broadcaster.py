@@ -163,9 +163,10 @@ class Broadcaster:
         return position.snapshot
 
     async def refresh(self) -> None:
-        """Take over everything that is committed now. Those who ask at the same time share one read. Raises DatabaseAway."""
+        """Take over all that is committed now. Those who ask at the same time share a read. Raises DatabaseAway."""
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._refreshing)
 
     async def _refresh(self) -> None:
