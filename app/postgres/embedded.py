@@ -95,6 +95,7 @@ class Embedded:
                 self._end()
             finally:
                 users.close()
+                self._disown()
 
     def url(self, port: int, database: str = DATABASE) -> str:
         return f"postgresql://postgres@127.0.0.1:{port}/{database}?passfile={quote(str(self.passfile))}"
@@ -203,16 +204,20 @@ class Embedded:
                 connection.execute(f"CREATE DATABASE {DATABASE}")
 
     def _end(self) -> None:
-        server = self._server()
-        if server is None:
-            return
-        process = server[0]
-        for how, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, STOP_SECONDS)):  # fast, then immediate
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(how)
-            with suppress(psutil.TimeoutExpired):
-                process.wait(seconds)
+        for how in (signal.SIGINT, signal.SIGQUIT):  # PostgreSQL's fast shutdown, then its immediate one
+            if (server := self._server()) is None:
                 return
+            with suppress(psutil.NoSuchProcess):
+                server[0].send_signal(how)
+            deadline = time.monotonic() + STOP_SECONDS
+            while self._server() is not None and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def _disown(self) -> None:
+        """The server may outlive us; Python warns of a child that nobody waited for."""
+        child, self._child = self._child, None
+        if child is not None and child.poll() is None:
+            child.returncode = 0
 
     @property
     def _log(self) -> Path:
