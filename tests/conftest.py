@@ -1,13 +1,30 @@
 """Fixtures that every test may use: one cluster for the session, a fresh database for each test, and faults."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.database import Database
 from tests.support.proxy import Proxy
-from tests.support.server import Servers
+from tests.support.server import Server, Servers
+from tests.support.transport import Transport
+
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says a measured figure at the end of the run, whether or not the test passed."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash.get(FIGURES, [])
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +64,18 @@ async def servers(database: Database) -> AsyncIterator[Servers]:
     """Starts real server processes on `database`, and stops them at the end of the test."""
     async with Servers(database.url) as made:
         yield made
+
+
+@pytest.fixture
+async def server(servers: Servers) -> Server:
+    """One real server; its heartbeat is short, so that a position comes soon where nothing matches."""
+    return await servers.start()
+
+
+@pytest.fixture(params=["websocket", "events"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Runs a test once over each transport."""
+    return Transport(request.param)
 
 
 @pytest.fixture

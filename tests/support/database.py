@@ -33,4 +33,6 @@ async def rows_of(
     connection: psycopg.AsyncConnection[tuple[Any, ...]], sql: str, *parameters: object
 ) -> list[tuple[Any, ...]]:
     cursor = await connection.execute(sql.encode(), parameters or None)
+    while cursor.nextset():
+        pass
     return await cursor.fetchall() if cursor.description else []

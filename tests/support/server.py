@@ -21,6 +21,8 @@ from tests.support.facts import eventually
 
 STOP_SECONDS = 15.0
 OUTPUT_CHARS = 6000
+# A short heartbeat, so that a position comes soon where nothing matched.
+DEFAULTS = {"SOBRANIE_LOG_FORMAT": "json", "SOBRANIE_HEARTBEAT": "500ms", "PYTHONUNBUFFERED": "1"}
 
 
 class Server:
@@ -32,9 +34,7 @@ class Server:
             DATABASE_URL=database_url,
             SOBRANIE_PORT=str(self.port),
             SOBRANIE_SERVER_ID=name,
-            SOBRANIE_LOG_FORMAT="json",
-            PYTHONUNBUFFERED="1",
-            **environment,
+            **(DEFAULTS | environment),
         )
         self.log = Path(tempfile.mkstemp(prefix=f"sobranie-{name}-", suffix=".log")[1])
         self._process: asyncio.subprocess.Process | None = None

@@ -128,8 +128,8 @@ class Stream:
             if channel not in self.open:
                 if channel not in self.pending:
                     self.faults.append(f"subscribed to {channel}, which was not asked for")
-                self.open[channel] = Segment(channel, self.pending.get(channel) or message["position"])
-        if self.position is None:
+                self.open[channel] = Segment(channel, self.pending.get(channel) or message.get("position", ""))
+        if self.position is None and "position" in message:
             self._mark(message["position"])
 
     def _changes(self, message: Message) -> None:
@@ -166,7 +166,8 @@ class Stream:
         """The channel's record ends here; it goes on, as a new one, from the position of the reset."""
         self.resets.append(message)
         for channel in message["channels"]:
-            if channel in self.open:
-                self.done.append(self.open.pop(channel))
+            before = self.open.pop(channel, None)
+            if before is not None and before.changes():
+                self.done.append(before)
             self.open[channel] = Segment(channel, message["position"])
         self._mark(message["position"])

@@ -139,9 +139,11 @@ class Truth:
         """By transaction: what `channel` is to see that is visible in `upto` and not in `after`, in log order."""
         table, route = parse_channel(channel)
         xids = self._xids.get(table, [])
+        fresh = xids[bisect_left(xids, after.xmax) : bisect_left(xids, upto.xmax)]
+        late = [xid for xid in sorted(after.xip) if xid in self._by_table[table]]
         found: dict[int, list[Delivery]] = {}
-        for xid in xids[bisect_left(xids, after.xmin) : bisect_left(xids, upto.xmax)]:
-            if upto.sees(xid) and not after.sees(xid):
+        for xid in [*late, *fresh]:
+            if upto.sees(xid):
                 seen = [d for e in self._by_table[table][xid] if (d := delivery(e, route)) is not None]
                 if seen:
                     found[xid] = seen
@@ -150,7 +152,7 @@ class Truth:
     def state_at(self, channel: str, position: Token) -> Counter[str]:
         """The rows of a channel as of a position."""
         table, route = parse_channel(channel)
-        visible = [e for e in self.events if e.table == table and position.sees(e.xid)]
+        visible = [e for xid in self._by_table[table] if position.sees(xid) for e in self._by_table[table][xid]]
         emptied = max((e.id for e in visible if e.op == "T"), default=-1)
         state: Counter[str] = Counter()
         for event in visible:

@@ -1,0 +1,113 @@
+"""Large statements and large rows reach a client whole, and the server stays small (adversarial 14, 17)."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from tests.support.clients import Client, WebSocketClient
+from tests.support.database import Database
+from tests.support.server import Server
+from tests.support.transport import Transport, verdict
+
+ROWS = 100_000
+GROWTH_BYTES = 200 << 20
+
+
+async def highest_rss(server: Server, during: asyncio.Task[object]) -> int:
+    """The most memory that the server had while the task ran."""
+    highest = 0
+    while not during.done():
+        highest = max(highest, server.rss())
+        await asyncio.wait([during], timeout=0.02)
+    await during
+    return highest
+
+
+async def test_one_insert_of_100k_rows_arrives_whole_in_one_unit_and_in_bounded_memory(
+    database: Database, server: Server, figures: Callable[[str], None]
+) -> None:
+    async with await Transport("websocket").open(server, "posts") as client:
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await client.changes(1)
+        before, started = server.rss(), time.perf_counter()
+
+        async def whole() -> None:
+            await database.execute(
+                "INSERT INTO posts (author_id, title, body) "
+                "SELECT g, 'title ' || g, repeat('b', 100) FROM generate_series(1, %s) g",
+                ROWS,
+            )
+            await client.changes(ROWS + 1, timeout=90)
+
+        highest = await highest_rss(server, asyncio.create_task(whole()))
+        seconds, growth = time.perf_counter() - started, highest - before
+        figures(
+            f"INSERT of {ROWS} rows: whole at one client after {seconds:.1f} s, "
+            f"server memory +{growth / (1 << 20):.0f} MB"
+        )
+        assert growth < GROWTH_BYTES
+        parts = [m for m in client.messages if m["type"] == "changes" and len(m["changes"]) > 1]
+        assert ["position" in m for m in parts] == [False] * (len(parts) - 1) + [True], "one unit"
+        assert max(len(text) for text in client.raw) < 2 << 20
+        await verdict(database, client)
+
+
+async def test_a_copy_and_then_an_update_of_everything_replay_to_the_same_rows(
+    database: Database, server: Server
+) -> None:
+    """Over an event stream, after a statement of one row in the same session (the planner has seen a small one)."""
+    async with await Transport("events").open(server, "posts") as client, await database.connect() as writer:
+        await writer.execute("INSERT INTO posts (author_id) VALUES (0)")
+        await writer.execute("UPDATE posts SET title = 'one'")
+        async with writer.cursor() as cursor, cursor.copy("COPY posts (author_id, title) FROM STDIN") as copy:
+            for i in range(20_000):
+                await copy.write_row((i, f"copied {i}"))
+        started = time.perf_counter()
+        await writer.execute("UPDATE posts SET body = 'all'")
+        assert time.perf_counter() - started < 20, "an UPDATE of many rows is linear"
+        await client.changes(40_003, timeout=60)
+        await verdict(database, client)
+
+
+async def test_a_row_of_a_megabyte_goes_alone_and_an_unchanged_large_column_comes_with_an_update(
+    database: Database, server: Server, transport: Transport
+) -> None:
+    async with await transport.open(server, "posts") as client:
+        await database.execute("INSERT INTO posts (author_id, body) VALUES (1, repeat('é', 1000000)), (1, 'small')")
+        await database.execute("UPDATE posts SET title = 'kept' WHERE length(body) = 1000000")
+        changes = await client.changes(3)
+        assert len(changes[-1]["data"]["body"]) == len(changes[-1]["old"]["body"]) == 1_000_000
+        await verdict(database, client)
+
+
+async def test_a_client_that_stops_reading_costs_the_others_nothing(database: Database, server: Server) -> None:
+    """It is fed from the log when it reads again, and has missed nothing."""
+    stalled = await WebSocketClient(server.url, "stalled").connect()
+    await stalled.subscribe("posts")
+    transport = stalled.socket.get_extra_info("socket")
+    assert transport is not None
+    pause_reading(stalled, True)
+    async with await Transport("websocket").open(server, "posts") as quick:
+        before = server.rss()
+        for _ in range(40):
+            await database.execute(
+                "INSERT INTO posts (author_id, body) SELECT 1, repeat('b', 10000) FROM generate_series(1, 100)"
+            )
+        await quick.changes(4000, timeout=30)
+        assert server.rss() - before < GROWTH_BYTES
+        pause_reading(stalled, False)
+        await verdict(database, quick, stalled)
+        assert not stalled.stream.resets
+    await stalled.abort()
+
+
+def pause_reading(client: Client, paused: bool) -> None:
+    """Stops the socket itself, as a browser's tab does that is busy: the kernel's buffers fill."""
+    assert isinstance(client, WebSocketClient)
+    response = client.socket._response
+    assert response.connection is not None
+    assert response.connection.transport is not None
+    if paused:
+        response.connection.transport.pause_reading()
+    else:
+        response.connection.transport.resume_reading()

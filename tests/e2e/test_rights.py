@@ -1,0 +1,74 @@
+"""What an application's own role may not do, and that it can write all the same (adversarial 30)."""
+
+import psycopg
+import pytest
+
+from tests.support.database import Database
+from tests.support.server import Server
+from tests.support.transport import Transport, verdict
+
+APPLICATION = """
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'application') THEN CREATE ROLE application LOGIN; END IF;
+END $$;
+GRANT SELECT, INSERT, UPDATE, DELETE ON posts TO application;
+GRANT CREATE ON SCHEMA public TO application"""
+
+
+async def test_an_application_role_writes_and_is_streamed(
+    database: Database, server: Server, transport: Transport
+) -> None:
+    await database.execute(APPLICATION)
+    async with await transport.open(server, "posts") as client:
+        await database.execute(
+            "SET ROLE application; INSERT INTO posts (author_id, title) VALUES (1, 'a'); "
+            "UPDATE posts SET title = 'b'; DELETE FROM posts"
+        )
+        await client.changes(3)
+        await verdict(database, client)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM realtime.events",
+        "SELECT * FROM realtime.events_0",
+        "INSERT INTO realtime.events DEFAULT VALUES",
+        "DELETE FROM realtime.events_0",
+        "SELECT * FROM realtime.generations",
+        "UPDATE realtime.log_state SET slot = 1",
+        "SELECT nextval('realtime.event_id')",
+        "SELECT realtime.turn('1h', 1, pg_current_snapshot())",
+        "SELECT realtime.incarnate()",
+        "SELECT * FROM realtime.check()",
+        "SELECT realtime.unwatch('posts')",
+        "SELECT realtime.watch('posts')",
+        "CREATE TABLE realtime.mine ()",
+        "SET ROLE realtime_owner",
+    ],
+)
+async def test_an_application_role_may_not(database: Database, statement: str) -> None:
+    await database.execute(APPLICATION)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await database.execute(f"SET ROLE application; {statement}")
+
+
+async def test_an_application_role_cannot_attach_a_capture_function_to_a_table_of_its_own(database: Database) -> None:
+    """With it, it could write rows of its choice into the log of another table."""
+    await database.execute(APPLICATION)
+    functions = await database.execute("""
+        SELECT p.oid::regproc::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+         WHERE nspname = 'realtime' AND prorettype = 'trigger'::regtype""")
+    assert functions
+    for (function,) in functions:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await database.execute(
+                f"SET ROLE application; CREATE TABLE mine (author_id int); CREATE TRIGGER t "
+                f"AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION {function}()"
+            )
+
+
+async def test_an_application_role_may_ask_for_its_position(database: Database) -> None:
+    await database.execute(APPLICATION)
+    ((position,),) = await database.execute("SET ROLE application; SELECT realtime.position()")
+    assert position.startswith("a")

@@ -1,0 +1,176 @@
+"""How a server starts, and refuses to: one clear line that says what mends it, and an exit code."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.cluster import Cluster, clean_environment, free_port
+from tests.support.database import Database
+from tests.support.facts import eventually
+from tests.support.server import Server, Servers
+from tests.support.transport import Transport, verdict
+
+
+async def refused(server: Server, code: int) -> str:
+    """The one line with which a start ended."""
+    try:
+        await server.spawn()
+        assert await server.wait(30) == code
+        lines = [line for line in server.output().splitlines() if line.strip()]
+        assert "Traceback" not in server.output()
+        return lines[-1]
+    finally:
+        await server.kill()
+        server.log.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "holds"),
+    [
+        ("SOBRANIE_PROT", "3000", "SOBRANIE_PORT"),
+        ("SOBRANIE_PORT", "many", "SOBRANIE_PORT"),
+        ("SOBRANIE_HEARTBEAT", "25", "SOBRANIE_HEARTBEAT"),
+        ("SOBRANIE_BUS", "redis://localhost", "SOBRANIE_BUS"),
+        ("SOBRANIE_JWT_SECRET", "hush-hush", "SOBRANIE_JWT_SECRET"),
+    ],
+)
+async def test_an_unknown_setting_or_a_bad_value_is_one_line_and_exit_2(name: str, value: str, holds: str) -> None:
+    server = Server("postgresql://nobody@127.0.0.1:1/none", "one", None, **{name: value})
+    line = await refused(server, 2)
+    assert holds in line
+    assert "hush" not in line
+
+
+async def test_a_bad_database_url_is_exit_2_and_its_password_is_not_said(cluster: Cluster) -> None:
+    line = await refused(Server("mysql://me:hush@localhost/db"), 2)
+    assert "DATABASE_URL" in line
+    assert "hush" not in line
+
+
+async def test_an_unreachable_database_is_said_and_no_password_with_it() -> None:
+    server = Server(f"postgresql://me:hush@127.0.0.1:{free_port()}/db")
+    line = await refused(server, 1)
+    assert "127.0.0.1" in line
+    assert "hush" not in line
+
+
+async def test_a_port_in_use_is_said(database: Database) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = await refused(Server(database.url, port=port), 1)
+    assert str(port) in line
+
+
+async def test_a_database_without_the_schema_is_refused_with_the_command_that_mends_it(
+    empty_database: Database,
+) -> None:
+    assert "alembic upgrade head" in await refused(Server(empty_database.url), 1)
+
+
+async def test_an_outdated_schema_is_refused_with_the_command_and_a_newer_compatible_one_is_fine(
+    database: Database, servers: Servers
+) -> None:
+    await database.execute("UPDATE realtime.meta SET version = version - 1, compatible_from = compatible_from - 1")
+    assert "alembic upgrade head" in await refused(Server(database.url), 1)
+    await database.execute("UPDATE realtime.meta SET version = version + 100, compatible_from = compatible_from + 100")
+    assert "compatible" in await refused(Server(database.url), 1)
+    await database.execute("UPDATE realtime.meta SET compatible_from = 1")
+    await servers.start()
+
+
+@pytest.fixture
+def standby(cluster: Cluster, database: Database) -> Iterator[Cluster]:
+    made = Cluster(base=cluster)
+    yield made
+    made.close()
+
+
+async def test_a_standby_is_refused(database: Database, standby: Cluster) -> None:
+    line = await refused(Server(standby.url(database.name)), 1)
+    assert "standby" in line
+
+
+@pytest.fixture
+async def bouncer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[int]:
+    """pgbouncer in transaction mode in front of the cluster; its port."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")
+    port = free_port()
+    (tmp_path / "users").write_text('"postgres" ""\n')
+    settings = tmp_path / "pgbouncer.ini"
+    settings.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={cluster.port}\n[pgbouncer]\nlisten_addr=127.0.0.1\n"
+        f"listen_port={port}\nunix_socket_dir=\nauth_type=any\nauth_file={tmp_path}/users\npool_mode=transaction\n"
+        f"ignore_startup_parameters=extra_float_digits,options\ndefault_pool_size=5\nlogfile={tmp_path}/log\n"
+    )
+    as_whom = {}
+    if os.geteuid() == 0:
+        for path in (tmp_path, *tmp_path.parents[:3]):
+            path.chmod(path.stat().st_mode | 0o007 if path == tmp_path else path.stat().st_mode | 0o005)
+        as_whom = {"user": "nobody", "group": "nogroup"}
+    process = subprocess.Popen(
+        [program, str(settings)],
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **as_whom,
+    )  # type: ignore[call-overload]
+    try:
+        await eventually(lambda: listens(port), 10, "pgbouncer listens")
+        yield port
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_behind_a_transaction_pooler_the_server_refuses_and_says_what_to_do(
+    database: Database, cluster: Cluster, bouncer: int
+) -> None:
+    line = await refused(Server(cluster.url(database.name, port=bouncer)), 1)
+    assert "pool" in line.lower()
+    assert "DATABASE_URL" in line
+
+
+async def test_an_application_behind_a_transaction_pooler_is_streamed(
+    database: Database, cluster: Cluster, server: Server, bouncer: int
+) -> None:
+    url = cluster.url(database.name, port=bouncer)
+
+    async def write() -> None:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None) as pooled:
+            await pooled.execute("INSERT INTO posts (author_id) VALUES (1)")
+
+    async with await Transport("websocket").open(server, "posts") as client:
+        await asyncio.gather(*(write() for _ in range(30)))
+        await client.changes(30)
+        await verdict(database, client)
+
+
+async def test_a_database_that_is_away_for_a_while_after_the_start_does_not_end_the_server(
+    database: Database, servers: Servers
+) -> None:
+    """Told apart from an unreachable one at the start: it was there, so it is waited for."""
+    server = await servers.start()
+    for (pid,) in await database.execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ):
+        await database.execute("SELECT pg_terminate_backend(%s)", pid)
+    async with await Transport("websocket").open(server, "posts") as client:
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await client.changes(1, timeout=20)
+        await verdict(database, client)
