@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format lock clean
+.PHONY: help setup run test ledger bench-writers lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -11,14 +11,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := app migrations tests
+SOURCES := app migrations tests bench
 # Tests to run, e.g. make test TESTS=tests/unit
 TESTS ?= tests
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv from the lock file (what every other target does first)
 
@@ -36,6 +36,12 @@ run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DAT
 
 test: setup ## run all tests
 	$(BIN)/python -m pytest $(TESTS)
+
+ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
+	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py
+
+bench-writers: setup ## what capture costs the writers: 10 pairs of pgbench, with and without
+	$(BIN)/python -m bench.writers
 
 lint: setup ## ruff, mypy --strict and the floors of the architecture
 	$(BIN)/ruff check .

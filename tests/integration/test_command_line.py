@@ -1,0 +1,112 @@
+"""`python -m app`: what it prints, its exit codes, and a stop that takes the embedded database along."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+import pytest
+
+from app import __version__
+from tests.support.cluster import ROOT, clean_environment, free_port
+from tests.support.facts import eventually
+
+
+def app(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "app", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=clean_environment(**env), capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="sobranie-serve-"))
+    made.chmod(0o711)
+    yield made
+    with suppress(OSError, ValueError, IndexError, psutil.Error):
+        psutil.Process(int((made / "postgres" / "postmaster.pid").read_text().split()[0])).kill()
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def test_alone_it_prints_how_it_is_used() -> None:
+    done = app()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "serve" in done.stdout
+    assert "DATABASE_URL" in done.stdout
+    assert app("--version").stdout.strip() == __version__
+
+
+def test_an_unknown_command_is_exit_2_with_the_known_ones() -> None:
+    done = app("sevre")
+    assert done.returncode == 2
+    assert "serve" in done.stderr
+
+
+def test_a_bad_setting_is_one_line_and_exit_2() -> None:
+    done = app("serve", SOBRANIE_PROT="1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sobranie: SOBRANIE_PROT is not a setting; the nearest is SOBRANIE_PORT\n"
+
+
+async def started(directory: Path, port: int) -> tuple[asyncio.subprocess.Process, str]:
+    """A server with an embedded database that accepts connections, and the URL in the line for psql."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app", "serve", cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True,
+        env=clean_environment(SOBRANIE_DATA=str(directory), SOBRANIE_PORT=str(port)),
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = ""
+    while "postgresql://" not in line:
+        read = await asyncio.wait_for(process.stdout.readline(), 60)
+        assert read, f"ended with {await process.wait()}"
+        line = read.decode()
+    await eventually(lambda: accepts(port), 30, "the server accepts connections")
+    return process, next(word.strip("'\"") for word in line.split() if "postgresql://" in word)
+
+
+async def accepts(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_everything_and_the_data_is_there_again(directory: Path, stop: signal.Signals) -> None:
+    port = free_port()
+    process, url = await started(directory, port)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO posts (author_id, title) VALUES (7, 'kept')")
+    # As a terminal does it: to the whole group, of which the database must not be a member.
+    os.killpg(process.pid, stop)
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(url, connect_timeout=5)
+    process, again = await started(directory, port)
+    assert urlsplit(again).port == urlsplit(url).port
+    with psycopg.connect(again) as connection:
+        assert connection.execute("SELECT title FROM posts").fetchall() == [("kept",)]
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_a_signal_in_the_midst_of_the_start_leaves_no_database_behind(directory: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app", "serve", cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=clean_environment(SOBRANIE_DATA=str(directory), SOBRANIE_PORT=str(free_port())),
+    )  # fmt: skip
+    await eventually((directory / "postgres" / "postmaster.pid").exists, 30, "the database is started")
+    process.send_signal(signal.SIGTERM)
+    _, said = await asyncio.wait_for(process.communicate(), 30)
+    assert b"Traceback" not in said, said.decode()
+    assert not (directory / "postgres" / "postmaster.pid").exists()
