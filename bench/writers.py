@@ -1,8 +1,8 @@
 """What do writers keep of their speed when their table is on the air?
 
-Eight pgbench clients insert single rows, five seconds at a time, by turns into an untriggered copy of `posts` and into
-`posts` itself, with a server running and one client subscribed. Printed: each pair, and the median ratio. A pair's order
-alternates, so that a machine that grows slower or faster favours neither. `fsync` is on, as in production.
+Eight pgbench clients insert single rows, five seconds at a time, by turns into an untriggered copy of `posts` and
+into `posts` itself, with a server running and one client subscribed. Printed: each pair, and the median ratio. A pair's
+order alternates, so that a machine that grows slower or faster favours neither. `fsync` is on, as in production.
 
     make bench-writers        (PAIRS=10 SECONDS=5 CLIENTS=8)
 """

@@ -47,7 +47,8 @@ STEPS = {  # weight, statement
         2,
         (
             "INSERT INTO notifications (id, user_id, kind) OVERRIDING SYSTEM VALUE "
-            "SELECT max(id) - %(few)s + 1, 1, 'up' FROM notifications HAVING max(id) > 4 ON CONFLICT (id) DO UPDATE SET kind = excluded.kind"
+            "SELECT max(id) - %(few)s + 1, 1, 'up' FROM notifications HAVING max(id) > 4 "
+            "ON CONFLICT (id) DO UPDATE SET kind = excluded.kind"
         ),
     ),
     "pay orders": (3, f"UPDATE shop.orders SET status = 'paid', amount = amount * 1.10 WHERE {ORDERS}"),

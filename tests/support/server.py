@@ -30,12 +30,8 @@ class Server:
         """`environment` are further settings, such as SOBRANIE_HEARTBEAT="1s"."""
         self.name, self.port = name, port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._environment = clean_environment(
-            DATABASE_URL=database_url,
-            SOBRANIE_PORT=str(self.port),
-            SOBRANIE_SERVER_ID=name,
-            **(DEFAULTS | environment),
-        )
+        own = {"DATABASE_URL": database_url, "SOBRANIE_PORT": str(self.port), "SOBRANIE_SERVER_ID": name}
+        self._environment = clean_environment(**(DEFAULTS | own | environment))
         self.log = Path(tempfile.mkstemp(prefix=f"sobranie-{name}-", suffix=".log")[1])
         self._process: asyncio.subprocess.Process | None = None
 
