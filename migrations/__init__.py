@@ -1,0 +1,1 @@
+"""The product's own migrations. Never imported by `app`."""

@@ -1,0 +1,1 @@
+"""One file a revision; what a released one says is never changed."""

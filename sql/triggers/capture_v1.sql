@@ -1,0 +1,157 @@
+-- The text of a table's capture function. Run as realtime_owner.
+--
+-- What runs inside the application's write must never raise and hardly cost:
+-- - whole rows as row_to_json(x.*), which no column name can shadow; only alias columns of our own are referred to
+--   by a qualified name, and plpgsql variables only through the label `here`, so a column may be called anything;
+-- - columns of the key and the routes by unqualified name, in a subquery of the row alone: below a row of nulls of
+--   the same names, so that a dropped or renamed column is null instead of an error;
+-- - in row triggers only NEW and OLD as a whole: NEW.col raises after ALTER TYPE in a session that cached the plan;
+-- - an UPDATE pairs OLD and NEW by row_number() with a FULL JOIN that the planner can't reduce to a nested loop
+--   (its estimate is frozen at the session's first call); a join on the key would break where keys change;
+-- - settings that change how values are rendered are set only where they are off and put back at once. Only those
+--   that matter to a column of the table are looked at.
+
+-- The statement's mark: a WAL position taken before it, kept as a stack so that nested statements find their own.
+CREATE FUNCTION realtime.mark() RETURNS trigger LANGUAGE plpgsql AS $f$
+DECLARE
+  name text := pg_catalog.concat('realtime.mark_', TG_RELID, '_', TG_OP);
+BEGIN
+  PERFORM pg_catalog.set_config(name, pg_catalog.concat(CASE WHEN pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 1
+    THEN '' ELSE pg_catalog.current_setting(name, true) END, ' ', pg_catalog.pg_current_wal_insert_lsn()), true);
+  RETURN NULL;
+END $f$;
+
+-- The settings that can change how the table's rows are rendered (types are followed into domains, arrays,
+-- composites and ranges; a type that we do not know may depend on all of them).
+CREATE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF text LANGUAGE sql STABLE AS $f$
+  WITH RECURSIVE t(oid, as_text) AS (
+    SELECT atttypid, attname = ANY (vals) FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
+    UNION SELECT n.oid, t.as_text OR n.ranged FROM t JOIN pg_type p ON p.oid = t.oid CROSS JOIN LATERAL (
+      SELECT p.typbasetype, false WHERE p.typtype = 'd'
+      UNION ALL SELECT p.typelem, false WHERE p.typcategory = 'A'
+      UNION ALL SELECT atttypid, false FROM pg_attribute WHERE p.typtype = 'c' AND attrelid = p.typrelid AND attnum > 0 AND NOT attisdropped
+      UNION ALL SELECT rngsubtype, true FROM pg_range WHERE p.oid IN (rngtypid, rngmultitypid)) n(oid, ranged)),
+  b AS (SELECT t.oid, t.as_text, p.typname::text AS name, p.typtype = 'b' AND p.typcategory <> 'A' AND s.nspname <> 'pg_catalog' AS unknown
+    FROM t JOIN pg_type p ON p.oid = t.oid JOIN pg_namespace s ON s.oid = p.typnamespace)
+  SELECT s.setting FROM (VALUES ('TimeZone', '{timestamptz}'::text[], false), ('DateStyle', '{date,timestamp,timestamptz}', true),
+      ('IntervalStyle', '{interval}', false), ('bytea_output', '{bytea}', false), ('lc_monetary', '{money}', false),
+      ('extra_float_digits', '{float4,float8,point,line,lseg,box,path,polygon,circle}', false)) s(setting, types, only_text)
+  WHERE EXISTS (SELECT FROM b WHERE b.unknown OR b.name = ANY (s.types) AND (b.as_text OR NOT s.only_text))
+  ORDER BY 1
+$f$;
+
+-- ARRAY[...] of the columns as text, or null where there are none. `source` is a row (s) or a json document (r).
+CREATE FUNCTION realtime.vals_source(vals text[], rel oid, level "char", source text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT coalesce('ARRAY[' || string_agg(CASE WHEN level = 's' THEN format('%I::text', v.name)
+    WHEN realtime.json_type(a.atttypid) = 't' THEN format('replace(replace(%s ->> %L, ''T'', '' ''), ''+00:00'', ''+00'')', source, v.name)
+    WHEN realtime.base_type(a.atttypid) = 'bpchar'::regtype THEN format('rtrim(%s ->> %L)', source, v.name)
+    ELSE format('%s ->> %L', source, v.name) END, ', ' ORDER BY v.i) || ']::text[]', 'NULL::text[]')
+  FROM unnest(vals) WITH ORDINALITY v(name, i) JOIN pg_attribute a ON a.attrelid = rel AND a.attname = v.name
+$f$;
+
+CREATE FUNCTION realtime.json_source(hidden text[], source text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT CASE WHEN hidden = '{}' THEN format('row_to_json(%s)', source) ELSE format(
+    '(SELECT coalesce(json_object_agg(e.key, e.value), ''{}'') FROM json_each(row_to_json(%s)) e WHERE e.key <> ALL (%L::text[]))', source, hidden) END
+$f$;
+
+-- INSERT INTO the log ... SELECT: `op`, `ord`, `body` are SQL; n, new_vals, old_vals, new, old and FROM come in `body`.
+CREATE FUNCTION realtime.insert_source(gen int, op text, ord text, body text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT format($s$INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
+    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), %s, %s, pg_trigger_depth(), %s, (SELECT clock_timestamp()),
+      %s;$s$, gen, op, ord, body)
+$f$;
+
+CREATE FUNCTION realtime.statement_source(rel oid, gen int, vals text[], hidden text[], mark bool) RETURNS text LANGUAGE plpgsql STABLE AS $f$
+DECLARE
+  ord text := CASE WHEN mark THEN 'here.ord' ELSE 'NULL' END;
+  nulls text := (SELECT string_agg(format('NULL::text AS %I', v), ', ') FROM unnest(vals) v);
+  -- as LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between
+  vals_of_x text := format('LATERAL (SELECT v.vals FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals FROM (SELECT x.*) y) v) k',
+    coalesce(nulls, ''), realtime.vals_source(vals, rel, 's', NULL));
+  json text := realtime.json_source(hidden, 'x.*');
+  -- coalesce(x.*) is the whole row whatever its columns are called
+  side text := '(SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM %s x CROSS JOIN %s) %s';
+BEGIN
+  RETURN format($s$
+  IF TG_OP = 'INSERT' THEN
+    %s
+  ELSIF TG_OP = 'UPDATE' THEN
+    %s
+  ELSIF TG_OP = 'DELETE' THEN
+    %s
+  ELSE
+    %s
+  END IF;$s$,
+    realtime.insert_source(gen, '''I''', ord, format('row_number() OVER () - 1, k.vals, NULL, %s, NULL FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, 'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END::"char"', ord, format(
+      'coalesce(w.n, o.n) - 1, w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
+      CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
+      CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
+      format(side, 'old_rows', vals_of_x, 'o'), format(side, 'new_rows', vals_of_x, 'w'))),
+    realtime.insert_source(gen, '''D''', ord, format('row_number() OVER () - 1, NULL, k.vals, NULL, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, '''T''', ord, '0, NULL, NULL, NULL, NULL'));
+END $f$;
+
+CREATE FUNCTION realtime.row_source(rel oid, gen int, vals text[], hidden text[]) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format($s$
+  IF TG_OP = 'UPDATE' AND NOT OLD *<> NEW THEN
+    RETURN NULL;
+  ELSIF TG_OP = 'TRUNCATE' THEN
+    %s
+  ELSE
+    IF TG_OP <> 'DELETE' THEN
+      here.new_json := %s;
+      here.new_vals := %s;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+      here.old_json := %s;
+      here.old_vals := %s;
+    END IF;
+    %s
+  END IF;$s$,
+    realtime.insert_source(gen, 'TG_ARGV[0]::"char"', 'NULL', '0, NULL, NULL, NULL, NULL'),
+    realtime.json_source(hidden, 'NEW'), realtime.vals_source(vals, rel, 'r', 'here.new_json'),
+    realtime.json_source(hidden, 'OLD'), realtime.vals_source(vals, rel, 'r', 'here.old_json'),
+    realtime.insert_source(gen, 'left(TG_OP, 1)::"char"', 'NULL', '0, here.new_vals, here.old_vals, here.new_json, here.old_json'))
+$f$;
+
+-- The whole function body. The gate: whoever can't share the lock has a parked reader to wake (capture.md 3).
+CREATE FUNCTION realtime.capture_source(rel oid, gen int, vals text[], hidden text[], level "char", mark bool) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format($s$#variable_conflict use_column
+<<here>>
+DECLARE
+  ord bigint; mark text; name text;
+  new_json json; old_json json; new_vals text[]; old_vals text[];
+%s
+BEGIN
+%s%s%s
+  IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+%s  RETURN NULL;
+END $s$,
+    s.declare, s.pin,
+    CASE WHEN mark AND level = 's' THEN $s$
+  name := concat('realtime.mark_', TG_RELID, '_', TG_OP);
+  mark := current_setting(name, true);
+  ord := (coalesce(nullif(split_part(mark, ' ', -1), '')::pg_lsn, pg_current_wal_insert_lsn()) - '0/0'::pg_lsn)::bigint;
+  IF pg_trigger_depth() > 1 THEN
+    PERFORM set_config(name, left(mark, -length(split_part(mark, ' ', -1)) - 1), true);
+  END IF;$s$ ELSE '' END,
+    CASE WHEN level = 's' THEN realtime.statement_source(rel, gen, vals, hidden, mark) ELSE realtime.row_source(rel, gen, vals, hidden) END,
+    s.unpin)
+  FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,
+      coalesce(string_agg(format($s$  IF current_setting(%1$L) %2$s THEN
+    saved_%3$s := current_setting(%1$L);
+    PERFORM set_config(%1$L, %4$L, true);
+  END IF;
+$s$, n, v.off, lower(n), v.value), ''), '') AS pin,
+      coalesce(string_agg(format($s$  IF saved_%2$s IS NOT NULL THEN
+    PERFORM set_config(%1$L, saved_%2$s, true);
+  END IF;
+$s$, n, lower(n)), ''), '') AS unpin
+    FROM realtime.settings(rel, vals) n JOIN (VALUES
+      ('TimeZone', 'UTC', 'NOT IN (''UTC'', ''Etc/UTC'', ''GMT'')'), ('DateStyle', 'ISO', 'NOT LIKE ''ISO%'''),
+      ('IntervalStyle', 'iso_8601', '<> ''iso_8601'''), ('bytea_output', 'hex', '<> ''hex'''),
+      ('lc_monetary', 'C', '<> ''C'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
+$f$;

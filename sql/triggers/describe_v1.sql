@@ -1,0 +1,104 @@
+-- What a table looks like in the catalog, and the spelling of column names in routes. Run as realtime_owner.
+-- These functions only read the catalog; callers pin search_path.
+
+-- One spelling: % , = : . / " and control characters are percent-encoded, nothing else is.
+CREATE FUNCTION realtime.encode_name(name text) RETURNS text LANGUAGE sql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT string_agg(CASE WHEN strpos('%,=:./"', ch) > 0 OR ascii(ch) < 32 OR ascii(ch) = 127
+    THEN '%' || upper(lpad(to_hex(ascii(ch)), 2, '0')) ELSE ch END, '' ORDER BY i)
+  FROM regexp_split_to_table(name, '') WITH ORDINALITY c(ch, i)
+$f$;
+
+CREATE FUNCTION realtime.decode_name(name text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  IF name = '' OR name ~ '%(?![0-9A-Fa-f]{2})' OR name ~ '%(00|[89A-Fa-f][0-9A-Fa-f])' THEN
+    RAISE EXCEPTION 'realtime: "%" is not a column name in channel grammar', name USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'Separate columns by commas; percent-encode % , = : . / " and control characters inside a name.';
+  END IF;
+  RETURN (SELECT string_agg(CASE WHEN m[1] ~ '^%' THEN chr(('x' || substr(m[1], 2))::bit(8)::int) ELSE m[1] END, '' ORDER BY i)
+    FROM regexp_matches(name, '%..|[^%]+', 'g') WITH ORDINALITY r(m, i));
+END $f$;
+
+CREATE FUNCTION realtime.route_columns(route text) RETURNS text[] LANGUAGE sql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT array_agg(realtime.decode_name(c) ORDER BY i) FROM regexp_split_to_table(route, ',') WITH ORDINALITY t(c, i)
+$f$;
+
+CREATE FUNCTION realtime.route_text(columns text[]) RETURNS text LANGUAGE sql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT string_agg(realtime.encode_name(c), ',' ORDER BY i) FROM unnest(columns) WITH ORDINALITY t(c, i)
+$f$;
+
+CREATE FUNCTION realtime.base_type(typ oid) RETURNS oid LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $f$
+  WITH RECURSIVE t(oid, base) AS (
+    SELECT oid, typbasetype FROM pg_type WHERE oid = typ
+    UNION ALL SELECT p.oid, p.typbasetype FROM t JOIN pg_type p ON p.oid = t.base)
+  SELECT oid FROM t WHERE base = 0
+$f$;
+
+-- How a value of the type looks in JSON. 'n' too may be a quoted "NaN" or "Infinity".
+CREATE FUNCTION realtime.json_type(typ oid) RETURNS "char" LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT (CASE
+    WHEN t.oid = ANY ('{int2,int4,int8,float4,float8,numeric}'::regtype[]) THEN 'n'
+    WHEN t.oid = 'bool'::regtype THEN 'b'
+    WHEN t.oid = ANY ('{timestamp,timestamptz}'::regtype[]) THEN 't'
+    WHEN t.oid = ANY ('{json,jsonb}'::regtype[]) OR t.typtype = 'c' OR t.typcategory = 'A' THEN 'o'
+    WHEN EXISTS (SELECT FROM pg_cast WHERE castsource = t.oid AND casttarget = 'json'::regtype AND castmethod = 'f') THEN 'o'
+    ELSE 's' END)::"char"
+  FROM pg_type t WHERE t.oid = realtime.base_type(typ)
+$f$;
+
+-- Everything about a table that makes a new generation when it changes, and how the table has to be captured:
+-- by row where statement triggers miss changes; with a mark where triggers or cascades may nest statements on it.
+CREATE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text, name text, key text[], hidden text[],
+  level "char", mark bool, fingerprint text) LANGUAGE sql STABLE AS $f$
+  SELECT n.nspname::text, c.relname::text, k.key, a.hidden, l.level,
+    l.level = 's' AND EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+      WHERE t.tgrelid = c.oid AND t.tgenabled <> 'D' AND CASE WHEN t.tgisinternal
+        THEN f.proname ~ '^RI_FKey_(cascade|setnull|setdefault)_' ELSE f.pronamespace <> n2.oid END),
+    md5(concat_ws(E'\n', n.nspname, c.relname, a.columns, k.key, p.partitions))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_namespace n2 ON n2.nspname = 'realtime'
+  CROSS JOIN LATERAL (SELECT (CASE WHEN c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+    THEN 'r' ELSE 's' END)::"char" AS level) l
+  CROSS JOIN LATERAL (SELECT coalesce(array_agg(attname::text) FILTER (WHERE attgenerated = 'v'), '{}') AS hidden,
+      string_agg(concat_ws(' ', attnum, attname, format_type(atttypid, atttypmod), attgenerated), ',' ORDER BY attnum) AS columns
+    FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a
+  LEFT JOIN LATERAL (SELECT array_agg(b.attname::text ORDER BY u.i) AS key
+    FROM pg_index x CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY u(num, i)
+    JOIN pg_attribute b ON b.attrelid = x.indrelid AND b.attnum = u.num
+    WHERE x.indrelid = c.oid AND x.indisprimary AND u.i <= x.indnkeyatts) k ON true
+  LEFT JOIN LATERAL (SELECT string_agg(t.relid::oid::text, ',' ORDER BY t.relid::oid) AS partitions
+    FROM pg_partition_tree(c.oid) t WHERE c.relkind = 'p') p ON true
+  WHERE c.oid = rel
+$f$;
+
+-- The triggers that a watched table must bear. `sql` is null for those that PostgreSQL clones to partitions itself.
+-- Row-level ones are named to fire before the application's, and numbered: a partition may be watched with its parent.
+CREATE FUNCTION realtime.triggers(rel oid, level "char", mark bool, capture text)
+RETURNS TABLE (relid oid, name text, type smallint, sql text) LANGUAGE sql STABLE AS $f$
+  SELECT rel, v.name, v.type, format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%s)', v.name, v.event,
+      rel::regclass, v.how, CASE WHEN v.type = 30 THEN 'mark' ELSE capture END, v.arg)
+  FROM (VALUES
+    ('realtime_insert', 4::smallint, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
+    ('realtime_update', 16::smallint, 'AFTER UPDATE',
+      'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
+    ('realtime_delete', 8::smallint, 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT', ''),
+    ('realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT', '''T'''),
+    ('realtime_mark', 30::smallint, 'BEFORE INSERT OR UPDATE OR DELETE', 'FOR EACH STATEMENT', '')
+  ) v(name, type, event, how, arg) WHERE level = 's' AND (mark OR v.type <> 30)
+  UNION ALL
+  SELECT m.relid, v.name, v.type, CASE WHEN m.relid = rel OR v.type = 32 THEN
+    format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, capture,
+      CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
+  FROM (VALUES
+    ('00_realtime_insert', 5::smallint, 'AFTER INSERT', 'FOR EACH ROW'),
+    ('00_realtime_update', 17::smallint, 'AFTER UPDATE', 'FOR EACH ROW'),
+    ('00_realtime_delete', 9::smallint, 'AFTER DELETE', 'FOR EACH ROW'),
+    ('00_realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT')
+  ) b(name, type, event, how) CROSS JOIN LATERAL
+    (SELECT b.name || substr(capture, length('capture') + 1) AS name, b.type, b.event, b.how) v
+  CROSS JOIN (SELECT rel AS relid UNION SELECT t.relid::oid FROM pg_partition_tree(rel) t) m
+  WHERE level = 'r'
+$f$;

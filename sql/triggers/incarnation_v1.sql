@@ -1,0 +1,40 @@
+-- realtime.incarnate(): what the database is now: the incarnation that every position names. Run as realtime_owner;
+-- the server calls it on each connect, in a transaction of its own.
+--
+-- Invariants: a new incarnation begins when the unlogged marker is empty (crash, promotion, copy) or the system,
+-- database, marker table or timeline is another; however many call at once, they make one. Raw snapshots do not
+-- outlive an incarnation; where the log is another database's (restore, template, upgrade) its xids mean nothing here:
+-- it is emptied.
+CREATE FUNCTION realtime.incarnate() RETURNS TABLE (n bigint, uuid uuid, tli int, sysid bigint, db oid, marker oid, recovery_end pg_lsn, fresh bool)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+#variable_conflict use_column
+<<here>>
+DECLARE
+  sys bigint; base oid; mark oid := 'realtime.alive'::regclass; line int; last realtime.incarnation; made bigint;
+BEGIN
+  IF pg_is_in_recovery() THEN
+    RAISE EXCEPTION 'realtime needs the primary: this is a standby' USING ERRCODE = 'read_only_sql_transaction';
+  END IF;
+  PERFORM set_config('synchronous_commit', 'on', true);
+  PERFORM pg_advisory_xact_lock(hashtextextended('realtime.incarnation', 0));
+  here.sys := (SELECT system_identifier FROM pg_control_system());
+  here.base := (SELECT oid FROM pg_database WHERE datname = current_database());
+  here.line := ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int;
+  RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, false
+    FROM realtime.alive a JOIN realtime.incarnation i ON i.n = a.n
+    WHERE i.sysid = here.sys AND i.db = here.base AND i.marker = here.mark AND i.tli = here.line;
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
+  IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
+    TRUNCATE realtime.events;
+    UPDATE realtime.log_state SET floor = realtime.floor_now();
+    UPDATE realtime.generations SET xid = pg_current_xact_id();
+  END IF;
+  DELETE FROM realtime.recorded;
+  INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)
+    VALUES (here.sys, here.base, here.mark, here.line, pg_last_wal_replay_lsn()) RETURNING realtime.incarnation.n INTO made;
+  INSERT INTO realtime.alive (n) VALUES (made) ON CONFLICT (one) DO UPDATE SET n = EXCLUDED.n;
+  RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, true FROM realtime.incarnation i WHERE i.n = made;
+END $f$;

@@ -1,0 +1,99 @@
+-- The log and what describes it. Run as realtime_owner, in schema realtime.
+--
+-- Invariants: rows of `events` are inserted by capture functions and by generations, never updated; only the ring
+-- (ring_v1.sql) and a foreign incarnation (incarnation_v1.sql) remove them, a whole partition at a time, and only
+-- together with a `floor` that contains what was removed. A position is honoured if and only if it contains `floor`.
+--
+-- Advisory locks (two-integer keys, first 1919247220): 1 the gate, 2 the leader (both the server's), 3 definitions
+-- (watch, unwatch, check), 4 migrations.
+
+CREATE SEQUENCE realtime.event_id AS bigint CACHE 1 NO CYCLE;   -- CACHE 1: the order of ids is the order of drawing
+
+CREATE TABLE realtime.events (
+  slot smallint NOT NULL,      -- which partition of the ring
+  id bigint NOT NULL,          -- one per statement (per row in row-level triggers), drawn while row locks are held
+  n int NOT NULL,              -- ordinal of the row within the statement, ascending, gaps where an UPDATE changed nothing
+  xid xid8 NOT NULL,
+  gen int NOT NULL,
+  op "char" NOT NULL,          -- I U D T; R partitions changed behind the parent's back; G a generation begins or ends
+  depth smallint NOT NULL,     -- pg_trigger_depth(): over 1 for changes made by triggers and cascades
+  ord bigint,                  -- WAL position before the statement began; null where the table bears no mark trigger
+  at timestamptz NOT NULL,
+  new_vals text[], old_vals text[],   -- the columns of generations.vals as text
+  new json, old json                  -- the whole row; raw newlines of json columns are left in
+) PARTITION BY LIST (slot);
+-- Never vacuumed for its inserts: a partition lives until TRUNCATE empties it.
+CREATE TABLE realtime.events_0 PARTITION OF realtime.events FOR VALUES IN (0) WITH (autovacuum_enabled = false);
+CREATE TABLE realtime.events_1 PARTITION OF realtime.events FOR VALUES IN (1) WITH (autovacuum_enabled = false);
+CREATE TABLE realtime.events_2 PARTITION OF realtime.events FOR VALUES IN (2) WITH (autovacuum_enabled = false);
+CREATE TABLE realtime.events_3 PARTITION OF realtime.events FOR VALUES IN (3) WITH (autovacuum_enabled = false);
+CREATE INDEX ON realtime.events (xid);
+
+CREATE TABLE realtime.log_state (
+  one bool PRIMARY KEY DEFAULT true CHECK (one),
+  slot smallint NOT NULL,
+  floor pg_snapshot NOT NULL
+);
+
+-- A generation says how the events of one table are to be read. Exactly one row per watched table has NOT ended:
+-- the others were superseded (a newer row has their `capture`) or their table is off the air.
+CREATE TABLE realtime.generations (
+  gen int PRIMARY KEY,
+  relid oid NOT NULL, schema text NOT NULL, name text NOT NULL,
+  key text[],                  -- primary-key columns in index order; null without a primary key
+  routes text[] NOT NULL,      -- in channel grammar, canonical, without the key
+  vals text[] NOT NULL,        -- names of the columns in new_vals and old_vals: key columns, then the other route columns
+  types text[] NOT NULL,       -- format_type of each
+  json_types "char"[] NOT NULL,-- n number, b boolean, s string, t timestamp (text form differs), o other
+  level "char" NOT NULL,       -- s statement triggers, r row triggers
+  mark bool NOT NULL,
+  capture text NOT NULL,       -- name of the table's capture function; stays over generations, so it names the watch
+  ended bool NOT NULL DEFAULT false,
+  fingerprint text NOT NULL,   -- of the definition in the catalog that this generation was made from
+  xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE realtime.incarnation (
+  n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, uuid uuid NOT NULL DEFAULT gen_random_uuid(),
+  sysid bigint NOT NULL, db oid NOT NULL, marker oid NOT NULL, tli int NOT NULL, recovery_end pg_lsn,
+  started timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+-- UNLOGGED on purpose: crash recovery and promotion empty it, a clean restart does not.
+CREATE UNLOGGED TABLE realtime.alive (one bool PRIMARY KEY DEFAULT true CHECK (one), n bigint NOT NULL);
+
+-- The ring's own clock and the snapshots that it recorded, see ring_v1.sql.
+CREATE TABLE realtime.ring (
+  one bool PRIMARY KEY DEFAULT true CHECK (one),
+  elapsed interval NOT NULL DEFAULT '0',
+  seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+  switched interval NOT NULL DEFAULT '0'
+) WITH (fillfactor = 50);
+CREATE TABLE realtime.recorded (
+  seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  elapsed interval NOT NULL,
+  snapshot pg_snapshot NOT NULL
+);
+
+CREATE TABLE realtime.meta (version int NOT NULL, compatible_from int NOT NULL);
+INSERT INTO realtime.meta VALUES (1, 1);
+
+-- Tables that the migration created, and so may drop.
+CREATE TABLE realtime.created (relid oid PRIMARY KEY);
+
+-- What is visible now, as if everything from this transaction's own xid on were not: transactions that are open
+-- now may yet write events, so they are in its xip, whatever their xid.
+CREATE FUNCTION realtime.floor_now() RETURNS pg_snapshot LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  own bigint := pg_current_xact_id()::text::bigint;
+  now pg_snapshot := pg_current_snapshot();
+  open text;
+BEGIN
+  SELECT string_agg(x::text, ',' ORDER BY x) INTO open FROM (
+    SELECT x::text::bigint AS x FROM pg_snapshot_xip(now) x
+    UNION SELECT generate_series(pg_snapshot_xmax(now)::text::bigint, own - 1)) o WHERE o.x < own;
+  RETURN concat(coalesce(split_part(open, ',', 1), own::text), ':', own, ':', open)::pg_snapshot;
+END $f$;
+
+INSERT INTO realtime.log_state (slot, floor) VALUES (0, realtime.floor_now());
+INSERT INTO realtime.ring DEFAULT VALUES;

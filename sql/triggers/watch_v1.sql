@@ -1,0 +1,175 @@
+-- realtime.watch and realtime.unwatch: what migrations and DBAs call. Run as realtime_owner.
+--
+-- Invariants: a generation begins in the transaction that makes its triggers true, with the table locked against
+-- writers, so every earlier writer has ended and every later one is captured; whatever had to be mended or changed
+-- makes a new generation. The caller needs to be a member of realtime_owner (it attaches capture functions) and to
+-- own the table; what touches the log runs as realtime_owner, in functions that nobody else may call.
+
+-- Writes a G event in the name of a generation that begins or ends.
+CREATE FUNCTION realtime.announce(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at)
+    SELECT s.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp() FROM realtime.log_state s;
+  IF NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+END $f$;
+
+-- CASCADE takes with the function what a detached partition may still bear of its triggers.
+CREATE FUNCTION realtime.end_generation(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $f$
+BEGIN
+  EXECUTE format('DROP FUNCTION IF EXISTS realtime.%I() CASCADE',
+    (SELECT g.capture FROM realtime.generations g WHERE g.gen = end_generation.gen));
+  UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
+  PERFORM realtime.announce(gen);
+END $f$;
+
+-- A new generation of the watch that `previous` belongs to, or of a new watch (null): the row, the function, the event.
+CREATE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark bool, previous int)
+RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+#variable_conflict use_column
+<<here>>
+DECLARE
+  d record;
+  vals text[];
+  gen int := (SELECT coalesce(max(g.gen), 0) + 1 FROM realtime.generations g);
+  capture text := coalesce((SELECT g.capture FROM realtime.generations g WHERE g.gen = previous), 'capture_' || here.gen);
+BEGIN
+  SELECT * INTO d FROM realtime.describe(rel);
+  here.vals := coalesce(d.key, '{}') || ARRAY(SELECT c FROM unnest(begin_generation.routes) WITH ORDINALITY r(route, i)
+    CROSS JOIN LATERAL unnest(realtime.route_columns(r.route)) WITH ORDINALITY u(c, j)
+    WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
+  EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+    here.capture, realtime.capture_source(rel, here.gen, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
+  EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', here.capture);
+  UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, level, mark, capture, fingerprint)
+    SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
+      ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
+        JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
+      ARRAY(SELECT realtime.json_type(a.atttypid) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
+        JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
+      begin_generation.level, begin_generation.mark, here.capture, d.fingerprint;
+  PERFORM realtime.announce(here.gen);
+  RETURN here.gen;
+END $f$;
+
+-- Raises what is wrong with watching `rel`, in words that say what to do.
+CREATE FUNCTION realtime.refuse(rel regclass) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  c pg_class := (SELECT c FROM pg_class c WHERE c.oid = rel);
+  why text := CASE
+    WHEN c.oid IS NULL THEN 'there is no such table'
+    WHEN c.relkind NOT IN ('r', 'p') THEN CASE c.relkind WHEN 'v' THEN 'it is a view: watch the tables beneath it'
+      WHEN 'm' THEN 'it is a materialized view: watch the tables beneath it' WHEN 'f' THEN 'it is a foreign table: its changes are made elsewhere'
+      ELSE 'it is not a table' END
+    WHEN c.relpersistence = 't' THEN 'it is a temporary table'
+    WHEN c.relpersistence = 'u' THEN 'it is unlogged: a crash empties it without a change that could be told'
+    WHEN c.relnamespace = 'realtime'::regnamespace THEN 'it is one of realtime''s own'
+    WHEN c.relnamespace IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace, 'information_schema'::regnamespace) THEN 'it is a system table'
+    WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) THEN 'other tables inherit from it: watch those'
+    WHEN current_setting('transaction_isolation') <> 'read committed' THEN 'the transaction has to be READ COMMITTED' END;
+BEGIN
+  IF why IS NOT NULL THEN
+    RAISE EXCEPTION 'realtime: % cannot be watched: %', rel, why USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+END $f$;
+
+-- The routes in their one spelling, without duplicates and the key; raises where one is no route of the table.
+CREATE FUNCTION realtime.normal_routes(rel regclass, routes text[]) RETURNS text[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  r text; columns text[]; c text; a pg_attribute; result text[] := '{}';
+BEGIN
+  FOREACH r IN ARRAY coalesce(routes, '{}') LOOP
+    columns := realtime.route_columns(coalesce(r, ''));
+    FOREACH c IN ARRAY columns LOOP
+      SELECT * INTO a FROM pg_attribute WHERE attrelid = rel AND attname = c AND attnum > 0 AND NOT attisdropped;
+      IF NOT FOUND THEN
+        RAISE EXCEPTION 'realtime: table % has no column "%" (route "%")', rel, c, r USING ERRCODE = 'undefined_column',
+          HINT = 'Its columns: ' || (SELECT string_agg(realtime.encode_name(attname), ', ' ORDER BY attnum) FROM pg_attribute
+            WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped);
+      ELSIF realtime.json_type(a.atttypid) = 'o' OR a.attgenerated = 'v' THEN
+        RAISE EXCEPTION 'realtime: column "%" of % cannot be in a route: %', c, rel, CASE WHEN a.attgenerated = 'v'
+          THEN 'it is a virtual generated column' ELSE 'values of type ' || format_type(a.atttypid, a.atttypmod) || ' have no one spelling' END
+          USING ERRCODE = 'invalid_parameter_value';
+      END IF;
+    END LOOP;
+    IF (SELECT count(DISTINCT u) FROM unnest(columns) u) < cardinality(columns) THEN
+      RAISE EXCEPTION 'realtime: route "%" names a column twice', r USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF columns IS DISTINCT FROM (SELECT d.key FROM realtime.describe(rel) d) AND realtime.route_text(columns) <> ALL (result) THEN
+      result := result || realtime.route_text(columns);
+    END IF;
+  END LOOP;
+  RETURN result;
+END $f$;
+
+-- Triggers that a table should bear and does not (missing, disabled, another's), or bears and should not.
+CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark bool, capture text)
+RETURNS TABLE (relid oid, name text, problem text) LANGUAGE sql STABLE AS $f$
+  SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
+    WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END
+  FROM realtime.triggers(rel, level, mark, capture) e
+  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
+      WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
+        AND (d.refobjid = to_regproc(format('realtime.%I', capture)) OR d.refobjid = 'realtime.mark'::regproc AND t.tgrelid = rel)) t
+    ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type
+  WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled NOT IN ('O', 'A')
+$f$;
+
+CREATE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}') RETURNS int LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $f$
+#variable_conflict use_column
+<<here>>
+DECLARE
+  rel oid := "table"; wanted text[]; d record; g realtime.generations; gen int; sql text;
+BEGIN
+  PERFORM realtime.refuse("table");
+  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', "table");
+  PERFORM pg_advisory_xact_lock(1919247220, 3);
+  here.wanted := realtime.normal_routes("table", watch.routes);
+  SELECT * INTO d FROM realtime.describe(here.rel);
+  SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
+  IF FOUND AND g.fingerprint = d.fingerprint AND g.level = d.level AND g.mark = d.mark AND g.routes = here.wanted
+    AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture)) THEN
+    RETURN g.gen;
+  END IF;
+  here.gen := realtime.begin_generation(here.rel, here.wanted, d.level, d.mark, g.gen);
+  SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
+  IF EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture)) THEN
+    PERFORM realtime.drop_triggers(here.rel, g.capture);
+    FOR sql IN SELECT e.sql FROM realtime.triggers(here.rel, d.level, d.mark, g.capture) e WHERE e.sql IS NOT NULL ORDER BY e.relid <> here.rel LOOP
+      EXECUTE sql;
+    END LOOP;
+  END IF;
+  RETURN here.gen;
+END $f$;
+
+CREATE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  o record;
+BEGIN
+  FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
+    WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
+      AND (d.refobjid = to_regproc(format('realtime.%I', capture)) OR d.refobjid = 'realtime.mark'::regproc AND t.tgrelid = rel)
+  LOOP
+    EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
+  END LOOP;
+END $f$;
+
+-- Takes a table off the air. Returns the generation that ended, null where the table was not watched.
+CREATE FUNCTION realtime.unwatch("table" regclass) RETURNS int LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  g realtime.generations;
+BEGIN
+  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', "table");
+  PERFORM pg_advisory_xact_lock(1919247220, 3);
+  SELECT * INTO g FROM realtime.generations o WHERE o.relid = "table" AND NOT o.ended;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  PERFORM realtime.drop_triggers("table", g.capture);
+  PERFORM realtime.end_generation(g.gen);
+  RETURN g.gen;
+END $f$;
