@@ -105,8 +105,11 @@ class Embedded:
         return shlex.join([shutil.which("psql") or str(self.bin / "psql"), url])
 
     def _prepare(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
-        if os.geteuid() == 0:
+        root = os.geteuid() == 0
+        if not self.directory.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.chmod(0o711 if root else 0o700)
+        if root:
             let_in(self.bin.parent, self.directory)
 
     def _mutex(self) -> IO[str]:
