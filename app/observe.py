@@ -242,8 +242,6 @@ class LogState(Observation):
 class LogTurned(Observation):
     """A partition of the log was emptied; positions before it are expired."""
 
-    partition: int
-
 
 @dataclass(frozen=True, slots=True)
 class LogTurnBlocked(Observation):

@@ -1,0 +1,98 @@
+"""What refuses a start, each with what mends it: a standby, a wrong schema, missing rights, no LISTEN.
+
+Invariant: nothing is written, and nothing is assumed that was not tried: LISTEN is proved by a notification.
+"""
+
+import secrets
+from typing import Final
+
+import psycopg
+
+from app.errors import DatabaseAway, StartError
+from app.postgres.connect import Connection, away, connect, deadline
+from app.postgres.queries import SQL
+
+OLDEST_SERVER: Final = 150000
+SCHEMA_VERSION: Final = 1  # what this product needs and was made for
+LISTEN_SECONDS: Final = 2.0
+CHECK_SECONDS: Final = 15.0
+
+
+async def check(url: str) -> None:
+    """Raises StartError unless the database at `url` can be served."""
+    try:
+        connection = await connect(url, name="check")
+        connection.prepare_threshold = None  # a pooler may not know prepared statements
+        try:
+            with away():
+                async with deadline(connection, CHECK_SECONDS):
+                    await _primary(connection)
+                    await _schema(connection)
+                    await _privileges(connection)
+                    await _listen(connection, url)
+        finally:
+            await connection.close()
+    except DatabaseAway as error:
+        raise StartError(f"the database can't be reached: {error}") from error
+
+
+async def _primary(connection: Connection) -> None:
+    row = await (await connection.execute(SQL["recovering"])).fetchone()
+    assert row is not None
+    if row[0]:
+        raise StartError(
+            "this database is a standby, where changes can't be read without loss: point DATABASE_URL at the primary"
+            " (several hosts: add target_session_attrs=read-write)"
+        )
+    if connection.info.server_version < OLDEST_SERVER:
+        raise StartError(f"PostgreSQL {row[1]} is too old: 15 or newer is needed")
+
+
+async def _schema(connection: Connection) -> None:
+    try:
+        row = await (await connection.execute(SQL["schema"])).fetchone()
+        if row is None or not row[0]:
+            raise StartError("this database has no schema `realtime` of ours: run `alembic upgrade head`")
+        row = await (await connection.execute(SQL["version"])).fetchone()
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise _missing("USAGE and SELECT in schema realtime") from error
+    version, compatible_from = row if row is not None else (0, 0)
+    if version < SCHEMA_VERSION:
+        raise StartError(
+            f"the schema `realtime` is of version {version} and {SCHEMA_VERSION} is needed: run `alembic upgrade head`"
+        )
+    if compatible_from > SCHEMA_VERSION:
+        raise StartError(
+            f"the schema `realtime` (version {version}) is made for servers of version {compatible_from} or newer, and"
+            f" this one is of version {SCHEMA_VERSION}: upgrade this server"
+        )
+
+
+async def _privileges(connection: Connection) -> None:
+    missing = [row[0] for row in await (await connection.execute(SQL["privileges"])).fetchall()]
+    if missing:
+        raise _missing(", ".join(missing))
+
+
+def _missing(what: str) -> StartError:
+    return StartError(f"this role lacks {what}: run `GRANT realtime_reader TO <role>` as a superuser or its admin")
+
+
+async def _listen(connection: Connection, url: str) -> None:
+    """Two statements on one connection, a notification from another: a pooler between loses it, silently."""
+    payload = secrets.token_hex(8)
+    await connection.execute(SQL["listen_check"], prepare=False)
+    other = await connect(url, name="check")
+    try:
+        with away():
+            await other.execute(SQL["notify_check"], {"payload": payload}, prepare=False)
+            async for notify in connection.notifies(timeout=LISTEN_SECONDS):
+                if notify.payload == payload:
+                    await connection.execute(SQL["unlisten_check"], prepare=False)
+                    return
+    finally:
+        await other.close()
+    raise StartError(
+        "LISTEN does not work on this connection, which seems to pass through a pooler (pgbouncer in transaction mode):"
+        " give DATABASE_URL a direct connection to PostgreSQL"
+    )

@@ -1,0 +1,96 @@
+"""Connections to the primary, and how they fail.
+
+Every session sets what it relies on, so that no default of the database or the role matters. Every failure of the
+network or the server becomes DatabaseAway, whose text never holds a password. A statement that gets no answer is ended
+by `deadline`, which shuts the socket: a peer that is silent (a stalled proxy, a stopped process) then looks like one
+that is gone.
+"""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final
+
+import psycopg
+from psycopg import conninfo
+
+from app.errors import DatabaseAway
+from app.postgres.queries import SQL
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+CONNECT_SECONDS: Final = 5
+ANSWER_SECONDS: Final = 70.0  # a little more than the statement_timeout of queries.sql
+BACKOFF_FIRST: Final = 0.1
+BACKOFF_LAST: Final = 10.0
+PARAMETERS: Final[dict[str, Any]] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "client_encoding": "utf8",
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+async def connect(url: str, *, name: str, autocommit: bool = True) -> Connection:
+    """A session of the primary, `sobranie <name>` in pg_stat_activity. Raises DatabaseAway."""
+    with away():
+        made = await psycopg.AsyncConnection.connect(
+            _conninfo(url, name), autocommit=True, prepare_threshold=0, **PARAMETERS
+        )
+        try:
+            async with deadline(made, CONNECT_SECONDS):
+                await made.execute(SQL["session"], prepare=False)
+                with suppress(psycopg.errors.InvalidParameterValue):  # a platform that can't notice dead peers
+                    await made.execute(SQL["notice_dead_peer"], prepare=False)
+            await made.set_autocommit(autocommit)
+        except BaseException:
+            await made.close()
+            raise
+    return made
+
+
+def _conninfo(url: str, name: str) -> str:
+    try:
+        return conninfo.make_conninfo(url, application_name=f"sobranie {name}")
+    except psycopg.ProgrammingError:
+        # libpq's own message may quote the whole text, password and all.
+        raise DatabaseAway("DATABASE_URL is no connection string of PostgreSQL") from None
+
+
+@contextmanager
+def away() -> Iterator[None]:
+    """Turns every failure of the line or the server into DatabaseAway; errors of a statement itself pass."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DatabaseAway(text) from error
+
+
+@asynccontextmanager
+async def deadline(connection: Connection, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+    """Shuts the connection's socket if the block has not ended after `seconds`: what waits on it then fails."""
+    timer = asyncio.get_running_loop().call_later(seconds, _shut, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _shut(connection: Connection) -> None:
+    with suppress(psycopg.OperationalError, OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def backoff() -> Iterator[float]:
+    """Seconds to wait before each further attempt: doubling, with jitter, ten at most."""
+    pause = BACKOFF_FIRST
+    while True:
+        yield pause * random.uniform(0.5, 1.0)
+        pause = min(pause * 2, BACKOFF_LAST)

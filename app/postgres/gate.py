@@ -1,0 +1,148 @@
+"""The reader's side of the gate: sleep without missing a commit, and cost writers nothing while awake (capture.md 3).
+
+Writers share the lock K and skip NOTIFY; who can't get it notifies. To sleep, the reader takes K exclusively: granted
+when every writer that skipped NOTIFY has ended. Invariants (tests/unit/test_gate_model.py):
+- it sleeps only with K held, and only after one more read that began after the grant;
+- a notification is forgotten only before that read begins;
+- no request for K stays queued longer than the lock timeout: a queued one makes every writer notify.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import psycopg
+
+from app.observe import Gate as GateState
+from app.observe import Observer, SafetyPollFound
+from app.postgres.connect import Connection, away, deadline
+from app.postgres.queries import SQL
+
+Pull = Callable[[], Awaitable[int]]  # reads, applies and publishes what is new; returns the number of commits
+
+HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit
+SAFETY_SECONDS: Final = 1.0
+DENIED_SECONDS: Final = 0.010  # the pace while some writer keeps K shared
+AWAKE_SECONDS: Final = 0.025  # the pace where sleeping is not allowed
+ASK_AGAIN_FIRST: Final = 0.1
+ASK_AGAIN_LAST: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
+LIGHT, HEAVY = 8, 64  # commits a read
+
+
+def pace(commits: int) -> float:
+    """Seconds until the next read: short when light, long enough under load for commits to gather."""
+    if commits < LIGHT:
+        return 0.002
+    return 0.005 if commits < HEAVY else 0.010
+
+
+class Gate:
+    """Drives `pull` for as long as this server leads. `connection` is the gate's own: it listens and holds K."""
+
+    def __init__(self, connection: Connection, pull: Pull, observe: Observer, *, may_park: bool) -> None:
+        self._connection = connection
+        self._pull = pull
+        self._observe = observe
+        self._may_park = may_park
+        self._ask_at = 0.0
+        self._ask_again = ASK_AGAIN_FIRST
+
+    async def run(self) -> None:
+        """Forever. Raises DatabaseAway when the gate's connection or the log's is lost."""
+        with away():
+            async with deadline(self._connection, ANSWER_SECONDS):
+                await self._connection.execute(SQL["short_wait"])
+                await self._connection.execute(SQL["listen"])
+        while True:
+            self._observe(GateState(hot=True))
+            await self._hot()
+            await self._parked()
+
+    async def _hot(self) -> None:
+        """Read until there is nothing and K is held and one more read has found nothing."""
+        last = time.monotonic()
+        while True:
+            commits = await self._pull()
+            now = time.monotonic()
+            if commits:
+                last = now
+            if now - last < HOT_SECONDS:
+                await asyncio.sleep(pace(commits))
+            elif not self._may_park or now < self._ask_at:
+                await asyncio.sleep(DENIED_SECONDS if self._may_park else AWAKE_SECONDS)
+            elif await self._close():
+                await self._forget()
+                if not await self._pull():
+                    return
+                await self._open()
+                last = time.monotonic()
+
+    async def _parked(self) -> None:
+        """Sleep until a notification; K is held when this begins and free when it ends."""
+        self._observe(GateState(hot=False))
+        while not await self._woken(SAFETY_SECONDS):
+            found = await self._pull()
+            if found and not await self._woken(SAFETY_SECONDS):  # its notification may have been on the way
+                self._observe(SafetyPollFound(found))
+                break
+            if found or not await self._holds():
+                break
+        await self._open()
+
+    async def _close(self) -> bool:
+        """Ask for K; keep reading meanwhile, because writers that share it do not notify."""
+        asked = asyncio.create_task(self._ask())
+        try:
+            while not (await asyncio.wait({asked}, timeout=DENIED_SECONDS))[0]:
+                await self._pull()
+            granted = await asked
+        finally:
+            if not asked.done():
+                asked.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asked
+        if granted:
+            self._ask_again = ASK_AGAIN_FIRST
+        else:
+            self._ask_at = time.monotonic() + self._ask_again
+            self._ask_again = min(self._ask_again * 2, ASK_AGAIN_LAST)
+        return granted
+
+    async def _ask(self) -> bool:
+        try:
+            with away():
+                async with deadline(self._connection, ANSWER_SECONDS):
+                    try:
+                        await self._connection.execute(SQL["close_gate"])
+                    except psycopg.errors.LockNotAvailable:
+                        return False
+        except BaseException:
+            await self._connection.close()  # whether K is held is unknown
+            raise
+        return True
+
+    async def _open(self) -> None:
+        with away():
+            async with deadline(self._connection, ANSWER_SECONDS):
+                await self._connection.execute(SQL["open_gate"])
+
+    async def _holds(self) -> bool:
+        with away():
+            async with deadline(self._connection, ANSWER_SECONDS):
+                row = await (await self._connection.execute(SQL["holds_gate"])).fetchone()
+        return row is not None and bool(row[0])
+
+    async def _forget(self) -> None:
+        """Drop the notifications that have arrived: the read that follows sees what they told of."""
+        await self._woken(0)
+
+    async def _woken(self, seconds: float) -> bool:
+        """Whether a notification arrived, now or within `seconds`."""
+        woken = False
+        with away():
+            async for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+                woken = True
+        return woken

@@ -1,0 +1,176 @@
+"""One server of the fleet leads: it reads first, wakes the others, and turns the ring of the log.
+
+Invariants: who leads holds the session lock of the leader; when any connection of the leader is lost all are closed and
+it starts over as a follower. A follower needs nothing from the leader but wake-ups, and may end one that is silent.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from app.errors import DatabaseAway
+from app.observe import (
+    LeaderEnded,
+    Led,
+    LogState,
+    LogTurnBlocked,
+    LogTurned,
+    Observer,
+    QueueUsage,
+    Resigned,
+    WatchProblem,
+)
+from app.position import Snapshot
+from app.postgres.connect import Connection, away, backoff, connect, deadline
+from app.postgres.gate import Gate, Pull
+from app.postgres.queries import SQL
+
+TRY_SECONDS: Final = 1.0
+BEAT_SECONDS: Final = 1.0
+CHECK_EVERY: Final = 10  # beats
+TURN_EVERY: Final = 5
+ANSWER_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How far back the log reaches: at least `keep`, unless it would take more than `bytes`."""
+
+    keep: timedelta
+    bytes: int
+
+
+class Leader:
+    def __init__(
+        self,
+        url: str,
+        retention: Retention,
+        *,
+        pull: Pull,
+        beat: Callable[[], Awaitable[None]],
+        published: Callable[[], Snapshot],
+        observe: Observer,
+    ) -> None:
+        """`pull` reads, applies and publishes; `published` is the position up to which that is done."""
+        self._url = url
+        self._retention = retention
+        self._pull = pull
+        self._beat = beat
+        self._published = published
+        self._observe = observe
+        self.leading = False
+        self.problems: list[WatchProblem] = []
+
+    async def run(self) -> None:
+        """Forever: follow, and lead when nobody else does."""
+        pauses = backoff()
+        while True:
+            try:
+                connection = await connect(self._url, name="leader")
+                try:
+                    while not await self._elected(connection):
+                        pauses = backoff()
+                        await asyncio.sleep(TRY_SECONDS)
+                    pauses = backoff()
+                    await self._lead(connection)
+                finally:
+                    await connection.close()
+            except DatabaseAway:
+                await asyncio.sleep(next(pauses))
+
+    async def _elected(self, connection: Connection) -> bool:
+        with away():
+            async with deadline(connection, ANSWER_SECONDS):
+                row = await (await connection.execute(SQL["lead"])).fetchone()
+        return row is not None and bool(row[0])
+
+    async def _lead(self, connection: Connection) -> None:
+        """Until a connection is lost. Raises DatabaseAway."""
+        gate = await connect(self._url, name="gate")
+        self.leading = True
+        self._observe(Led())
+        try:
+            with away():
+                row = await (await connection.execute(SQL["two_phase"])).fetchone()
+            # NOTIFY forbids PREPARE TRANSACTION: where that is in use, writers are never made to notify.
+            driver = Gate(gate, self._pull, self._observe, may_park=row is not None and row[0] == 0)
+            await _first_end(driver.run(), self._keep_house(connection))
+        except DatabaseAway as error:
+            self._resign(str(error))
+            raise
+        except BaseException:
+            self._resign("stopped")
+            raise
+        finally:
+            await gate.close()
+
+    def _resign(self, reason: str) -> None:
+        self.leading = False
+        self.problems = []
+        self._observe(Resigned(reason))
+
+    async def _keep_house(self, connection: Connection) -> None:
+        """Every second the beat, now and then the ring and the watches, on the connection that holds the lock."""
+        beats = 0
+        while True:
+            started = time.monotonic()
+            await self._beat()
+            with away():
+                async with deadline(connection, ANSWER_SECONDS):
+                    if beats % TURN_EVERY == 0:
+                        await self._turn(connection)
+                    if beats % CHECK_EVERY == 0:
+                        await self._check(connection)
+                    await connection.execute(SQL["alive"])
+            beats += 1
+            await asyncio.sleep(max(0.0, BEAT_SECONDS - (time.monotonic() - started)))
+
+    async def _turn(self, connection: Connection) -> None:
+        parameters = {
+            "keep": self._retention.keep.total_seconds(),
+            "bytes": self._retention.bytes,
+            "published": str(self._published()),
+        }
+        row = await (await connection.execute(SQL["turn"], parameters)).fetchone()
+        if row is not None and row[0] == "emptied":
+            self._observe(LogTurned())
+        elif row is not None and row[0] == "blocked":
+            self._observe(LogTurnBlocked("a transaction or a lock is in the way"))
+        row = await (await connection.execute(SQL["log_state"])).fetchone()
+        assert row is not None
+        self._observe(LogState(row[0], row[1]))
+        self._observe(QueueUsage(row[2]))
+
+    async def _check(self, connection: Connection) -> None:
+        rows = await (await connection.execute(SQL["check"])).fetchall()
+        self.problems = [WatchProblem(*row) for row in rows]
+        for problem in self.problems:
+            self._observe(problem)
+
+    async def terminate_stale(self, silent_seconds: float) -> None:
+        """End the backends of a leader that was not heard for so long: a stopped process keeps its lock, and the gate
+        closed. Raises DatabaseAway."""
+        connection = await connect(self._url, name="follower")
+        try:
+            with away():
+                async with deadline(connection, ANSWER_SECONDS):
+                    for row in await (await connection.execute(SQL["end_leader"])).fetchall():
+                        self._observe(LeaderEnded(row[0], silent_seconds))
+        finally:
+            await connection.close()
+
+
+async def _first_end(*tasks: Awaitable[None]) -> None:
+    """Run all; when one ends, by whatever error, end the others and raise it."""
+    running = {asyncio.ensure_future(task) for task in tasks}
+    try:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

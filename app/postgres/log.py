@@ -1,0 +1,300 @@
+"""The log of one primary: what is new since a snapshot, and which positions it can honour.
+
+Invariants
+- A batch is exactly what is visible in its snapshot and not in the one before, in whole transactions (capture.md 2),
+  and is handed on when everything in it is durable.
+- The raw snapshot of the last read is used only on the connection that took it: a crash ends connections and re-uses
+  transaction ids, and then only the normalised position counts.
+- A connection first finds out which incarnation it reads. Where positions can't be carried over, PositionRefused(LOST).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.change import Batch, Portion, Table
+from app.errors import PositionRefused, ResetReason
+from app.history import PORTION_BYTES
+from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observer
+from app.position import Position, Snapshot
+from app.postgres import replay, rows
+from app.postgres.catalog import Catalog
+from app.postgres.connect import ANSWER_SECONDS, Connection, away, connect, deadline
+from app.postgres.incarnation import Incarnation, Incarnations
+from app.postgres.pool import Pool
+from app.postgres.queries import SQL
+
+READERS: Final = 4
+LIVE_SECONDS: Final = 10.0  # without an answer to a live read the line is dead
+FORCE_SECONDS: Final = 0.005
+FORCED_SECONDS: Final = 0.001
+POLL_SECONDS: Final = 0.0005
+FLOOR_SECONDS: Final = 1.0
+EMIT_FLUSHES: Final = 170000
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the log stands: a normalised snapshot, its highest transaction with an event, the durable WAL position and
+    the incarnation."""
+
+    position: Snapshot
+    highest: int
+    lsn: int
+    incarnation: int
+    tag: str
+
+
+class PostgresLog:
+    def __init__(self, url: str, observe: Observer) -> None:
+        self._url = url
+        self._observe = observe
+        self.incarnations = Incarnations()
+        self.on_incarnation: Callable[[Origin], None] = lambda origin: None  # a new one that honours our positions
+        self._pool = Pool(self._reader, READERS)
+        self.catalog = Catalog(self.reader)
+        self._live: Connection | None = None
+        self._lost_at: float | None = None
+        self._raw: Snapshot | None = None  # of the last read on this connection, which ended at _upto
+        self._upto: Snapshot | None = None
+        self._patience = FORCE_SECONDS
+        self._serving: Incarnation | None = None
+        self._floor: tuple[float, Snapshot] | None = None
+        self._asking = asyncio.Lock()
+
+    # Connections.
+
+    async def _open(self, name: str) -> tuple[Connection, Incarnation]:
+        connection = await connect(self._url, name=name)
+        try:
+            with away():
+                async with deadline(connection, LIVE_SECONDS):
+                    rows.register(connection)
+                    await connection.execute(SQL["plan_for_log"], prepare=False)
+                    found = await self.incarnations.identify(connection)
+                    await self.catalog.load(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection, found
+
+    async def _reader(self) -> Connection:
+        connection, found = await self._open("reader")
+        if not self.incarnations.adopt(found):
+            await connection.close()
+            raise PositionRefused(ResetReason.LOST)
+        return connection
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[Connection]:
+        """A connection to read the log with, for the length of a block. Raises DatabaseAway."""
+        async with self._pool.lend() as connection:
+            with away():
+                async with deadline(connection, ANSWER_SECONDS):
+                    yield connection
+
+    @asynccontextmanager
+    async def _primary(self) -> AsyncIterator[Connection]:
+        """The live connection, made anew where it broke; whatever fails in the block ends it."""
+        try:
+            if self._live is None:
+                await self._reconnect()
+            assert self._live is not None
+            with away():
+                async with deadline(self._live, ANSWER_SECONDS):
+                    yield self._live
+        except PositionRefused:
+            raise
+        except BaseException as error:
+            await self._drop(error)
+            raise
+
+    async def _drop(self, error: BaseException) -> None:
+        connection, self._live = self._live, None
+        self._raw = self._upto = None
+        if self._lost_at is None and isinstance(error, Exception):
+            self._lost_at = time.monotonic()
+            self._observe(DatabaseLost(str(error)))
+        if connection is not None:
+            await connection.close()
+
+    async def _reconnect(self) -> None:
+        connection, found = await self._open("live")
+        self._live, self._raw, self._upto, self._floor = connection, None, None, None
+        if self._lost_at is not None:
+            self._observe(DatabaseBack(time.monotonic() - self._lost_at))
+            self._lost_at = None
+        before, self._serving = self._serving, found
+        self.incarnations.current = found
+        if before is None or before == found:
+            return
+        self._observe(IncarnationChanged(str(before), str(found)))
+        await self._pool.close()
+        if before.lineage != found.lineage:
+            raise PositionRefused(ResetReason.LOST)
+        with away():
+            self.on_incarnation(await self._origin(connection))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the live connection stands."""
+        return self._live is not None
+
+    async def close(self) -> None:
+        await self._pool.close()
+        if self._live is not None:
+            await self._live.close()
+            self._live = None
+
+    # What is new.
+
+    async def difference(self, since: Snapshot) -> Batch | None:
+        """All that is committed, durable, and not in `since` (normalised); None where there is nothing new.
+
+        Raises PositionRefused (EXPIRED: the log no longer reaches back; LOST: it is another history), DatabaseAway.
+        """
+        async with self._primary() as connection:
+            start = self._raw if self._raw is not None and self._upto == since else since
+            found = await self._read(connection, start)
+            self._reached(found.floor, since)
+            if not found.events:
+                self._raw, self._upto = found.snapshot, since
+                return None
+            seen_at = time.monotonic()
+            batch = await self._batch(connection, since, start, found, seen_at)
+            await self._durable(connection, found)
+            self._raw, self._upto = found.snapshot, batch.upto
+            return batch
+
+    async def _read(self, connection: Connection, start: Snapshot) -> "_Read":
+        parameters = {
+            "last": str(start.xmax - 1),
+            "open": [str(x) for x in start.xip],
+            "rows": replay.LARGE_CHANGES + 1,
+            "bytes": replay.LARGE_BYTES,
+        }
+        async with deadline(connection, LIVE_SECONDS):
+            cursor = await connection.cursor(binary=True).execute(SQL["difference"], parameters)
+            found = await cursor.fetchall()
+        snapshot, floor, written, flushed, *event = found[0]
+        self._floor = (time.monotonic(), Snapshot.parse(floor))
+        events = [row[5:] for row in found] if event[0] is not None else []
+        too_large = bool(events) and (
+            len(events) > replay.LARGE_CHANGES or max(row[4] for row in found) > replay.LARGE_BYTES
+        )
+        return _Read(Snapshot.parse(snapshot), self._floor[1], written, flushed, events, too_large)
+
+    async def _batch(
+        self, connection: Connection, since: Snapshot, start: Snapshot, found: "_Read", seen_at: float
+    ) -> Batch:
+        if found.too_large:
+            return await self._extent(connection, since, start, found, seen_at)
+        await self.catalog.ensure(connection, ((row[rows.GEN], row[rows.OP]) for row in found.events))
+        ordered = rows.transactions(found.events, self.catalog.generations)
+        highest = max(since.xmax - 1, *(t.xid for t in ordered))
+        schema = {table.gen: table for t in ordered for table in t.schema}
+        return Batch(
+            since, found.snapshot.normalised(highest), highest, found.written, ordered, list(schema.values()),
+            rows.size(ordered), seen_at,
+        )  # fmt: skip
+
+    async def _extent(
+        self, connection: Connection, since: Snapshot, start: Snapshot, found: "_Read", seen_at: float
+    ) -> Batch:
+        lows, highs = replay.ranges(start, found.snapshot)
+        cursor = await connection.cursor(binary=True).execute(SQL["extent"], {"lows": lows, "highs": highs})
+        row = await cursor.fetchone()
+        assert row is not None
+        self._reached(Snapshot.parse(row[0]), since)
+        gens = row[2] or []
+        await self.catalog.load(connection, gens)
+        schema: list[Table] = [self.catalog.generations[gen] for gen in gens]
+        highest = max(since.xmax - 1, row[1])
+        upto = found.snapshot.normalised(highest)
+        return Batch(since, upto, highest, found.written, None, schema, PORTION_BYTES, seen_at)
+
+    async def _durable(self, connection: Connection, found: "_Read") -> None:
+        """Wait until the WAL of the batch is flushed; force it where it does not come by itself."""
+        flushed, started, forced = found.flushed, time.monotonic(), False
+        while flushed < found.written:
+            waited = time.monotonic() - started
+            if not forced and waited > self._patience:
+                name = "flush" if connection.info.server_version >= EMIT_FLUSHES else "flush_by_commit"
+                await connection.execute(SQL[name])
+                forced = True
+            elif waited > POLL_SECONDS:
+                await asyncio.sleep(POLL_SECONDS)
+            row = await (await connection.execute(SQL["flushed"])).fetchone()
+            flushed = row[0] if row is not None else flushed
+        if flushed > found.flushed:  # where nobody else flushes (synchronous_commit off), the next wait is short
+            self._patience = FORCED_SECONDS if forced else FORCE_SECONDS
+
+    # Positions.
+
+    def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+        """What `upto` sees and `since` does not, in order, in portions (app.history.Log.replay)."""
+        return replay.replay(self.reader, self.catalog, since, upto)
+
+    async def now(self) -> Snapshot:
+        """A fresh raw snapshot of the primary. Raises DatabaseAway."""
+        async with self.reader() as connection:
+            row = await (await connection.execute(SQL["now"])).fetchone()
+        assert row is not None
+        return Snapshot.parse(row[0])
+
+    async def floor(self) -> Snapshot:
+        """What a position must contain; at most a second old. Raises DatabaseAway."""
+        async with self._asking:  # many who ask at once share one answer
+            if self._floor is None or time.monotonic() - self._floor[0] > FLOOR_SECONDS:
+                async with self.reader() as connection:
+                    row = await (await connection.execute(SQL["floor"])).fetchone()
+                assert row is not None
+                self._floor = (time.monotonic(), Snapshot.parse(row[0]))
+            return self._floor[1]
+
+    async def origin(self) -> Origin:
+        """Where the log stands now, durably. Raises DatabaseAway."""
+        while True:
+            try:
+                async with self._primary() as connection:
+                    return await self._origin(connection)
+            except PositionRefused:  # another history: that is what is asked for
+                continue
+
+    async def _origin(self, connection: Connection) -> Origin:
+        row = await (await connection.cursor(binary=True).execute(SQL["origin"])).fetchone()
+        assert row is not None
+        raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2], row[3]
+        highest = max(highest or 0, floor.xmax - 1)
+        await self._durable(connection, _Read(raw, floor, lsn, 0, [], False))
+        current = self.incarnations.current
+        assert current is not None
+        return Origin(raw.normalised(highest), highest, lsn, current.n, current.tag)
+
+    async def accept(self, position: Position) -> None:
+        """Raises PositionRefused (FOREIGN, LOST, EXPIRED) where the log can't honour the position; DatabaseAway."""
+        floor = await self.floor()
+        if self.incarnations.behind(position):
+            async with self._asking, self.reader() as connection:
+                if self.incarnations.behind(position):
+                    await self.incarnations.refresh(connection)
+        self.incarnations.judge(position)
+        self._reached(floor, position.snapshot)
+
+    @staticmethod
+    def _reached(floor: Snapshot, since: Snapshot) -> None:
+        if not since.contains(floor):
+            raise PositionRefused(ResetReason.EXPIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    snapshot: Snapshot
+    floor: Snapshot
+    written: int
+    flushed: int
+    events: list[Any]
+    too_large: bool

@@ -1,0 +1,78 @@
+"""From rows of the log to changes. Invariant: row JSON stays the bytes that PostgreSQL sent; nothing parses it.
+
+Raw newlines of `json` columns are blanked: between JSON tokens they are white space only (inside a string they are
+always escaped), and an event of an event stream would be cut in two by one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+
+from app.change import Change, Table, Transaction
+from app.order import transaction
+from app.postgres.connect import Connection
+
+_BLANKED: Final = bytes.maketrans(b"\r\n", b"  ")
+_XID8: Final = 5069
+_CHAR: Final = 18
+
+
+class _Json(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> bytes:
+        raw = bytes(data)
+        return raw.translate(_BLANKED) if b"\n" in raw or b"\r" in raw else raw
+
+
+class _Xid8(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> int:
+        return int.from_bytes(data, "big")
+
+
+class _Char(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode()
+
+
+def register(connection: Connection) -> None:
+    """Teach a connection the log's types (binary results only)."""
+    connection.adapters.register_loader("json", _Json)
+    connection.adapters.register_loader(_XID8, _Xid8)
+    connection.adapters.register_loader(_CHAR, _Char)
+
+
+# The columns of an event, as every query of the log returns them, last.
+ID, N, XID, GEN, OP = range(5)
+WIDTH: Final = 12
+
+
+def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> Change:
+    number, n, xid, gen, op, depth, mark, at, new_values, old_values, new, old = row
+    return Change(
+        number, n, xid, tables[gen], op, depth, mark, at,
+        tuple(new_values) if new_values is not None else None,
+        tuple(old_values) if old_values is not None else None,
+        new, old, half,
+    )  # fmt: skip
+
+
+def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:
+    """Whole transactions, by their last event: the only order that is right for every row (capture.md 1)."""
+    events: defaultdict[int, list[Change]] = defaultdict(list)
+    for row in rows:
+        events[row[XID]].append(change(row, tables))
+    return sorted((transaction(group) for group in events.values()), key=lambda t: (t.last, t.xid))
+
+
+def size(found: Iterable[Transaction]) -> int:
+    """Bytes in memory, about."""
+    return sum(c.size for t in found for c in t.changes)
