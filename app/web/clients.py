@@ -5,12 +5,13 @@ Invariant: from `stop` on no client stays longer than the time that it states.
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app import wire
 from app.errors import CloseCode
-from app.observe import MessagesSent, Observer, Timeout
+from app.observe import ConnectionClosed, ConnectionOpened, MessagesSent, Observer, Timeout
 from app.web.sinks import LINGER, EventSink, WebSocketSink
 
 AnySink = WebSocketSink | EventSink
@@ -26,13 +27,16 @@ class Clients:
     @contextmanager
     def joined(self, sink: AnySink) -> Iterator[None]:
         """A client is here for as long as the block lasts."""
+        since = time.monotonic()
         self._sinks.add(sink)
+        self._observe(ConnectionOpened(sink.transport))
         try:
             if self.stopping:
                 self._dismiss(sink)
             yield
         finally:
             self._sinks.discard(sink)
+            self._observe(ConnectionClosed(sink.transport, time.monotonic() - since, sink.code))
             if self.stopping and not self._sinks:
                 self._gone.set()
 

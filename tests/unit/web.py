@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from app.broadcaster import Broadcaster
+from app.broadcaster import Broadcaster, Origin
 from app.change import Batch, Change, Portion, Table, Transaction
 from app.config import Settings
 from app.connection import Connection
@@ -30,7 +30,7 @@ POSTS = Table(
 HEALTHY: Facts = {"database": True, "listen": True, "bus": True, "leader": "here", "watches": []}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Start:
     """An origin, as the broadcaster takes it."""
 
@@ -56,7 +56,7 @@ class MemoryLog:
         self.committed.append(Transaction(xid, xid, changes))
         return keys
 
-    async def origin(self) -> Start:
+    async def origin(self) -> Origin:
         return Start(await self.now(), FIRST + len(self.committed) - 1)
 
     async def now(self) -> Snapshot:

@@ -1,0 +1,223 @@
+// The browser client of Sobranie Realtime: an ES module with no dependency.
+//
+//   import { connect } from "/realtime/client.js";
+//   const live = connect("/realtime/ws", { channels: ["posts"], onchange: (change) => console.log(change) });
+//
+// Invariants: every change of every channel reaches `onchange` once and in order, whatever happens to the connection;
+// what the server can't honour is told by `onreset`, never passed over. For that it keeps the last position, and the
+// ids since: a unit that was cut off comes again from its beginning, and its known part is dropped.
+//
+// Options: channels, position (where to begin; now if left out), transport ("websocket" or "sse"), and the callbacks
+// onchange(change), onposition(position), onreset({channels, reason, position}), onstate(state), onerror(error).
+// A state is {name, reason, retryAt}: "connecting", "live", "waiting" (until retryAt), "paused" or "closed" (for good).
+
+const FIRST_DELAY = 500; // ms; doubles with each attempt that led to nothing
+const LONGEST_DELAY = 30_000;
+const NEXT_MINUTE = 60_000;
+// Close codes after which the same request would fail the same way (docs/protocol.md).
+const FINAL_CODES = new Set([1009, 4400, 4401, 4403]);
+const FINAL_ERRORS = new Set(["bad_channel", "bad_request", "forbidden", "too_large", "unauthorized"]);
+const TOO_MANY = 4429;
+const REQUEST = 1;
+
+export function connect(url, options) {
+  return new Live(new URL(url, globalThis.location?.href), options);
+}
+
+class Live {
+  #url;
+  #options;
+  #open;
+  #channels;
+  #link = null;
+  #seen = new Set();
+  #attempts = 0;
+  #askedDelay = null;
+  #timer = 0;
+  #heartbeat = 25;
+  #heardAt = 0;
+  #watch = setInterval(() => this.#checkSilence(), 5000);
+  #online = () => this.state.name === "waiting" && this.#dial();
+
+  constructor(url, options) {
+    this.#url = url;
+    this.#options = options;
+    this.#open = options.transport === "sse" ? openEvents : openSocket;
+    this.#channels = [...options.channels];
+    this.position = options.position ?? null;
+    this.state = { name: "paused" };
+    globalThis.addEventListener?.("online", this.#online);
+    this.#dial();
+  }
+
+  /** Let go of the connection and keep the position. */
+  pause() {
+    if (this.state.name === "closed") return;
+    this.#hangUp();
+    this.#tell("paused");
+  }
+
+  /** Come back to where `pause` left. */
+  resume() {
+    if (this.state.name === "paused") this.#dial();
+  }
+
+  /** End it for good. */
+  close(reason = "closed by this page") {
+    if (this.state.name === "closed") return;
+    this.#hangUp();
+    clearInterval(this.#watch);
+    globalThis.removeEventListener?.("online", this.#online);
+    this.#tell("closed", { reason });
+  }
+
+  #dial() {
+    this.#hangUp();
+    this.#tell("connecting");
+    this.#askedDelay = null;
+    this.#heardAt = Date.now();
+    // An old connection's late events must not be taken for the new one's.
+    const mine = (handle) => (...details) => link === this.#link && handle(...details);
+    const link = this.#open(this.#url, { channels: this.#channels, position: this.position }, {
+      message: mine((text) => this.#take(JSON.parse(text))),
+      end: mine((end) => this.#ended(end)),
+    });
+    this.#link = link;
+  }
+
+  #hangUp() {
+    clearTimeout(this.#timer);
+    const link = this.#link;
+    this.#link = null;
+    link?.close();
+  }
+
+  #take(message) {
+    this.#heardAt = Date.now();
+    switch (message.type) {
+      case "welcome":
+        this.#heartbeat = message.heartbeat;
+        return;
+      case "subscribed":
+        // A position of an answer closes no unit: it counts only where there is none yet.
+        if (this.position === null) this.#advance(message.position);
+        return this.#tell("live");
+      case "unsubscribed":
+        this.#channels = this.#channels.filter((channel) => !message.channels.includes(channel));
+        return;
+      case "reconnect":
+        this.#askedDelay = message.after_ms;
+        return;
+      case "error":
+        return this.#refused(message);
+      case "changes":
+        for (const change of message.changes) this.#hand(change);
+        break;
+      case "reset":
+        this.#call("onreset", message);
+        break;
+    }
+    if (message.position !== undefined) this.#advance(message.position);
+  }
+
+  #hand(change) {
+    const key = `${change.channel}\n${change.id}`;
+    if (this.#seen.has(key)) return;
+    this.#seen.add(key);
+    this.#call("onchange", change);
+  }
+
+  #advance(position) {
+    if (position === undefined) return;
+    this.position = position;
+    this.#seen.clear();
+    this.#attempts = 0;
+    this.#call("onposition", position);
+  }
+
+  #refused(error) {
+    this.#call("onerror", error);
+    if (this.state.name === "live") return; // the connection stays; an `unsubscribed` follows where a channel went
+    if (FINAL_ERRORS.has(error.code)) this.close(error.message);
+    else this.#ended({ reason: error.message });
+  }
+
+  #ended({ final = false, delay = null, reason }) {
+    if (final) return this.close(reason);
+    this.#hangUp();
+    const wait = this.#askedDelay ?? delay ?? this.#backoff();
+    this.#tell("waiting", { reason, retryAt: Date.now() + wait });
+    this.#timer = setTimeout(() => this.#dial(), wait);
+  }
+
+  #backoff() {
+    const most = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#attempts++);
+    return most * (0.5 + Math.random() / 2); // jitter: a fleet's clients must not come back at the same moment
+  }
+
+  // A connection that died without a word: the server sends a position at least once a heartbeat.
+  #checkSilence() {
+    const silent = Date.now() - this.#heardAt > (2 * this.#heartbeat + 5) * 1000;
+    if (this.#link && silent) this.#ended({ reason: "the server is silent" });
+  }
+
+  // A mistake in the page's code must not cost it the rest of the message.
+  #call(name, value) {
+    try {
+      this.#options[name]?.(value);
+    } catch (mistake) {
+      globalThis.reportError(mistake);
+    }
+  }
+
+  #tell(name, details = {}) {
+    this.state = { name, ...details };
+    this.#call("onstate", this.state);
+  }
+}
+
+function openSocket(url, request, on) {
+  const address = new URL(url);
+  address.protocol = address.protocol.replace("http", "ws");
+  const socket = new WebSocket(address);
+  const subscribe = { type: "subscribe", id: REQUEST, channels: request.channels };
+  if (request.position !== null) subscribe.position = request.position;
+  socket.onopen = () => socket.send(JSON.stringify(subscribe));
+  socket.onmessage = (event) => on.message(event.data);
+  socket.onclose = ({ code, reason }) =>
+    on.end({
+      final: FINAL_CODES.has(code),
+      delay: code === TOO_MANY ? NEXT_MINUTE : null,
+      reason: reason || (code === 1006 ? "the connection was lost" : `the server closed it (${code})`),
+    });
+  return { close: () => socket.close() };
+}
+
+function openEvents(url, request, on) {
+  const address = new URL(url);
+  for (const channel of request.channels) address.searchParams.append("channel", channel);
+  if (request.position !== null) address.searchParams.set("position", request.position);
+  const source = new EventSource(address);
+  source.onmessage = (event) => on.message(event.data);
+  source.onerror = async () => {
+    const refused = source.readyState === EventSource.CLOSED;
+    source.close(); // its own reconnect would begin with the position of this URL
+    on.end(refused ? await whyRefused(address) : { reason: "the connection was lost" });
+  };
+  return { close: () => source.close() };
+}
+
+// EventSource hides the answer that it did not like: ask again for its status and text.
+async function whyRefused(address) {
+  const given = new AbortController();
+  try {
+    const answer = await fetch(address, { signal: given.signal });
+    const final = answer.status >= 400 && answer.status <= 404;
+    const problem = final ? await answer.json().catch(() => ({})) : {};
+    return { final, reason: problem.message ?? `the server answered ${answer.status}` };
+  } catch {
+    return { reason: "the server can't be reached" };
+  } finally {
+    given.abort();
+  }
+}
