@@ -1,5 +1,7 @@
 """What an application's own role may not do, and that it can write all the same (adversarial 30)."""
 
+from dataclasses import replace
+
 import psycopg
 import pytest
 
@@ -15,15 +17,19 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON posts TO application;
 GRANT CREATE ON SCHEMA public TO application"""
 
 
-async def test_an_application_role_writes_and_is_streamed(
-    database: Database, server: Server, transport: Transport
-) -> None:
+@pytest.fixture
+async def application(database: Database) -> Database:
+    """The database as a role of the application's own, which may write to `posts`, sees it."""
     await database.execute(APPLICATION)
+    return replace(database, user="application")
+
+
+async def test_an_application_role_writes_and_is_streamed(
+    application: Database, database: Database, server: Server, transport: Transport
+) -> None:
     async with await transport.open(server, "posts") as client:
-        await database.execute(
-            "SET ROLE application; INSERT INTO posts (author_id, title) VALUES (1, 'a'); "
-            "UPDATE posts SET title = 'b'; DELETE FROM posts"
-        )
+        await application.execute("INSERT INTO posts (author_id, title) VALUES (1, 'a')")
+        await application.execute("UPDATE posts SET title = 'b'; DELETE FROM posts")
         await client.changes(3)
         await verdict(database, client)
 
@@ -47,28 +53,27 @@ async def test_an_application_role_writes_and_is_streamed(
         "SET ROLE realtime_owner",
     ],
 )
-async def test_an_application_role_may_not(database: Database, statement: str) -> None:
-    await database.execute(APPLICATION)
+async def test_an_application_role_may_not(application: Database, statement: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        await database.execute(f"SET ROLE application; {statement}")
+        await application.execute(statement)
 
 
-async def test_an_application_role_cannot_attach_a_capture_function_to_a_table_of_its_own(database: Database) -> None:
+async def test_an_application_role_cannot_attach_a_capture_function_to_a_table_of_its_own(
+    application: Database, database: Database
+) -> None:
     """With it, it could write rows of its choice into the log of another table."""
-    await database.execute(APPLICATION)
     functions = await database.execute("""
         SELECT p.oid::regproc::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
          WHERE nspname = 'realtime' AND prorettype = 'trigger'::regtype""")
     assert functions
     for (function,) in functions:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await database.execute(
-                f"SET ROLE application; CREATE TABLE mine (author_id int); CREATE TRIGGER t "
-                f"AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION {function}()"
+            await application.execute(
+                f"CREATE TABLE mine (author_id int); CREATE TRIGGER t AFTER INSERT ON mine "
+                f"FOR EACH ROW EXECUTE FUNCTION {function}()"
             )
 
 
-async def test_an_application_role_may_ask_for_its_position(database: Database) -> None:
-    await database.execute(APPLICATION)
-    ((position,),) = await database.execute("SET ROLE application; SELECT realtime.position()")
+async def test_an_application_role_may_ask_for_its_position(application: Database) -> None:
+    position = await application.value("SELECT realtime.position()")
     assert position.startswith("a")

@@ -19,7 +19,10 @@ SETUP = """
 CREATE SCHEMA shop;
 CREATE TABLE shop.orders (id bigint PRIMARY KEY DEFERRABLE, tenant_id int, status text, amount numeric);
 CREATE SEQUENCE shop.order_id;
-SELECT realtime.watch('shop.orders', routes => '{"tenant_id,status", tenant_id}')"""
+SELECT realtime.watch('shop.orders', routes => '{"tenant_id,status", tenant_id}');
+INSERT INTO posts (author_id, title) SELECT g % 5, 'seed' FROM generate_series(1, 400) g;
+INSERT INTO notifications (user_id, kind) SELECT g % 5, 'seed' FROM generate_series(1, 400) g;
+INSERT INTO shop.orders SELECT nextval('shop.order_id'), 1 + g % 2, 'open', g FROM generate_series(1, 400) g"""
 AUTHORS, USERS, TENANTS, STATUSES = range(1, 5), range(1, 5), range(1, 3), ("open", "paid")
 CHANNELS = (
     *TABLES,
@@ -34,7 +37,7 @@ STEPS = {  # weight, statement
     "insert a post": (6, "INSERT INTO posts (author_id, title) VALUES (%(a)s, %(dice)s)"),
     "insert posts": (1, "INSERT INTO posts (author_id, title) SELECT g %% 5, %(dice)s FROM generate_series(1, 20) g"),
     "update posts": (5, f"UPDATE posts SET title = %(dice)s WHERE {POSTS}"),
-    "update nothing": (1, "UPDATE posts SET title = title WHERE author_id = %(a)s"),
+    "update nothing": (1, f"UPDATE posts SET title = title WHERE {POSTS}"),
     "move posts": (3, f"UPDATE posts SET author_id = %(a)s WHERE {POSTS}"),
     "new keys for posts": (2, f"UPDATE posts SET id = DEFAULT WHERE {POSTS}"),
     "delete posts": (3, f"DELETE FROM posts WHERE {POSTS}"),
@@ -42,7 +45,13 @@ STEPS = {  # weight, statement
     "read notifications": (3, f"UPDATE notifications SET read_at = clock_timestamp() WHERE {NOTES}"),
     "move notifications": (2, f"UPDATE notifications SET user_id = %(a)s WHERE {NOTES}"),
     "delete notifications": (2, f"DELETE FROM notifications WHERE {NOTES}"),
-    "insert an order": (4, "INSERT INTO shop.orders VALUES (nextval('shop.order_id'), 1 + %(a)s %% 2, 'open', 9.90)"),
+    "insert orders": (
+        4,
+        (
+            "INSERT INTO shop.orders SELECT nextval('shop.order_id'), 1 + %(a)s %% 2, 'open', 9.90 "
+            "FROM generate_series(1, %(few)s)"
+        ),
+    ),
     "upsert a notification": (
         2,
         (

@@ -12,10 +12,11 @@ from tests.support.cluster import Cluster
 class Database:
     cluster: Cluster
     name: str
+    user: str = "postgres"
 
     @property
     def url(self) -> str:
-        return self.cluster.url(self.name)
+        return self.cluster.url(self.name, user=self.user)
 
     async def connect(self, *, autocommit: bool = True) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         return await psycopg.AsyncConnection.connect(self.url, autocommit=autocommit)
