@@ -6,6 +6,7 @@ transaction with an event that it contains, because a crash re-uses the ids of t
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ from app.errors import PositionRefused, ResetReason
 
 TOKEN_LIMIT: Final = 4096  # bytes
 XID_LIMIT: Final = 2**64
+_TOKEN: Final = re.compile(r"[pa]([0-9]{1,19})-([0-9a-f]{8})-([0-9]{1,20})-([0-9a-f]{1,16})-([0-9.]*)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,18 @@ class Position:
     @classmethod
     def decode(cls, token: str) -> "Position":
         """Read a token. Raises PositionRefused(INVALID) for anything that this product did not make."""
-        head, _, check = token.rpartition("-")
-        if len(token) > TOKEN_LIMIT or not token.isascii() or _check(head) != check:
+        found = _TOKEN.fullmatch(token) if len(token) <= TOKEN_LIMIT else None
+        if found is None:
             raise PositionRefused(ResetReason.INVALID)
+        n, tag, xmax, lsn, deltas = found.groups()
         try:
-            first, tag, xmax, lsn, deltas = head.split("-")
             snapshot = _snapshot(int(xmax), [int(d) for d in deltas.split(".")] if deltas else [])
-            return cls(int(first[1:]), tag, snapshot, int(lsn, 16), {"p": True, "a": False}[first[:1]])
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             raise PositionRefused(ResetReason.INVALID) from error
+        position = cls(int(n), tag, snapshot, int(lsn, 16), token[0] == "p")
+        if position.encode() != token:  # a wrong check, or another spelling of a number
+            raise PositionRefused(ResetReason.INVALID)
+        return position
 
 
 def _snapshot(xmax: int, deltas: list[int]) -> Snapshot:
