@@ -19,6 +19,7 @@ from app.position import Snapshot
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+UTF8: Final = ("utf-8", "backslashreplace")  # half a surrogate pair, raw in JSON text, becomes its JSON escape
 ACTIONS: Final = {"I": b"INSERT", "U": b"UPDATE", "D": b"DELETE", "T": b"TRUNCATE"}
 
 Values = tuple[str | None, ...]
@@ -182,7 +183,7 @@ class Portion:
 
 
 def text_json(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(text, ensure_ascii=False).encode(*UTF8)
 
 
 def value_json(kind: str, text: str | None, column: str, row: bytes | None) -> bytes:

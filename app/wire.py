@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from app.change import text_json
+from app.change import UTF8, text_json
 from app.errors import BadRequest, ClientError, ResetReason
 
 INBOUND_BYTES = 65536
@@ -56,7 +56,7 @@ def frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
-def welcome(server: str, version: str, heartbeat: int, limits: dict[str, int]) -> Message:
+def welcome(server: str, version: str, heartbeat: float, limits: dict[str, int]) -> Message:
     return Message("welcome", _fields(server=server, version=version, heartbeat=heartbeat, limits=limits))
 
 
@@ -119,7 +119,7 @@ def change(channel: bytes, body: bytes) -> bytes:
 
 def _fields(**fields: object) -> bytes:
     return b",".join(
-        text_json(name) + b":" + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        text_json(name) + b":" + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(*UTF8)
         for name, value in fields.items()
         if value is not None
     )
