@@ -150,7 +150,7 @@ _LATER = ("publish", "presence", "auth")
 def decode(text: str) -> Command:
     """Read a client's message. Raises BadRequest, which names the field; `request_id` finds its id all the same."""
     try:
-        message = json.loads(text)
+        message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
         raise BadRequest(f"not JSON: {problem}") from problem
     if not isinstance(message, dict):
@@ -166,6 +166,10 @@ def decode(text: str) -> Command:
     if kind in _LATER:
         raise BadRequest(f"{kind!r} is not part of this version", field="type")
     raise BadRequest(f"unknown type {kind!r}"[:200], field="type")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def request_id(text: str) -> JsonId:
