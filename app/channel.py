@@ -38,10 +38,13 @@ def encode(text: str) -> str:
 
 
 def decode(text: str) -> str:
-    """Undo `encode`. Raises ValueError for a lone or wrong percent sign or bytes that are no UTF-8."""
+    """Undo `encode`. Raises ValueError for a lone or wrong percent sign, for bytes that are no UTF-8, and for NUL."""
     if text.count("%") != len(_ENCODED.findall(text)):
         raise ValueError("a '%' that is not followed by two hexadecimal digits (write '%' itself as %25)")
-    return unquote_to_bytes(text).decode("utf-8")
+    decoded = unquote_to_bytes(text).decode("utf-8")
+    if "\0" in decoded:
+        raise ValueError("no text in PostgreSQL contains the character %00")
+    return decoded
 
 
 def parse(name: str) -> Address:
