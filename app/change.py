@@ -17,6 +17,8 @@ from app.channel import Address, encode, route_columns
 from app.position import Snapshot
 
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_BEFORE_NAME: Final = re.compile(r"\s*[{,]\s*(?=\")")
+_COLON: Final = re.compile(r"\s*:\s*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 UTF8: Final = ("utf-8", "backslashreplace")  # half a surrogate pair, raw in JSON text, becomes its JSON escape
@@ -195,5 +197,23 @@ def value_json(kind: str, text: str | None, column: str, row: bytes | None) -> b
     if kind == "t":
         return text_json(text.replace(" ", "T", 1).replace("+00", "+00:00", 1))
     if kind == "o" and row is not None:
-        return json.dumps(json.loads(row).get(column), ensure_ascii=False).encode()
+        try:
+            return _member(row.decode(), column).encode()
+        except (ValueError, RecursionError):
+            return text_json(text)
     return text_json(text)
+
+
+def _member(row: str, column: str) -> str:
+    """One member of a JSON object as it stands there, to the last digit. Raises ValueError where it has none, and
+    RecursionError beyond what Python can parse."""
+    scan, at = json.JSONDecoder().raw_decode, 0
+    while found := _BEFORE_NAME.match(row, at):
+        name, at = scan(row, found.end())
+        start = _COLON.match(row, at)
+        if start is None:
+            break
+        _, at = scan(row, start.end())
+        if name == column:
+            return row[start.end() : at]
+    raise ValueError(f"no member {column!r}")
