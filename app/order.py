@@ -125,7 +125,8 @@ def _untangled(events: list[Change]) -> list[Change]:
         rows = list(statement)
         moved = [e for e in rows if e.op == "U" and e.table.key and old_key(e) != new_key(e)]
         if len(moved) > 1 and {old_key(e) for e in moved} & {new_key(e) for e in moved}:
-            kept = [e for e in rows if e not in moved]
+            split = {id(e) for e in moved}
+            kept = [e for e in rows if id(e) not in split]
             result += [_half(e, "D") for e in moved] + kept + [_half(e, "I") for e in moved]
         else:
             result += rows
