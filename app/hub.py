@@ -7,6 +7,7 @@ live (replaying, lagging) keep their channels registered here but are no members
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NamedTuple, Protocol
 
 from app import wire
@@ -134,11 +135,12 @@ class Hub:
         """
         self._set_aside(batch, before)
         matched: defaultdict[Channel, list[tuple[int, str, bytes]]] = defaultdict(list)
-        for number, change in enumerate(c for t in batch.transactions or () for c in t.changes):
+        number = count()
+        for change in (c for t in batch.transactions or () for c in t.changes):
             for channel, form in self.matches(change):
                 if channel.members:
                     item = wire.change(channel.json, change.body(form))
-                    matched[channel].append((number, change.table.channel, item))
+                    matched[channel].append((next(number), change.table.channel, item))
         return [_deliver(matched, channels, members, before, after) for channels, members in _audiences(matched)]
 
     def _set_aside(self, batch: Batch, before: Point) -> None:
