@@ -8,6 +8,7 @@ never await, so a connection that finds itself at `point` can join the live stre
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from app.change import Batch, Table, Transaction
@@ -22,11 +23,16 @@ from app.position import Position, Snapshot
 class Origin(Protocol):
     """Where the log stands: a normalised snapshot, its highest transaction with an event, and the incarnation."""
 
-    position: Snapshot
-    highest: int
-    lsn: int
-    incarnation: int
-    tag: str
+    @property
+    def position(self) -> Snapshot: ...
+    @property
+    def highest(self) -> int: ...
+    @property
+    def lsn(self) -> int: ...
+    @property
+    def incarnation(self) -> int: ...
+    @property
+    def tag(self) -> str: ...
 
 
 class Source(Log, Protocol):
@@ -130,7 +136,9 @@ class Broadcaster:
         self.lsn, self.highest = max(self.lsn, batch.lsn), max(self.highest, batch.highest)
         before, upto = self.point, self.point.snapshot.union(batch.upto)
         self.point = Point(upto, self.mint(upto))
-        self.history.append(batch)
+        # In memory a batch ends where this server was after it, which may be more than the batch saw: what is in the ring
+        # then grows from batch to batch, and a client that contains one of them has all before it.
+        self.history.append(replace(batch, upto=upto))
         deliveries = self.hub.fan_out(batch, before, self.point)
         self._observe_deliveries(batch, deliveries)
 
@@ -224,4 +232,4 @@ def _unseen(batch: Batch, position: Snapshot) -> Batch:
     if batch.transactions is None:
         return batch
     kept: list[Transaction] = [t for t in batch.transactions if not position.sees(t.xid)]
-    return Batch(batch.since, batch.upto, batch.highest, batch.lsn, kept, batch.schema, batch.size, batch.seen_at)
+    return replace(batch, transactions=kept)
