@@ -4,6 +4,7 @@ Invariant: nothing is written, and nothing is assumed that was not tried: LISTEN
 """
 
 import secrets
+from contextlib import aclosing
 from typing import Final
 
 import psycopg
@@ -86,13 +87,21 @@ async def _listen(connection: Connection, url: str) -> None:
     try:
         with away():
             await other.execute(SQL["notify_check"], {"payload": payload}, prepare=False)
-            async for notify in connection.notifies(timeout=LISTEN_SECONDS):
-                if notify.payload == payload:
-                    await connection.execute(SQL["unlisten_check"], prepare=False)
-                    return
+            if await _heard(connection, payload):
+                await connection.execute(SQL["unlisten_check"], prepare=False)
+                return
     finally:
         await other.close()
     raise StartError(
         "LISTEN does not work on this connection, which seems to pass through a pooler (pgbouncer in transaction mode):"
         " give DATABASE_URL a direct connection to PostgreSQL"
     )
+
+
+async def _heard(connection: Connection, payload: str) -> bool:
+    # Closed at once: an open `notifies()` keeps the connection's lock, and the next statement would wait for ever.
+    async with aclosing(connection.notifies(timeout=LISTEN_SECONDS)) as notifies:
+        async for notify in notifies:
+            if notify.payload == payload:
+                return True
+    return False

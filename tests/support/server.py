@@ -49,7 +49,10 @@ class Server:
 
     async def start(self, timeout: float = 20.0) -> Self:
         await self.spawn()
-        await eventually(self._ready_or_dead, timeout, f"server {self.name} ready", every=0.05)
+        try:
+            await eventually(self._ready_or_dead, timeout, f"server {self.name} ready", every=0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {await self.ready()}\n{self.output()[-OUTPUT_CHARS:]}") from error
         return self
 
     async def _ready_or_dead(self) -> bool:
