@@ -21,7 +21,7 @@ from app.web.ports import Database
 
 STATIC: Final = Path(__file__).parent / "static"
 CLOCK_SECONDS: Final = 60.0  # after which the database's clock is looked at again
-ROWS: Final = 30  # newest rows that the page begins with
+ROWS: Final = 20  # newest rows that the page begins with
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -43,11 +43,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Demo:
-    """`database` opens an autocommit connection; `psql` is a command line to try, shown on the page."""
+    """`database` opens an autocommit connection; `psql` is the command line that reaches the database."""
 
     def __init__(self, database: Database, psql: str) -> None:
         self._database = database
-        self._psql = psql
+        self._psql = f"{psql} -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
         self._ahead = 0.0  # seconds that the database's clock is ahead of this process's
         self._clock_until = -1.0
 

@@ -55,6 +55,7 @@ function onchange(change) {
   const late = milliseconds(change.at) < liveSince;
   feeds[change.table].apply(change);
   chart.add(delay, late);
+  if (late) $("late-note").hidden = false;
   away.saw(change);
   log(change, delay);
   $("count").textContent = ++count;
@@ -78,9 +79,11 @@ function onerror(error) {
 function onstate(state) {
   liveSince = state.name === "live" ? clock.now() : Infinity;
   $("state").dataset.state = state.name;
+  $("state-over").hidden = state.name !== "live";
+  $("state-over").textContent = `over ${NAMES[transport]}`;
   $("state-text").textContent = {
     connecting: "Connecting",
-    live: `Live over ${NAMES[transport]}`,
+    live: "Live",
     paused: "Dropped",
     waiting: `Away: ${state.reason}`,
     closed: state.reason ?? "Closed",

@@ -3,7 +3,7 @@
 // Invariant: a list shows what the stream said and nothing else: a form sends and forgets, and its row appears when the
 // change arrives.
 
-const KEPT = 60; // rows in a list
+const KEPT = 25; // rows in a list
 const SHAPES = {
   posts: { who: (r) => `author ${r.author_id}`, title: (r) => r.title, body: (r) => r.body, editable: ["title", "body"] },
   notifications: { who: (r) => `user ${r.user_id}`, title: (r) => r.kind, body: (r) => r.body, editable: ["kind", "body"] },
@@ -30,6 +30,7 @@ export class Feed {
     this.list = document.querySelector(`#${table} .rows`);
     const form = document.querySelector(`form[data-table=${table}]`);
     form.addEventListener("submit", (event) => this.#submit(event, "POST", table, () => form.reset()));
+    form.addEventListener("input", () => clear(form));
     this.#showEmpty();
   }
 
@@ -148,8 +149,7 @@ export class Feed {
     const form = event.target;
     const problem = form.querySelector(".problem");
     const fields = [...form.elements].filter((field) => field.name);
-    problem.textContent = "";
-    for (const field of fields) field.removeAttribute("aria-invalid");
+    clear(form);
     try {
       await send(method, path, Object.fromEntries(fields.map((field) => [field.name, read(field)])));
       done?.();
@@ -161,6 +161,11 @@ export class Feed {
       field?.focus?.();
     }
   }
+}
+
+function clear(form) {
+  form.querySelector(".problem").textContent = "";
+  for (const field of form.elements) field.removeAttribute("aria-invalid");
 }
 
 function read(field) {

@@ -1,0 +1,142 @@
+"""The demo page's interface on a real PostgreSQL: what it writes, and how it says what is wrong."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+from aiohttp import ClientSession
+
+from app.errors import DatabaseAway
+from app.web.demo import Demo
+from tests.support.database import Database
+from tests.unit.web import House, running
+
+BIG = 1 << 63
+
+
+@pytest.fixture
+async def house(database: Database) -> AsyncIterator[House]:
+    async def connect() -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(database.url, autocommit=True)
+
+    async with running(Demo(connect, "psql 'postgresql://somewhere'")) as house:
+        yield house
+
+
+@pytest.fixture
+async def http(house: House) -> AsyncIterator[ClientSession]:
+    async with ClientSession(house.url) as http:
+        yield http
+
+
+async def asked(http: ClientSession, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    async with http.request(method, f"/demo/{path}", json=body) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_a_post_is_written_changed_and_deleted(http: ClientSession, database: Database) -> None:
+    status, made = await asked(http, "POST", "posts", {"author_id": 7, "title": "one", "body": "<b> \ud800 é"})
+    assert status == 201
+    row = made["row"]
+    assert (await asked(http, "PATCH", f"posts/{row}", {"title": "two"}))[0] == 200
+    rows = await database.execute("SELECT author_id, title, body FROM posts")
+    assert rows == [(7, "two", "<b> \ufffd é")]
+    assert (await asked(http, "DELETE", f"posts/{row}"))[0] == 200
+    assert (await asked(http, "DELETE", f"posts/{row}"))[0] == 404
+
+
+async def test_a_notification_is_read_and_unread(http: ClientSession, database: Database) -> None:
+    _, made = await asked(http, "POST", "notifications", {"user_id": 42, "body": "hello"})
+    for read in (True, False):
+        assert (await asked(http, "PATCH", f"notifications/{made['row']}", {"read": read}))[0] == 200
+        assert await database.execute("SELECT read_at IS NOT NULL FROM notifications") == [(read,)]
+
+
+async def test_the_state_is_one_cut_with_its_position(http: ClientSession) -> None:
+    for n in range(25):
+        await asked(http, "POST", "posts", {"author_id": 1, "title": str(n)})
+    status, state = await asked(http, "GET", "state")
+    assert status == 200
+    assert [r["title"] for r in state["rows"]["posts"]] == [str(n) for n in range(24, 4, -1)]
+    assert state["rows"]["notifications"] == []
+    assert state["position"].startswith("a1-")
+    assert state["psql"].startswith("psql 'postgresql://somewhere' -c \"INSERT INTO posts")
+
+
+async def test_the_clock_is_the_databases(http: ClientSession, database: Database) -> None:
+    [(before,)] = await database.execute("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000")
+    _, clock = await asked(http, "GET", "clock")
+    [(after,)] = await database.execute("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000")
+    assert before - 5 <= clock["now"] <= after + 5
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field", "words"),
+    [
+        ("POST", "posts", {"title": "x"}, "author_id", "needed"),
+        ("POST", "posts", {"author_id": 1, "title": " "}, "title", "needed"),
+        ("POST", "posts", {"author_id": "1", "title": "x"}, "author_id", "whole number"),
+        ("POST", "posts", {"author_id": True, "title": "x"}, "author_id", "whole number"),
+        ("POST", "posts", {"author_id": BIG, "title": "x"}, "author_id", "bigint"),
+        ("POST", "posts", {"author_id": 1, "title": "x\0"}, "title", "NUL"),
+        ("POST", "posts", {"author_id": 1, "title": "x" * 2001}, "title", "2000"),
+        ("POST", "posts", {"author_id": 1, "title": "x", "id": 5}, "id", "no field"),
+        ("PATCH", "posts/1", {}, None, "nothing to change"),
+        ("PATCH", "notifications/1", {"read": 1}, "read", "true or false"),
+        ("PATCH", "posts/1", [], None, "object"),
+        ("PATCH", "posts/1", None, None, "application/json"),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_said(
+    http: ClientSession, method: str, path: str, body: object, field: str | None, words: str
+) -> None:
+    status, said = await asked(http, method, path, body)
+    assert (status, said.get("field")) == (400, field)
+    assert words in said["error"]
+
+
+async def test_a_key_beyond_bigint_is_no_row(http: ClientSession) -> None:
+    assert (await asked(http, "DELETE", f"posts/{BIG}"))[0] == 404
+
+
+async def test_what_the_database_refuses_is_said_in_its_words(http: ClientSession, database: Database) -> None:
+    await database.execute("ALTER TABLE posts ADD CHECK (title <> 'forbidden')")
+    status, said = await asked(http, "POST", "posts", {"author_id": 1, "title": "forbidden"})
+    assert status == 409
+    assert "posts_title_check" in said["error"]
+
+
+async def test_other_sites_may_not_write(http: ClientSession, database: Database) -> None:
+    async with http.post(
+        "/demo/posts", json={"author_id": 1, "title": "x"}, headers={"Origin": "https://evil.example"}
+    ) as answer:
+        assert answer.status == 403
+    async with http.post(
+        "/demo/posts", data='{"author_id": 1, "title": "x"}', headers={"Content-Type": "text/plain"}
+    ) as answer:
+        assert answer.status == 400
+    assert await database.execute("SELECT count(*) FROM posts") == [(0,)]
+
+
+async def test_the_page_brings_all_that_it_names(http: ClientSession) -> None:
+    seen, left = {"/"}, ["/"]
+    while left:
+        async with http.get(left.pop()) as answer:
+            assert answer.status == 200, answer.url
+            text = await answer.text()
+            if answer.url.path != "/realtime/client.js":
+                assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        named = set(re.findall(r'(?:href=|src=|from )"(/[a-z/]+\.(?:js|css))"', text))
+        left += named - seen
+        seen |= named
+    assert len(seen) == 7
+
+
+async def test_a_database_that_is_away_is_said() -> None:
+    async def away() -> psycopg.AsyncConnection[Any]:
+        raise DatabaseAway("no answer")
+
+    async with running(Demo(away, "psql")) as house, ClientSession(house.url) as http:
+        assert await asked(http, "GET", "state") == (503, {"error": "the database is away: no answer"})
