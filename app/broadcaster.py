@@ -136,8 +136,8 @@ class Broadcaster:
         self.lsn, self.highest = max(self.lsn, batch.lsn), max(self.highest, batch.highest)
         before, upto = self.point, self.point.snapshot.union(batch.upto)
         self.point = Point(upto, self.mint(upto))
-        # In memory a batch ends where this server was after it, which may be more than the batch saw: what is in the ring
-        # then grows from batch to batch, and a client that contains one of them has all before it.
+        # In memory a batch ends where this server was after it, which may be more than the batch saw: so the ends grow
+        # from batch to batch, and a client that contains one of them has all before it.
         self.history.append(replace(batch, upto=upto))
         deliveries = self.hub.fan_out(batch, before, self.point)
         self._observe_deliveries(batch, deliveries)

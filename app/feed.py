@@ -22,7 +22,7 @@ class Drain(Protocol):
 
 
 class Feed:
-    """`open` is true while messages have been written that no position has closed yet; `schema` holds the relids of
+    """`open` is true while messages of a unit have been written and more of them are to come; `schema` holds the relids of
     tables whose definition changed in what was fed."""
 
     def __init__(
@@ -51,14 +51,14 @@ class Feed:
             transactions, batch = found
             upto = point.snapshot.union(batch.upto)
             reached = Point(upto, self.broadcaster.mint(upto))
-            await self._send(transactions, reached.token, "ring")
+            await self._send(transactions, reached, "ring")
             yield reached
             return
         async for portion in self.broadcaster.source.replay(point.snapshot, self.broadcaster.point.snapshot):
-            token = self.broadcaster.mint(portion.upto) if portion.upto is not None else None
-            await self._send(portion.transactions, token, "log")
-            if portion.upto is not None:
-                yield Point(portion.upto, token)
+            end = Point(portion.upto, self.broadcaster.mint(portion.upto)) if portion.upto is not None else None
+            await self._send(portion.transactions, end, "log")
+            if end is not None:
+                yield end
 
     async def span(self, since: Snapshot, upto: Snapshot) -> None:
         """Send what `upto` sees and `since` does not, as one unit that the caller closes. Raises as `units`."""
@@ -79,17 +79,18 @@ class Feed:
             raise PositionRefused(ResetReason.SCHEMA)
 
     async def _send(
-        self, transactions: Sequence[Transaction], token: str | None, source: Literal["ring", "log"]
+        self, transactions: Sequence[Transaction], end: Point | None, source: Literal["ring", "log"]
     ) -> None:
         changed = {t.relid for transaction in transactions for t in transaction.schema}
         self._pending |= changed
         self.schema |= changed & {channel.relid for channel in self.channels.values()}
         count = 0
-        for message in part(transactions, self.channels, self.broadcaster.hub.matches, token, self._pending):
+        for message in part(transactions, self.channels, self.broadcaster.hub.matches, end, self._pending):
             await self.sink.drained()
             self.write([message])
             self.open = message.position is None
             count += message.changes
-        if token is not None:
+        if end is not None:
+            self.open = False
             self._pending = set()
         self.broadcaster.observe(Replayed(source, count))

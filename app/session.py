@@ -65,14 +65,15 @@ def part(
     transactions: Sequence[Transaction],
     channels: Mapping[str, Channel],
     matches: Matches,
-    token: str | None,
+    end: Point | None,
     schema: AbstractSet[int],
 ) -> Iterator[wire.Message]:
-    """The messages of a piece of a unit for one connection; with a token, the unit ends here.
+    """The messages of a piece of a unit for one connection; `end` is where the unit ends, None where it goes on.
 
     Channels of a table whose definition changed in the unit (its relid is in `schema`) get a `reset` in place of their
     changes. A unit in which nothing matched is a bare `position`.
     """
+    token = end.token if end is not None else None
     items = _items(transactions, channels, matches, schema)
     gone = [name for name, channel in channels.items() if channel.relid in schema]
     table = next((c.table.channel for t in transactions for c in t.changes), "")
@@ -80,7 +81,7 @@ def part(
     for message in wire.changes(items, None if gone else token, MESSAGE_BYTES, table):
         sent = True
         yield message
-    if token is not None and gone:
+    if end is not None and gone:
         yield wire.reset(gone, ResetReason.SCHEMA, token)
     elif token is not None and not sent:
         yield wire.position(token)
