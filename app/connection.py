@@ -179,7 +179,7 @@ class Connection:
     # The live stream.
 
     def deliver(self, messages: Sequence[wire.Message], after: Point) -> None:
-        self.quiet = False
+        self.quiet = self.quiet and messages[-1].position is None
         self.sink.write(messages)
         if self.sink.backlog() > BACKLOG_BYTES:
             self.fall_behind(after)
@@ -270,7 +270,7 @@ class Connection:
 
     def sent(self, messages: Sequence[wire.Message]) -> None:
         """Write messages that this client alone gets, and count them."""
-        self.quiet = False
+        self.quiet = self.quiet and messages[-1].position is None
         self.sink.write(messages)
         for message in messages:
             self.connections.observe(MessagesSent(message.kind, message.table, 1, len(message.json)))

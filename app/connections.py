@@ -20,7 +20,7 @@ class Connections:
     """The registry. `heartbeat` is in seconds: no client waits longer for a position."""
 
     def __init__(
-        self, broadcaster: Broadcaster, observe: Observer, *, server_id: str, version: str, heartbeat: int
+        self, broadcaster: Broadcaster, observe: Observer, *, server_id: str, version: str, heartbeat: float
     ) -> None:
         self.broadcaster = broadcaster
         self.observe = observe
@@ -46,7 +46,7 @@ class Connections:
         self._all.discard(connection)
 
     async def beat(self) -> None:
-        """Send live clients that have heard nothing for a while their position, forever."""
+        """Send live clients that have had no position for a while theirs, forever."""
         while True:
             await asyncio.sleep(self.heartbeat * 0.45)
             token = self.broadcaster.point.token
