@@ -159,8 +159,8 @@ class Connection:
         return None
 
     async def _unsubscribe(self, id: wire.JsonId, names: Sequence[str]) -> None:
-        self.session.check_unsubscribe(names)
         async with self._lock:
+            self.session.check_unsubscribe(names)
             self.drop(names)
             self.send(wire.unsubscribed(id, names))
 
@@ -216,10 +216,10 @@ class Connection:
 
     def _start_feeder(self) -> None:
         if self._feeder is None:
-            self.connections.observe(Lagging(+1))
             self._feeder = asyncio.create_task(self._run_feeder())
 
     async def _run_feeder(self) -> None:
+        self.connections.observe(Lagging(+1))  # here and not by the starter: a task may be cancelled before it begins
         try:
             while not self.session.closed and self.session.state is not State.LIVE:
                 async with self._lock:

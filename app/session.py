@@ -33,6 +33,8 @@ class Session:
     def check_subscribe(self, names: Iterable[str]) -> None:
         """Raises BadRequest or BadChannel where these channels can't be added."""
         names = list(names)
+        if len(set(names)) < len(names):
+            raise BadRequest("'channels' names a channel twice", field="channels")
         for name in names:
             if name in self.channels:
                 raise BadRequest(f"{name!r} is subscribed already", field="channels")
