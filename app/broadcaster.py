@@ -7,12 +7,12 @@ never await, so a connection that finds itself at `point` can join the live stre
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from app.change import Batch, Table, Transaction
-from app.channel import Address
+from app.channel import Address, parse
 from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.history import History, Log
 from app.hub import Delivery, Hub, Point
@@ -95,6 +95,7 @@ class Broadcaster:
         self.observe = observe
         self.on_reset: Callable[[ResetReason], None] = lambda reason: None
         self.on_read: Callable[[Batch], Awaitable[None]] | None = None
+        self.epoch = 0  # counts what may change the meaning of a channel or a position
         self._reading = asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
         self._settle(origin)
@@ -134,6 +135,7 @@ class Broadcaster:
         if not batch.since.contains(self.point.snapshot):
             batch = _unseen(batch, self.point.snapshot)
         self.lsn, self.highest = max(self.lsn, batch.lsn), max(self.highest, batch.highest)
+        self.epoch += bool(batch.schema)
         before, upto = self.point, self.point.snapshot.union(batch.upto)
         self.point = Point(upto, self.mint(upto))
         # In memory a batch ends where this server was after it, which may be more than the batch saw: so the ends grow
@@ -144,6 +146,7 @@ class Broadcaster:
 
     def rebase(self, origin: Origin, reason: ResetReason | None) -> None:
         """Go on in another incarnation, or from elsewhere: with a reason, every connection is told `reset`."""
+        self.epoch += 1
         if reason is None:
             point = self.point
             self._settle(origin)
@@ -153,6 +156,29 @@ class Broadcaster:
         self.history.restart(self.point.snapshot)
         if reason is not None:
             self.on_reset(reason)
+
+    async def look_up(
+        self, names: Sequence[str], token: str | None
+    ) -> tuple[list[tuple[Table, Address]], Snapshot | None, ResetReason | None]:
+        """Where channels and a position are, all at one moment: no definition and no incarnation changed between the
+        looks, and nothing awaits between the last of them and the return. The reason is why a position is refused."""
+        while True:
+            epoch = self.epoch
+            located = [await self.locate(parse(name)) for name in names]
+            snapshot, refused = await self._resolved(token, [table for table, _ in located])
+            if epoch == self.epoch:
+                return located, snapshot, refused
+
+    async def _resolved(self, token: str | None, tables: list[Table]) -> tuple[Snapshot | None, ResetReason | None]:
+        if token is None:
+            return None, None
+        try:
+            snapshot = await self.resolve(token)
+        except PositionRefused as refused:
+            return None, refused.reason
+        if not all(snapshot.sees(table.xid) for table in tables):
+            return None, ResetReason.SCHEMA
+        return snapshot, None
 
     async def resolve(self, token: str) -> Snapshot:
         """The snapshot of a client's position, once this server has reached it.

@@ -5,43 +5,31 @@ drained first; between "nothing is missing" and "member of the hub" nothing awai
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 from app import wire
 from app.broadcaster import Broadcaster
 from app.change import Table
 from app.channel import Address, parse
 from app.connections import Connections
-from app.errors import BadChannel, BadRequest, ClientError, CloseCode, DatabaseAway, PositionRefused, ResetReason
-from app.feed import Feed
+from app.errors import (
+    BadChannel,
+    BadRequest,
+    ClientError,
+    CloseCode,
+    DatabaseAway,
+    PositionRefused,
+    ResetReason,
+    Unavailable,
+)
+from app.feed import Feed, Line, Sink
 from app.hub import Channel, Point
-from app.observe import Lagging, MessagesSent, Refused, Reset, Transport
+from app.observe import Failed, Lagging, Reset, Transport
 from app.position import Snapshot
 from app.session import Session, State
 
 AWAY_SECONDS = 1.0
 BACKLOG_BYTES = 1 << 20  # a live connection with more than this unsent is fed at its own pace
-
-
-class Sink(Protocol):
-    """One client's transport, as the flow sees it."""
-
-    transport: Transport
-
-    def write(self, messages: Sequence[wire.Message]) -> None:
-        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
-        ...
-
-    def backlog(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        ...
-
-    async def drained(self) -> None:
-        """Return when the backlog is small. Raises ConnectionResetError when the peer is gone."""
-        ...
-
-    def close(self, code: CloseCode, reason: str) -> None: ...
 
 
 class Connection:
@@ -50,7 +38,9 @@ class Connection:
         self.connections = connections
         self.broadcaster: Broadcaster = connections.broadcaster
         self.session = Session(connections.channel_limit)
-        self.quiet = True
+        self.line = Line(sink, connections.observe)
+        self._doubted: set[int] = set()  # tables (relids) whose channels may have lost their meaning
+        self._ended = False
         self._lock = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
 
@@ -61,41 +51,37 @@ class Connection:
     def open(self) -> None:
         """Greet the client, and be known to heartbeats and shutdown."""
         self.connections.add(self)
-        self.send(self.connections.welcome)
+        self.line.send(self.connections.welcome)
 
     async def receive(self, text: str) -> None:
         """Handle one inbound message. What is wrong with it is answered, never raised."""
         try:
             await self._handle(wire.decode(text))
         except ClientError as problem:
-            self.refuse(problem, wire.request_id(text))
+            self.line.refuse(problem, wire.request_id(text))
 
     async def _handle(self, command: wire.Command) -> None:
         match command:
             case wire.Ping(id):
-                self.send(wire.pong(id))
+                self.line.send(wire.pong(id))
             case wire.Subscribe(id, channels, position):
                 await self.subscribe(channels, position, id)
             case wire.Unsubscribe(id, channels):
                 await self._unsubscribe(id, channels)
 
-    def refuse(self, problem: ClientError, id: wire.JsonId = None) -> None:
-        """Answer with an `error` message."""
-        self.connections.observe(Refused(problem.code))
-        self.send(wire.error(problem, id))
-
     def bad_request(self, message: str) -> None:
-        self.refuse(BadRequest(message))
+        self.line.refuse(BadRequest(message))
 
     async def subscribe(self, names: Sequence[str], position: str | None, id: wire.JsonId = None) -> None:
         """Join channels. Raises ClientError before anything is sent or changed."""
         self.session.check_subscribe(names)
-        located = [await self.broadcaster.locate(parse(name)) for name in names]
-        snapshot, refused = await self._resolve(position, [table for table, _ in located])
         async with self._lock:
+            located, snapshot, refused = await self.broadcaster.look_up(names, position)
             self._leave_live()
-            await self._join_or_let_go(id, self._acquire(located), snapshot, refused)
-            self._resume()
+            try:
+                await self._join_or_let_go(id, self._acquire(located), snapshot, refused)
+            finally:
+                self._resume()
 
     async def _join_or_let_go(
         self, id: wire.JsonId, new: dict[str, Channel], snapshot: Snapshot | None, refused: ResetReason | None
@@ -103,21 +89,10 @@ class Connection:
         try:
             await self._join(id, new, snapshot, refused)
         except (ConnectionResetError, DatabaseAway):
-            self.sink.close(CloseCode.RESTART, "the database went away in the midst of a replay")
+            self._hang_up("the database went away in the midst of a replay")
         finally:
             if self.session.closed or not all(name in self.session.channels for name in new):
                 self._let_go(new)
-
-    async def _resolve(self, position: str | None, tables: list[Table]) -> tuple[Snapshot | None, ResetReason | None]:
-        if position is None:
-            return None, None
-        try:
-            snapshot = await self.broadcaster.resolve(position)
-        except PositionRefused as refused:
-            return None, refused.reason
-        if not all(snapshot.sees(table.xid) for table in tables):
-            return None, ResetReason.SCHEMA
-        return snapshot, None
 
     def _acquire(self, located: list[tuple[Table, Address]]) -> dict[str, Channel]:
         acquire = self.broadcaster.hub.acquire
@@ -132,28 +107,31 @@ class Connection:
             session.point = self.broadcaster.point if snapshot is None else self._point(snapshot)
             snapshot = None
         if snapshot is None:
-            self.send(wire.subscribed(id, names, session.point.token))
+            self.line.send(wire.subscribed(id, names, session.point.token))
         else:
             await self._catch_up_to(snapshot)
-            self.send(wire.subscribed(id, names, self._point(snapshot).token))
+            self.line.send(wire.subscribed(id, names, self._point(snapshot).token))
             refused = await self._replay(new, snapshot, session.point.snapshot)
         session.channels.update(new)
         if refused is not None:
+            self._doubt(new)
             self.reset(names, refused)
         elif session.point.token is not None:
-            self.send(wire.position(session.point.token))
+            self.line.send(wire.position(session.point.token))
 
     def _point(self, snapshot: Snapshot) -> Point:
         return Point(snapshot, self.broadcaster.mint(snapshot))
 
     async def _catch_up_to(self, snapshot: Snapshot) -> None:
         while self.session.point and not self.session.point.snapshot.contains(snapshot):
+            if self._over:
+                raise ConnectionResetError("the connection ended meanwhile")
             await self._feed_units()
 
     async def _replay(self, new: dict[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
         """Send what the new channels missed: one unit, which the caller closes."""
         try:
-            await Feed(self.broadcaster, self.sink, new, self.sent).span(since, upto)
+            await Feed(self.broadcaster, self.sink, new, self.line.sent).span(since, upto)
         except PositionRefused as refused:
             return refused.reason
         return None
@@ -162,7 +140,7 @@ class Connection:
         async with self._lock:
             self.session.check_unsubscribe(names)
             self.drop(names)
-            self.send(wire.unsubscribed(id, names))
+            self.line.send(wire.unsubscribed(id, names))
 
     def _let_go(self, new: dict[str, Channel]) -> None:
         for name, channel in new.items():
@@ -179,8 +157,7 @@ class Connection:
     # The live stream.
 
     def deliver(self, messages: Sequence[wire.Message], after: Point) -> None:
-        self.quiet = self.quiet and messages[-1].position is None
-        self.sink.write(messages)
+        self.line.write(messages)
         if self.sink.backlog() > BACKLOG_BYTES:
             self.fall_behind(after)
 
@@ -201,10 +178,10 @@ class Connection:
         return point is not None and point.snapshot.contains(self.broadcaster.point.snapshot)
 
     def _resume(self) -> None:
-        """Go live where nothing is missing, else be fed."""
-        if self.session.closed or self.session.state is State.LIVE or self.session.point is None:
+        """Go live where nothing is missing and nothing in doubt, else be fed."""
+        if self._over or self.session.state is State.LIVE or self.session.point is None:
             return
-        if self._at_the_front():
+        if self._at_the_front() and not self._doubted:
             for channel in self.session.channels.values():
                 channel.members.add(self)
             self.session.go_live(self.broadcaster.point)
@@ -221,22 +198,35 @@ class Connection:
     async def _run_feeder(self) -> None:
         self.connections.observe(Lagging(+1))  # here and not by the starter: a task may be cancelled before it begins
         try:
-            while not self.session.closed and self.session.state is not State.LIVE:
+            while not self._over and self.session.state is not State.LIVE:
                 async with self._lock:
+                    await self._revalidate()
                     self._resume()
-                    if self.session.state is State.FEEDING:
+                    if self.session.state is State.FEEDING and not self._at_the_front():
                         await self._feed_units()
         except (ConnectionResetError, DatabaseAway):
-            self.sink.close(CloseCode.RESTART, "the database went away in the midst of a replay")
+            self._hang_up("the database went away in the midst of a replay")
+        except Exception as error:  # noqa: BLE001 - a bug must not leave a client waiting in silence
+            self.connections.observe(Failed("feeder", error))
+            self._hang_up("the server failed in the midst of a replay")
         finally:
             self._feeder = None
             self.connections.observe(Lagging(-1))
+
+    @property
+    def _over(self) -> bool:
+        return self._ended or self.session.closed
+
+    def _hang_up(self, reason: str) -> None:
+        """The stream can't go on without a repetition: the client comes back with its last position."""
+        self._ended = True
+        self.sink.close(CloseCode.RESTART, reason)
 
     async def _feed_units(self) -> None:
         """Send the next units, or reset where history no longer has them."""
         session = self.session
         assert session.point is not None
-        feed = Feed(self.broadcaster, self.sink, session.channels, self.sent)
+        feed = Feed(self.broadcaster, self.sink, session.channels, self.line.sent)
         await self.sink.drained()
         try:
             async for point in feed.units(session.point):
@@ -244,42 +234,48 @@ class Connection:
         except PositionRefused as refused:
             session.point = self.broadcaster.point
             self.reset(list(session.channels), refused.reason)
+            self._doubt(session.channels)
         except DatabaseAway:
             if feed.open:
                 raise
             await asyncio.sleep(AWAY_SECONDS)
-        if feed.schema:
-            await self._revalidate(feed.schema)
+        self._doubted |= feed.schema
 
-    async def _revalidate(self, relids: set[int]) -> None:
-        """Give up the channels that the tables' new definition no longer has."""
+    def _doubt(self, channels: Mapping[str, Channel]) -> None:
+        self._doubted |= {channel.relid for channel in channels.values()}
+
+    async def _revalidate(self) -> None:
+        """Give up the channels that the present definitions of doubted tables no longer have."""
+        relids, self._doubted = self._doubted, set()
         for channel in [c for c in self.session.channels.values() if c.relid in relids]:
             try:
                 table, _ = await self.broadcaster.locate(parse(channel.name))
                 if table.relid != channel.relid:
                     raise BadChannel(f"{channel.name!r} is another table now", channel=channel.name)
             except BadChannel as problem:
-                self.refuse(problem)
+                self.line.refuse(problem)
                 self.drop([channel.name])
-                self.send(wire.unsubscribed(None, [channel.name]))
+                self.line.send(wire.unsubscribed(None, [channel.name]))
+            except Unavailable:
+                self._doubted |= relids
+                await asyncio.sleep(AWAY_SECONDS)
+                return
 
-    # Saying things.
-
-    def send(self, message: wire.Message) -> None:
-        self.sent([message])
-
-    def sent(self, messages: Sequence[wire.Message]) -> None:
-        """Write messages that this client alone gets, and count them."""
-        self.quiet = self.quiet and messages[-1].position is None
-        self.sink.write(messages)
-        for message in messages:
-            self.connections.observe(MessagesSent(message.kind, message.table, 1, len(message.json)))
+    def rebased(self, reason: ResetReason) -> None:
+        """The server's own position could not be kept. Who is not live comes back with a position of its own."""
+        if self.session.state is State.LIVE and self.session.channels:
+            self.session.go_live(self.broadcaster.point)
+            self.reset(list(self.session.channels), reason)
+            self._doubt(self.session.channels)
+            self.fall_behind(self.broadcaster.point)
+        elif self.session.state is State.FEEDING:
+            self._hang_up("the position of this server was lost")
 
     def reset(self, names: Sequence[str], reason: ResetReason) -> None:
         """Tell that the stream of these channels goes on from the connection's position, with a hole before it."""
         assert self.session.point is not None
         self.connections.observe(Reset(reason.value, len(names)))
-        self.send(wire.reset(names, reason, self.session.point.token))
+        self.line.send(wire.reset(names, reason, self.session.point.token))
 
     async def close(self) -> None:
         """Forget the client. Idempotent."""

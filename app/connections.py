@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from app import wire
 from app.broadcaster import Broadcaster
-from app.errors import CloseCode, ResetReason
+from app.errors import ResetReason
 from app.hub import MESSAGE_BYTES
 from app.observe import Observer
 from app.session import State
@@ -52,16 +52,11 @@ class Connections:
             token = self.broadcaster.point.token
             message = wire.position(token) if token is not None else None
             for connection in list(self._all):
-                if message is not None and connection.quiet and connection.session.state is State.LIVE:
-                    connection.send(message)
-                connection.quiet = True
+                if message is not None and connection.line.quiet and connection.session.state is State.LIVE:
+                    connection.line.send(message)
+                connection.line.quiet = True
 
     def reset_all(self, reason: ResetReason) -> None:
-        """The server's own position could not be kept: the live hear it at once, the others when they come back."""
+        """The server's own position could not be kept: the live hear it at once, the others when they are back."""
         for connection in list(self._all):
-            session = connection.session
-            if session.state is State.LIVE and session.channels:
-                session.go_live(self.broadcaster.point)
-                connection.reset(list(session.channels), reason)
-            elif session.state is State.FEEDING:
-                connection.sink.close(CloseCode.RESTART, "the position of this server was lost")
+            connection.rebased(reason)

@@ -10,25 +10,69 @@ from typing import Literal, Protocol
 from app import wire
 from app.broadcaster import Broadcaster
 from app.change import Transaction
-from app.errors import PositionRefused, ResetReason
+from app.errors import ClientError, CloseCode, PositionRefused, ResetReason
 from app.hub import Channel, Point
-from app.observe import Replayed
+from app.observe import MessagesSent, Observer, Refused, Replayed, Transport
 from app.position import Snapshot
 from app.session import part
 
 
-class Drain(Protocol):
-    async def drained(self) -> None: ...
+class Sink(Protocol):
+    """One client's transport, as the flow sees it."""
+
+    transport: Transport
+
+    def write(self, messages: Sequence[wire.Message]) -> None:
+        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
+        ...
+
+    def backlog(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        ...
+
+    async def drained(self) -> None:
+        """Return when the backlog is small. Raises ConnectionResetError when the peer is gone."""
+        ...
+
+    def close(self, code: CloseCode, reason: str) -> None: ...
+
+
+class Line:
+    """What is said to one client. `quiet` is true until a position goes out; heartbeats set it again."""
+
+    def __init__(self, sink: Sink, observe: Observer) -> None:
+        self.sink = sink
+        self.observe = observe
+        self.quiet = True
+
+    def write(self, messages: Sequence[wire.Message]) -> None:
+        """Write messages that others get too, and that are counted for all of them."""
+        self.quiet = self.quiet and messages[-1].position is None
+        self.sink.write(messages)
+
+    def sent(self, messages: Sequence[wire.Message]) -> None:
+        """Write messages that this client alone gets, and count them."""
+        self.write(messages)
+        for message in messages:
+            self.observe(MessagesSent(message.kind, message.table, 1, len(message.json)))
+
+    def send(self, message: wire.Message) -> None:
+        self.sent([message])
+
+    def refuse(self, problem: ClientError, id: wire.JsonId = None) -> None:
+        """Answer with an `error` message."""
+        self.observe(Refused(problem.code))
+        self.send(wire.error(problem, id))
 
 
 class Feed:
-    """`open` is true while messages of a unit have been written and more of them are to come; `schema` holds the relids of
-    tables whose definition changed in what was fed."""
+    """`open` is true while messages of a unit have been written and more of them are to come; `schema` holds the relids
+    of tables whose definition changed in what was fed."""
 
     def __init__(
         self,
         broadcaster: Broadcaster,
-        sink: Drain,
+        sink: Sink,
         channels: Mapping[str, Channel],
         write: Callable[[Sequence[wire.Message]], None],
     ) -> None:
