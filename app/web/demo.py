@@ -74,9 +74,7 @@ class Demo:
         """The database's clock now, in ms, answered at once: the page reckons with the round trip's middle."""
         if time.monotonic() > self._clock_until:
             async with await self._database() as connection:
-                before = time.time()
-                now = await _value(connection, SQL("SELECT extract(epoch FROM clock_timestamp())::float8").format())
-                self._ahead = now - (before + time.time()) / 2
+                self._ahead = min([await _ahead(connection) for _ in range(5)])[1]
                 self._clock_until = time.monotonic() + CLOCK_SECONDS
         return web.json_response({"now": (time.time() + self._ahead) * 1000}, headers=_NO_STORE)
 
@@ -123,6 +121,14 @@ class Demo:
 
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+async def _ahead(connection: AsyncConnection[Any]) -> tuple[float, float]:
+    """How long the database took to tell the time, and how far its clock is ahead of this process's, in seconds."""
+    before = time.time()
+    now = await _value(connection, SQL("SELECT extract(epoch FROM clock_timestamp())::float8").format())
+    after = time.time()
+    return after - before, now - (before + after) / 2
 
 
 async def _newest(connection: AsyncConnection[Any], table: str) -> list[object]:

@@ -19,7 +19,9 @@ from app.observe import Transport
 from app.wire import Message
 
 LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
-PEER_TIMEOUT: Final = 60.0  # seconds without an acknowledgement; the heartbeat sees to it that there is something to
+# Seconds without an acknowledgement, or with a receive window that stays shut. The heartbeat sees to it that there is
+# something to acknowledge; a reader so slow that it frees no window in this time is no reader.
+PEER_TIMEOUT: Final = 180.0
 HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
 LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
 _RETRY: Final = b"retry: %d\n\n"

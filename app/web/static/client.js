@@ -32,7 +32,7 @@ class Live {
   #link = null;
   #seen = new Set();
   #attempts = 0;
-  #askedDelay = null;
+  #farewell = null; // the server's `reconnect`
   #timer = 0;
   #heartbeat = 25;
   #heardAt = 0;
@@ -74,7 +74,7 @@ class Live {
   #dial() {
     this.#hangUp();
     this.#tell("connecting");
-    this.#askedDelay = null;
+    this.#farewell = null;
     this.#heardAt = Date.now();
     // An old connection's late events must not be taken for the new one's.
     const mine = (handle) => (...details) => link === this.#link && handle(...details);
@@ -106,7 +106,7 @@ class Live {
         this.#channels = this.#channels.filter((channel) => !message.channels.includes(channel));
         return;
       case "reconnect":
-        this.#askedDelay = message.after_ms;
+        this.#farewell = message;
         return;
       case "error":
         return this.#refused(message);
@@ -145,8 +145,8 @@ class Live {
   #ended({ final = false, delay = null, reason }) {
     if (final) return this.close(reason);
     this.#hangUp();
-    const wait = this.#askedDelay ?? delay ?? this.#backoff();
-    this.#tell("waiting", { reason, retryAt: Date.now() + wait });
+    const wait = this.#farewell?.after_ms ?? delay ?? this.#backoff();
+    this.#tell("waiting", { reason: this.#farewell?.reason ?? reason, retryAt: Date.now() + wait });
     this.#timer = setTimeout(() => this.#dial(), wait);
   }
 
