@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: one transaction for everything, in schema realtime, with a version table of its own.
+"""How Alembic reaches the database: one transaction for everything, and a version table of its own in realtime.
 
 Invariants: an application's own Alembic is never touched (the version table is realtime.migrations); a schema realtime
 that is not ours stops the run before anything changes; two migrators take turns; at `base` nothing of ours is left.

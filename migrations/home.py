@@ -5,7 +5,7 @@ we made them and nobody uses them (roles belong to the whole cluster: other data
 """
 
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import LiteralString
 
 import psycopg
 from alembic.util import CommandError
@@ -29,7 +29,7 @@ def driver(connection: Connection) -> Driver:
 
 
 def run_file(connection: Driver, name: str) -> None:
-    connection.execute(cast("LiteralString", (SQL / name).read_text(encoding="utf-8")))
+    connection.execute((SQL / name).read_bytes())
 
 
 def one_line(error: psycopg.Error) -> str:
@@ -55,7 +55,7 @@ def check(connection: Driver) -> None:
     ).fetchone()
     if found and found[0] != MARK:
         raise CommandError(
-            f'a schema "{SCHEMA}" that is not ours (Supabase has one, for instance) is in this database: nothing was changed'
+            f'this database has a schema "{SCHEMA}" that is not ours (Supabase makes one, say): nothing was changed'
         )
 
 

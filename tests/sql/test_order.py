@@ -1,0 +1,93 @@
+"""What the order of nested statements is told by: the mark, the depth, the id (adversarial 2, 3, 12)."""
+
+import asyncio
+import random
+from itertools import pairwise
+
+from tests.sql.log import Event, after, contents, events, ops, replayed
+from tests.support.database import Database, rows_of
+
+TOUCH = """
+CREATE TABLE t (id int PRIMARY KEY, v int, seen int DEFAULT 0);
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  UPDATE t SET seen = seen + 1 WHERE id = NEW.id AND seen < 2; RETURN NULL; END $$;
+CREATE TRIGGER touch AFTER INSERT OR UPDATE OF v ON t FOR EACH ROW EXECUTE FUNCTION touch();
+SELECT realtime.watch('t')"""
+
+
+def by_mark(found: list[Event]) -> list[Event]:
+    return sorted(found, key=lambda e: (e.ord or 0, e.depth, e.id, e.n))
+
+
+async def test_a_trigger_that_updates_the_same_row_is_ordered_by_its_mark(database: Database) -> None:
+    await database.execute(TOUCH)
+    found = await after(
+        database, "BEGIN; INSERT INTO t VALUES (1, 10); UPDATE t SET v = 11; UPDATE t SET v = 12; COMMIT"
+    )
+    assert ops(found) == "UIUUU"  # as logged: the nested one first, twice
+    assert ops(by_mark(found)) == "IUUUU"
+    assert replayed(by_mark(found)) == await contents(database, "t") == {1: {"id": 1, "v": 12, "seen": 2}}
+    chain = by_mark(found)
+    assert all(later.old == earlier.new for earlier, later in pairwise(chain))
+
+
+async def test_marks_never_outlive_their_statement(database: Database) -> None:
+    """Statements of no rows, errors in subtransactions and nested ones leave the next statement its own mark."""
+    await database.execute(TOUCH)
+    found = await after(
+        database,
+        """BEGIN; INSERT INTO t VALUES (1, 1); UPDATE t SET v = 5 WHERE false;
+           DO $$ BEGIN UPDATE t SET v = v / 0; EXCEPTION WHEN division_by_zero THEN NULL; END $$;
+           UPDATE t SET v = 2; DELETE FROM t WHERE false; DELETE FROM t; INSERT INTO t VALUES (1, 3); COMMIT""",
+    )
+    assert replayed(by_mark(found)) == await contents(database, "t")
+    assert all(e.ord is not None for e in found)
+
+
+async def test_only_tables_with_triggers_or_cascades_bear_a_mark(database: Database) -> None:
+    await database.execute(
+        """CREATE TABLE a (id int PRIMARY KEY);
+           CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a ON DELETE CASCADE);
+           CREATE TABLE c (id int PRIMARY KEY, a int REFERENCES a); CREATE TABLE d (id int PRIMARY KEY REFERENCES c);
+           SELECT realtime.watch(t) FROM unnest('{a,b,c,d}'::regclass[]) t"""
+    )
+    marks = await database.execute("SELECT name, mark FROM realtime.generations WHERE name < 'e' ORDER BY name")
+    assert marks == [("a", True), ("b", False), ("c", False), ("d", False)]
+
+
+async def test_the_order_of_ids_follows_the_row_lock_not_the_xid(database: Database) -> None:
+    await database.execute("INSERT INTO posts (id, author_id) VALUES (1, 0)")
+    async with await database.connect(autocommit=False) as low, await database.connect(autocommit=False) as high:
+        await rows_of(low, "SELECT pg_current_xact_id()")
+        await rows_of(high, "SELECT pg_current_xact_id()")
+        await rows_of(high, "UPDATE posts SET author_id = 1")
+        waiting = asyncio.create_task(rows_of(low, "UPDATE posts SET author_id = 2"))
+        await high.commit()
+        await waiting
+        await low.commit()
+    first, second = (await events(database))[-2:]
+    assert (first.new or {})["author_id"] == 1
+    assert first.xid > second.xid
+    assert second.old == first.new
+
+
+async def test_many_writers_on_few_rows_leave_one_chain_per_row(database: Database) -> None:
+    await database.execute("INSERT INTO posts (id, author_id) SELECT g, 0 FROM generate_series(1, 10) g")
+
+    async def write(seed: int) -> None:
+        chance = random.Random(seed)
+        async with await database.connect(autocommit=False) as connection:
+            for i in range(60):
+                rows = sorted(chance.sample(range(1, 11), chance.randint(1, 3)))
+                for row in rows:
+                    await rows_of(connection, f"UPDATE posts SET author_id = {seed * 1000 + i} WHERE id = {row}")
+                await (connection.rollback() if chance.random() < 0.1 else connection.commit())
+
+    await asyncio.gather(*(write(seed) for seed in range(8)))
+    found = await events(database)
+    last = {xid: max(e.id for e in found if e.xid == xid) for xid in {e.xid for e in found}}
+    found.sort(key=lambda e: (last[e.xid], e.id, e.n))
+    for row in range(1, 11):
+        chain = [e for e in found if e.new and e.new["id"] == row]
+        assert all(b.old == a.new for a, b in pairwise(chain))
+    assert replayed(found) == await contents(database, "posts")
