@@ -94,7 +94,7 @@ class Client:
             self.stream.cut()
 
     async def __aenter__(self) -> Self:
-        return await self.connect()
+        return self if self._reader is not None else await self.connect()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -44,7 +44,7 @@ class World:
         if new is not None:
             self.rows[new["id"]] = new
         true_op = "I" if old is None else "D" if new is None else "U"
-        self.events.append(Event(self.xid, number, 0, true_op, False, "posts", new, old))
+        self.events.append(Event(self.xid, number, 0, true_op, False, "posts", new, old, ("id",)))
 
     def messages(self) -> list[Message]:
         """What a right server sends: one unit a batch, each part with at most two changes."""

@@ -8,8 +8,9 @@ it.
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,9 +21,16 @@ from tests.support.token import Token
 
 Row = dict[str, Any]
 READ_LOG = """
-SELECT e.xid::text::bigint, e.id, e.n, e.op::text, e.depth, e.ord, g.schema, g.name, e.new::text, e.old::text
+SELECT e.xid::text::bigint, e.id, e.n, e.op::text, e.depth, e.ord, g.schema, g.name, e.new::text,
+       e.old::text, coalesce(g.key, '{}')
   FROM realtime.events e JOIN realtime.generations g USING (gen)
  WHERE e.op IN ('I', 'U', 'D', 'T') ORDER BY e.id, e.n"""
+
+
+# How values look in JSON depends on these; the product pins them, so the tables are read in the same way.
+SETTINGS = """
+SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'hex';
+SET extra_float_digits = 1; SET lc_monetary = 'C'"""
 
 
 def canonical(row: Row | None) -> str:
@@ -41,6 +49,8 @@ class Event:
     table: str
     new: Row | None
     old: Row | None
+    key: tuple[str, ...] = ()
+    half: bool = False
 
     @cached_property
     def new_text(self) -> str:
@@ -49,6 +59,23 @@ class Event:
     @cached_property
     def old_text(self) -> str:
         return canonical(self.old)
+
+    @property
+    def moved(self) -> bool:
+        return self.op == "U" and bool(self.key) and self.key_of(self.old) != self.key_of(self.new)
+
+    def key_of(self, row: Row | None) -> tuple[str, ...]:
+        return tuple(canonical(row[name]) for name in self.key) if row is not None else ()
+
+
+def told(statement: list[Event]) -> list[Event]:
+    """As clients are told of one statement: where it hands the key of one row to another, DELETEs come first."""
+    moved = [event for event in statement if event.moved]
+    if len(moved) < 2 or {e.key_of(e.old) for e in moved}.isdisjoint(e.key_of(e.new) for e in moved):
+        return statement
+    gone = [replace(event, op="D", new=None, half=True) for event in moved]
+    come = [replace(event, op="I", old=None, half=True) for event in moved]
+    return gone + [event for event in statement if not event.moved] + come
 
 
 @dataclass(frozen=True)
@@ -100,13 +127,15 @@ def delivery(event: Event, route: tuple[tuple[str, str], ...]) -> Delivery | Non
         return Delivery("DELETE", NOTHING, event.old_text, event.id, True, event.nested)
     if not (enters or leaves):
         return None
-    return Delivery(ACTIONS[event.op], event.new_text, event.old_text, event.id, False, event.nested)
+    return Delivery(ACTIONS[event.op], event.new_text, event.old_text, event.id, event.half, event.nested)
 
 
 class Truth:
     def __init__(self, events: list[Event], tables: dict[str, Counter[str]] | None = None) -> None:
         """`tables`: the rows of each table as SELECT gives them now."""
-        self.events = sorted(events, key=lambda e: (e.id, e.n))
+        ordered = sorted(events, key=lambda e: (e.id, e.n))
+        statements = groupby(ordered, key=lambda e: (e.xid, e.id, e.table))
+        self.events = [event for _, statement in statements for event in told(list(statement))]
         self.tables = tables or {}
         self._by_table: dict[str, dict[int, list[Event]]] = defaultdict(lambda: defaultdict(list))
         for event in self.events:
@@ -126,9 +155,11 @@ class Truth:
                 name if schema == "public" else f"{schema}.{name}",
                 _row(new),
                 _row(old),
+                tuple(key),
             )
-            for xid, number, n, op, depth, order, schema, name, new, old in await cursor.fetchall()
+            for xid, number, n, op, depth, order, schema, name, new, old, key in await cursor.fetchall()
         ]
+        await connection.execute(SETTINGS.encode())
         rows: dict[str, Counter[str]] = {}
         for table in tables:
             cursor = await connection.execute(f"SELECT row_to_json(t)::text FROM {table} t".encode())
