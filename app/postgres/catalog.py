@@ -44,10 +44,13 @@ class Catalog:
         for row in sorted(await cursor.fetchall()):
             self._add(_table(row))
 
-    async def ensure(self, connection: Connection, rows: Iterable[tuple[int, str]]) -> None:
-        """Load what events name (generation, op) and is not known, or begins or ends there."""
-        needed = {gen for gen, op in rows if op == "G" or gen not in self.generations}
-        if needed:
+    def lacks(self, events: Iterable[tuple[int, str]]) -> set[int]:
+        """Of what events name (generation, op): what is not known, or begins or ends there."""
+        return {gen for gen, op in events if op == "G" or gen not in self.generations}
+
+    async def ensure(self, connection: Connection, events: Iterable[tuple[int, str]]) -> None:
+        """Load what `lacks`."""
+        if needed := self.lacks(events):
             await self.load(connection, needed)
 
     def _add(self, table: Table) -> None:

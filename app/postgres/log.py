@@ -20,7 +20,7 @@ from app.errors import PositionRefused, ResetReason
 from app.history import PORTION_BYTES
 from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observer
 from app.position import Position, Snapshot
-from app.postgres import replay, rows
+from app.postgres import pages, replay, rows
 from app.postgres.catalog import Catalog
 from app.postgres.connect import ANSWER_SECONDS, Connection, away, connect, deadline
 from app.postgres.incarnation import Incarnation, Incarnations
@@ -173,8 +173,8 @@ class PostgresLog:
         parameters = {
             "last": str(start.xmax - 1),
             "open": [str(x) for x in start.xip],
-            "rows": replay.LARGE_CHANGES + 1,
-            "bytes": replay.LARGE_BYTES,
+            "rows": pages.LARGE_CHANGES + 1,
+            "bytes": pages.LARGE_BYTES,
         }
         async with deadline(connection, LIVE_SECONDS):
             cursor = await connection.cursor(binary=True).execute(SQL["difference"], parameters)
@@ -183,7 +183,7 @@ class PostgresLog:
         self._floor = (time.monotonic(), Snapshot.parse(floor))
         events = [row[5:] for row in found] if event[0] is not None else []
         too_large = bool(events) and (
-            len(events) > replay.LARGE_CHANGES or max(row[4] for row in found) > replay.LARGE_BYTES
+            len(events) > pages.LARGE_CHANGES or max(row[4] for row in found) > pages.LARGE_BYTES
         )
         return _Read(Snapshot.parse(snapshot), self._floor[1], written, flushed, events, too_large)
 
@@ -204,7 +204,7 @@ class PostgresLog:
     async def _extent(
         self, connection: Connection, since: Snapshot, start: Snapshot, found: "_Read", seen_at: float
     ) -> Batch:
-        lows, highs = replay.ranges(start, found.snapshot)
+        lows, highs = pages.ranges(start, found.snapshot)
         cursor = await connection.cursor(binary=True).execute(SQL["extent"], {"lows": lows, "highs": highs})
         row = await cursor.fetchone()
         assert row is not None

@@ -125,9 +125,35 @@ LEFT JOIN LATERAL (
   FROM unnest(%(xids)s::xid8[]) p(x), LATERAL (SELECT * FROM realtime.events e WHERE e.xid = p.x) e
 ) e ON true
 
+-- name: pages
+-- Where the pieces of a transaction lie that is too large to hold, in order: their rows, and between which places.
+SELECT f.floor::text, p.*
+FROM realtime.log_state f
+LEFT JOIN LATERAL (
+  SELECT min(e.ctid)::text AS low, max(e.ctid)::text AS high, count(*) AS rows
+  FROM (
+    SELECT e.ctid, (row_number() OVER (ORDER BY e.mark, e.unmarked, e.level, e.id, p.phase, e.n) - 1) / %(rows)s AS page
+    FROM (
+      SELECT e.ctid, e.id, e.n, e.gen, e.op, e.new_vals, e.old_vals,
+             e.ord IS NULL AS unmarked, CASE WHEN e.ord IS NULL THEN 0 ELSE e.depth END AS level,
+             CASE WHEN NOT %(marked)s THEN 0
+                  ELSE coalesce(e.ord, max(e.ord) OVER (ORDER BY e.id, e.n), 0) END AS mark
+      FROM realtime.events e
+      WHERE e.xid = %(xid)s::xid8
+    ) e
+    JOIN realtime.generations g ON g.gen = e.gen
+    JOIN LATERAL (VALUES (0), (1), (2)) p(phase)
+      ON CASE WHEN e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)]
+              THEN p.phase <> 1 ELSE p.phase = 1 END
+  ) e
+  GROUP BY e.page
+  ORDER BY e.page
+) p ON true
+
 -- name: page
--- A piece of a transaction that is too large to hold, after a key (mark, unmarked, depth, id, phase, n). Rows whose key
--- changed come twice: as DELETE before (phase 0) and as INSERT after (phase 2) the other rows of their statement.
+-- A piece of a transaction that is too large to hold, after a key (mark, unmarked, level, id, phase, n), found by where
+-- its rows lie (they never move). Rows whose key changed come twice: as DELETE before (phase 0) and as INSERT after
+-- (phase 2) the other rows of their statement. What is without a mark follows the marked events that were logged before.
 SELECT f.floor::text, e.*
 FROM realtime.log_state f
 LEFT JOIN LATERAL (
@@ -144,7 +170,7 @@ LEFT JOIN LATERAL (
                CASE WHEN NOT %(marked)s THEN 0
                     ELSE coalesce(e.ord, max(e.ord) OVER (ORDER BY e.id, e.n), 0) END AS mark
         FROM realtime.events e
-        WHERE e.xid = %(xid)s::xid8 AND (%(marked)s OR e.id >= %(id)s)
+        WHERE e.xid IS NOT DISTINCT FROM %(xid)s::xid8 AND e.ctid >= %(low)s::tid AND e.ctid <= %(high)s::tid
       ) e
       JOIN realtime.generations g ON g.gen = e.gen
       JOIN LATERAL (VALUES (0), (1), (2)) p(phase)

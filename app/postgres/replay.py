@@ -9,37 +9,13 @@ Invariants
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
 
-from app.change import Change, Portion, Table, Transaction
-from app.errors import PositionRefused, ResetReason
+from app.change import Change, Portion, Transaction
+from app.errors import ResetReason
 from app.history import PORTION_BYTES
 from app.position import Snapshot
-from app.postgres import rows
 from app.postgres.catalog import Catalog, Lend
-from app.postgres.queries import SQL
-
-LISTED: Final = 50_000  # transactions
-LARGE_CHANGES: Final = 10_000  # more in one transaction, or in one read, is never held at once
-LARGE_BYTES: Final = 8 << 20  # as stored
-PAGE_CHANGES: Final = 10_000
-PAGE_BYTES: Final = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A transaction to replay: its number of changes, their bytes as stored, and whether any bears a mark."""
-
-    xid: int
-    last: int
-    changes: int
-    bytes: int
-    marked: bool
-
-    @property
-    def large(self) -> bool:
-        return self.changes > LARGE_CHANGES or self.bytes > LARGE_BYTES
+from app.postgres.pages import LARGE_CHANGES, Listed, Pages
 
 
 class Path:
@@ -76,7 +52,7 @@ class Path:
 
 async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
     """See app.history.Log.replay. Raises PositionRefused (EXPIRED, OVERRUN), DatabaseAway."""
-    reader = _Reader(lend, catalog, since)
+    reader = Pages(lend, catalog, since)
     refusal = ResetReason.EXPIRED
     while True:
         page, behind, final = await reader.listed(since, upto, refusal)
@@ -87,8 +63,9 @@ async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) 
             last = final and group is groups[-1]
             reader.since = path.position
             if group[0].large:
-                async for part in reader.large(group[0]):
-                    yield Portion([part], None)
+                async for piece in reader.large(group[0]):
+                    for portion in split([piece], upto):
+                        yield Portion(portion.transactions, None)
                 found: list[Transaction] = []
             else:
                 found = await reader.whole(group)
@@ -101,12 +78,6 @@ async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) 
                 yield Portion([], upto)
             return
         since = path.position
-
-
-def ranges(since: Snapshot, upto: Snapshot) -> tuple[list[str], list[str]]:
-    """The half-open ranges of transaction ids between two snapshots, as parameters."""
-    found = since.missing_from(upto)
-    return [str(low) for low, _ in found], [str(high) for _, high in found]
 
 
 def grouped(page: Sequence[Listed]) -> Iterator[list[Listed]]:
@@ -147,68 +118,3 @@ def _fitting(changes: Sequence[Change], room: int) -> int:
         if room < 0:
             return i
     return len(changes)
-
-
-class _Reader:
-    def __init__(self, lend: Lend, catalog: Catalog, since: Snapshot) -> None:
-        self._lend = lend
-        self._catalog = catalog
-        self.since = since  # what has been delivered: the log must reach back to it
-
-    async def _rows(
-        self, query: str, parameters: dict[str, Any], refusal: ResetReason = ResetReason.OVERRUN
-    ) -> list[tuple[Any, ...]]:
-        """The rows of a query without the floor in their first column, which is checked."""
-        async with self._lend() as connection:
-            cursor = await connection.cursor(binary=True).execute(SQL[query], parameters)
-            found = await cursor.fetchall()
-            if not self.since.contains(Snapshot.parse(found[0][0])):
-                raise PositionRefused(refusal)
-            kept = [row[1:] for row in found if row[1] is not None]
-            if query != "transactions":
-                events = (row[-rows.WIDTH :] for row in kept)
-                await self._catalog.ensure(connection, ((e[rows.GEN], e[rows.OP]) for e in events))
-        return kept
-
-    async def listed(
-        self, since: Snapshot, upto: Snapshot, refusal: ResetReason
-    ) -> tuple[list[Listed], list[int], bool]:
-        """The next transactions in order, those that come later although they are lower, and whether that is all."""
-        lows, highs = ranges(since, upto)
-        parameters = {"lows": lows, "highs": highs, "xmax": str(since.xmax), "limit": LISTED}
-        found = await self._rows("transactions", parameters, refusal)
-        page = sorted((Listed(*row[1:]) for row in found if row[0]), key=lambda t: (t.last, t.xid))
-        return page, [row[1] for row in found if not row[0]], len(page) < LISTED
-
-    async def whole(self, group: Sequence[Listed]) -> list[Transaction]:
-        found = await self._rows("portion", {"xids": [str(t.xid) for t in group]})
-        return rows.transactions(found, self._catalog.generations)
-
-    async def large(self, listed: Listed) -> AsyncIterator[Transaction]:
-        """The pieces of a transaction that is too large to hold. Their order is that of app.order as far as it needs no
-        more than a row and its statement: marks and key changes count, chains of old and new are not checked."""
-        key: dict[str, Any] = {"mark": -1, "unmarked": False, "level": 0, "id": 0, "phase": -1, "n": -1}
-        limits = {"xid": str(listed.xid), "marked": listed.marked, "rows": PAGE_CHANGES, "bytes": PAGE_BYTES}
-        truncated: int | None = None
-        while page := await self._rows("page", key | limits):
-            changes: list[Change] = []
-            schema: dict[int, Table] = {}
-            for row in page:
-                change = self._piece(row)
-                emptied = change.op == "R" and truncated == change.table.relid
-                truncated = change.table.relid if change.op == "T" or emptied else None
-                if change.op in "GR":
-                    schema |= {} if emptied else {change.table.gen: change.table}
-                else:
-                    changes.append(change)
-            for portion in split([Transaction(listed.xid, listed.last, changes, list(schema.values()))], self.since):
-                yield portion.transactions[0]
-            key = dict(zip(("mark", "unmarked", "level", "phase", "id", "n"), page[-1][:6], strict=True))
-
-    def _piece(self, row: Sequence[Any]) -> Change:
-        phase, event = row[3], list(row[4:])
-        if phase == 0:  # the row's old key goes before, its new one comes after the statement's other rows
-            event[rows.OP], event[8], event[10] = "D", None, None
-        elif phase == 2:
-            event[rows.OP], event[9], event[11] = "I", None, None
-        return rows.change(event, self._catalog.generations, {0: "d", 1: "", 2: "i"}[phase])

@@ -51,7 +51,7 @@ def register(connection: Connection) -> None:
 
 
 # The columns of an event, as every query of the log returns them, last.
-ID, N, XID, GEN, OP = range(5)
+ID, N, XID, GEN, OP, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(12)
 WIDTH: Final = 12
 
 
