@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from app.broadcaster import Broadcaster
 from app.change import Batch
 from app.errors import DatabaseAway, PositionRefused
-from app.observe import DatabaseBack, DatabaseLost, Failed, Observer
+from app.observe import Failed, Observer
 from app.position import Position
 
 SILENT_SECONDS = 2.0
@@ -20,14 +20,13 @@ RETRY_SECONDS = 0.5
 
 
 class Follower:
-    """A `Receiver`. `depose` ends the leader's backend and says whether there was one."""
+    """A `Receiver`. `depose` ends the backend of a leader that was silent for so many seconds."""
 
-    def __init__(self, broadcaster: Broadcaster, depose: Callable[[float], Awaitable[bool]], observe: Observer) -> None:
+    def __init__(self, broadcaster: Broadcaster, depose: Callable[[float], Awaitable[None]], observe: Observer) -> None:
         self.broadcaster = broadcaster
         self.depose = depose
         self.observe = observe
         self.leader: str | None = None
-        self.away_since: float | None = None
         self._heard = time.monotonic()
         self._woken = asyncio.Event()
 
@@ -69,23 +68,12 @@ class Follower:
     async def _read(self) -> None:
         try:
             await self.broadcaster.pull()
-            self._back()
-            if self.silence > DEAD_SECONDS and await self.depose(self.silence):
+            if self.silence > DEAD_SECONDS:
+                await self.depose(self.silence)
                 self._heard = time.monotonic()
-        except DatabaseAway as error:
-            self._lost(error)
+        except DatabaseAway:
             self.wake()
             await asyncio.sleep(RETRY_SECONDS)
         except Exception as error:  # noqa: BLE001 - a bug here must not end the stream of every client
             self.observe(Failed("follower", error))
             await asyncio.sleep(RETRY_SECONDS)
-
-    def _lost(self, error: DatabaseAway) -> None:
-        if self.away_since is None:
-            self.away_since = time.monotonic()
-            self.observe(DatabaseLost(str(error)))
-
-    def _back(self) -> None:
-        if self.away_since is not None:
-            self.observe(DatabaseBack(time.monotonic() - self.away_since))
-            self.away_since = None

@@ -1,0 +1,180 @@
+"""The roof: the one place that knows concrete edges, and the life of a server from start to stop.
+
+Start: refuse what can't work, take the log's position, serve. Stop: take leave of clients, end the tasks, close the
+connections. A background task that fails by a bug is reported and begun again; it never ends in silence.
+"""
+
+import asyncio
+import shlex
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from app import __version__
+from app.broadcaster import Broadcaster
+from app.bus.postgres import PostgresBus
+from app.change import Batch
+from app.config import Settings
+from app.connection import Connection
+from app.connections import Connections
+from app.errors import DatabaseAway, StartError
+from app.follower import SILENT_SECONDS, Follower
+from app.hub import Hub
+from app.logs import Logs
+from app.metrics import Metrics
+from app.observe import Failed, Noted, Observer, Served, Stopped, fan
+from app.position import Snapshot
+from app.postgres.checks import check
+from app.postgres.connect import connect
+from app.postgres.leader import Leader, Retention
+from app.postgres.log import PostgresLog
+from app.web.demo import Demo
+from app.web.ports import Facts
+from app.web.server import Server as WebServer
+
+RESTART_SECONDS = 1.0
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM; the exit code. Raises StartError."""
+    return asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    logs, metrics = Logs(settings.log_format, settings.log_level), Metrics(settings.server_id)
+    logs.install()
+    observe = fan(logs, metrics)
+    for note in settings.notes:
+        observe(Noted(note))
+    async with AsyncExitStack() as stack:
+        server = await _start(settings, observe, stack)
+        web = WebServer(
+            settings,
+            connect=lambda sink: Connection(sink, server.connections),
+            health=server.health,
+            metrics=metrics.render,
+            observe=observe,
+            demo=Demo(server.connect, shlex.join(["psql", settings.redacted])) if settings.demo else None,
+        )
+        await web.start()
+        observe(Served(web.url, __version__))
+        await stop.wait()
+        asked = time.monotonic()
+        await web.stop()
+    observe(Stopped(time.monotonic() - asked))
+    return 0
+
+
+async def _start(settings: Settings, observe: Observer, stack: AsyncExitStack) -> "Server":
+    url = settings.database_url
+    assert url is not None
+    await check(url)
+    log = PostgresLog(url, observe)
+    stack.push_async_callback(log.close)
+    try:
+        server = await Server.assemble(settings, url, log, observe)
+    except DatabaseAway as error:
+        raise StartError(f"the database can't be reached: {error}") from error
+    stack.push_async_callback(server.stop)
+    server.start()
+    return server
+
+
+class Server:
+    """The rooms of one server, connected."""
+
+    def __init__(
+        self, settings: Settings, url: str, log: PostgresLog, broadcaster: Broadcaster, observe: Observer
+    ) -> None:
+        self.url = url
+        self.log = log
+        self.broadcaster = broadcaster
+        self.observe = observe
+        self.server_id = settings.server_id
+        self.bus = PostgresBus(lambda purpose: connect(url, name=purpose), settings.server_id)
+        retention = Retention(timedelta(seconds=settings.retention), settings.log_bytes)
+        self.leader = Leader(
+            url, retention, pull=self._pull, beat=self._beat, published=self._published, observe=observe
+        )
+        self.follower = Follower(broadcaster, self.leader.terminate_stale, observe)
+        self.connections = Connections(
+            broadcaster, observe, server_id=settings.server_id, version=__version__, heartbeat=settings.heartbeat
+        )
+        broadcaster.on_read = self._publish
+        log.on_incarnation = lambda origin: broadcaster.rebase(origin, None)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def assemble(cls, settings: Settings, url: str, log: PostgresLog, observe: Observer) -> "Server":
+        """Raises DatabaseAway."""
+        origin = await log.origin()
+        broadcaster = Broadcaster(log, log.catalog, Hub(), origin, settings.ring_bytes, observe)
+        return cls(settings, url, log, broadcaster, observe)
+
+    def start(self) -> None:
+        """Begin to follow, to stand for leader, to hear the bus, and to keep clients' hearts beating."""
+        for name, run in {
+            "follower": self.follower.run,
+            "leader": self.leader.run,
+            "bus": lambda: self.bus.run(self.follower),
+            "heartbeat": self.connections.beat,
+        }.items():
+            self._tasks.append(asyncio.create_task(self._forever(name, run), name=name))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _forever(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await run()
+            except Exception as error:  # noqa: BLE001 - a bug must not end a server that others can still use
+                self.observe(Failed(name, error))
+            await asyncio.sleep(RESTART_SECONDS)
+
+    async def _pull(self) -> int:
+        """The leader's read: how many commits it brought."""
+        batch = await self.broadcaster.pull()
+        if batch is None:
+            return 0
+        return 1 if batch.transactions is None else len(batch.transactions)
+
+    async def _publish(self, batch: Batch) -> None:
+        if self.leader.leading:
+            await self.bus.publish(batch)
+
+    async def _beat(self) -> None:
+        token = self.broadcaster.point.token
+        self.follower.beat(self.server_id, token or "")
+        await self.bus.beat(token or "")
+
+    def _published(self) -> Snapshot:
+        return self.broadcaster.point.snapshot
+
+    async def connect(self) -> AsyncConnection[Any]:
+        """A connection of its own, for the demo page. Raises DatabaseAway."""
+        return await connect(self.url, name="demo")
+
+    def health(self) -> Facts:
+        silent = self.follower.silence > SILENT_SECONDS
+        leader = self.server_id if self.leader.leading else (None if silent else self.follower.leader)
+        return {
+            "database": self.log.connected,
+            "listen": self.bus.ready,
+            "bus": self.bus.ready,
+            "leader": leader,
+            "watches": [
+                {"schema": p.schema, "table": p.table, "problem": p.problem, "remedy": p.remedy}
+                for p in self.leader.problems
+            ],
+        }
