@@ -1,0 +1,98 @@
+"""Incarnations: one per stretch of history that positions may trust (adversarial 26, 27 at the SQL level)."""
+
+import asyncio
+from typing import Any
+
+from tests.sql.log import events
+from tests.support.cluster import Cluster
+from tests.support.database import Database, rows_of
+
+CALL = "SELECT n, fresh FROM realtime.incarnate()"
+WRITE = "INSERT INTO posts (author_id) VALUES (1)"
+
+
+async def call(database: Database) -> tuple[Any, ...]:
+    return (await database.execute(CALL))[0]
+
+
+async def test_many_at_once_make_one_and_later_ones_find_it(database: Database) -> None:
+    found = await asyncio.gather(*(call(database) for _ in range(8)))
+    assert sorted(fresh for _, fresh in found) == [False] * 7 + [True]
+    assert len({n for n, _ in found}) == 1
+    assert await call(database) == (found[0][0], False)
+
+
+async def test_a_clean_restart_changes_nothing_and_a_crash_does(own_cluster: Cluster) -> None:
+    database = Database(own_cluster, own_cluster.create_database(migrated=True))
+    first, _ = await call(database)
+    await database.execute(WRITE)
+    await database.execute("SELECT realtime.turn('1 h', 1, NULL)")
+    assert await database.value("SELECT count(*) FROM realtime.recorded") > 0
+    own_cluster.restart()
+    assert await call(database) == (first, False)
+    own_cluster.kill9()
+    own_cluster.start()
+    second, fresh = await call(database)
+    assert (second > first, fresh) == (True, True)
+    assert await database.value("SELECT count(*) FROM realtime.recorded") == 0
+    assert await database.value("SELECT recovery_end IS NOT NULL FROM realtime.incarnation WHERE n = %s", second)
+    assert len(await events(database)) == 1  # the log is the same database's: kept
+
+
+async def test_a_promoted_standby_is_another_and_keeps_the_log(own_cluster: Cluster) -> None:
+    database = Database(own_cluster, own_cluster.create_database(migrated=True))
+    first, _ = await call(database)
+    await database.execute(WRITE)
+    standby = Cluster(base=own_cluster)
+    try:
+        standby.run("pg_ctl", "-D", str(standby.data), "-w", "promote")
+        copy = Database(standby, database.name)
+        second, fresh = await call(copy)
+        assert (second > first, fresh) == (True, True)
+        lines = await copy.execute("SELECT tli FROM realtime.incarnation ORDER BY n")
+        assert lines[-1] > lines[-2]
+        assert len(await events(copy)) == 1
+    finally:
+        standby.close()
+
+
+async def test_a_copy_of_the_database_starts_with_an_empty_log(database: Database) -> None:
+    await database.execute("CREATE TABLE t (id int PRIMARY KEY); SELECT realtime.watch('t')")
+    await call(database)
+    await database.execute("INSERT INTO t VALUES (1)")
+    name = f"copy_of_{database.name}"
+    async with await Database(database.cluster, "postgres").connect() as connection:
+        await rows_of(connection, f"CREATE DATABASE {name} TEMPLATE {database.name}")
+    try:
+        copy = Database(database.cluster, name)
+        assert (await call(copy))[1]
+        assert await events(copy, ops="GI") == []
+        low = await copy.value("SELECT pg_snapshot_xmax(floor)::text::bigint FROM realtime.log_state")
+        assert await copy.value("SELECT min(xid)::text::bigint FROM realtime.generations WHERE NOT ended") == low
+        await copy.execute("INSERT INTO t VALUES (2)")
+        assert [e.new for e in await events(copy)] == [{"id": 2}]
+        assert await copy.execute("SELECT * FROM realtime.check()") == []
+    finally:
+        database.cluster.drop_database(name)
+
+
+async def test_a_dump_restored_elsewhere_keeps_its_watches(database: Database) -> None:
+    """Object ids do not survive a dump: the watch is found by its triggers, and the foreign log is emptied."""
+    await database.execute("CREATE TABLE t (id int PRIMARY KEY, a int); SELECT realtime.watch('t', '{a}')")
+    await database.execute("INSERT INTO t VALUES (1, 1)")
+    cluster, name = database.cluster, f"restored_{database.name}"
+    dump = str(cluster.dir / f"{name}.dump")
+    cluster.run("pg_dump", "-Fc", "-f", dump, "-d", database.url)
+    async with await Database(cluster, "postgres").connect() as connection:
+        await rows_of(connection, f"CREATE DATABASE {name}")
+    try:
+        copy = Database(cluster, name)
+        cluster.run("pg_restore", "-d", copy.url, dump)
+        assert (await call(copy))[1]
+        assert await copy.execute("SELECT * FROM realtime.check()") == []
+        names = "SELECT name, routes FROM realtime.generations WHERE NOT ended AND relid = name::regclass ORDER BY 1"
+        assert await copy.execute(names) == [("notifications", ["user_id"]), ("posts", ["author_id"]), ("t", ["a"])]
+        await copy.execute("INSERT INTO t VALUES (2, 7)")
+        assert [(e.table, e.new_vals) for e in await events(copy)] == [("public.t", ["2", "7"])]
+    finally:
+        cluster.drop_database(name)
