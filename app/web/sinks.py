@@ -52,12 +52,15 @@ class _Sink(ABC):
         return self._socket.get_write_buffer_size()
 
     async def drained(self) -> None:
-        """Wait until the backlog, once above HIGH_WATER, is down to LOW_WATER. Raises ConnectionResetError."""
+        """Wait until the backlog, once above HIGH_WATER, is down to LOW_WATER.
+
+        Raises ConnectionResetError where nothing more will be taken: the client has gone, or the stream has its end.
+        """
         if self._writer is not None:
             # aiohttp has one waiter for all who wait: shielded, so that who gives up does not cancel the others.
             await asyncio.shield(self._writer.drain())
-        if self._socket.is_closing():
-            raise ConnectionResetError("the client has gone")
+        if self.closed or self._socket.is_closing():
+            raise ConnectionResetError("the stream has ended")
 
     def close(self, code: CloseCode, reason: str) -> None:
         self.shut(code, reason)

@@ -5,6 +5,7 @@ a close code of the protocol, never an exception.
 """
 
 import asyncio
+from contextlib import suppress
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -15,7 +16,7 @@ from app.web.clients import Clients
 from app.web.origins import Origins
 from app.web.ports import Client, Connect
 from app.web.rate import Rate
-from app.web.sinks import LINGER, WebSocketSink
+from app.web.sinks import HIGH_WATER, LINGER, WebSocketSink
 
 
 class _Socket(web.WebSocketResponse):
@@ -77,6 +78,10 @@ class WebSockets:
         """Handle messages until the connection ends; the close code where the peer broke the protocol of WebSocket."""
         rate = Rate()
         while True:
+            if sink.backlog() > HIGH_WATER and not sink.closed:
+                # Who does not take the answers is not listened to: they would pile up here.
+                with suppress(ConnectionResetError):
+                    await sink.drained()
             message = await ws.receive()
             if message.type is WSMsgType.TEXT:
                 if not sink.closed and self._within(rate, sink, message.data):

@@ -11,7 +11,8 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerH
 from app.config import Settings
 from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Lagging
 from app.web import rate
-from tests.support.facts import eventually
+from app.web.sinks import HIGH_WATER
+from tests.support.facts import eventually, holds
 from tests.unit.web import House, running
 
 LIMIT = 65536
@@ -170,6 +171,34 @@ async def test_a_slow_reader_is_fed_at_its_own_pace_and_misses_nothing(
         received += [c["row"] for c in (await until(ws, "changes"))["changes"]]
     assert received == written
     await eventually(lambda: house.observed(Lagging, lambda o: o == Lagging(-1)))
+
+
+async def test_who_does_not_read_the_answers_is_not_listened_to(house: House, ws: ClientWebSocketResponse) -> None:
+    asked = 400
+
+    async def ask() -> None:
+        for n in range(asked):
+            await ws.send_json({"type": "ping", "id": f"{n}" + "x" * 60_000})
+
+    asking = asyncio.create_task(ask())
+    [connection] = house.connections._all
+    await eventually(lambda: connection.sink.backlog() > HIGH_WATER)
+    await holds(lambda: connection.sink.backlog() < HIGH_WATER + 4 * LIMIT, 0.3, "answers do not pile up")
+    answers = [await ws.receive_json(timeout=10) for _ in range(asked)]
+    assert [int(a["id"].rstrip("x")) for a in answers] == list(range(asked))
+    await asking
+
+
+async def test_a_peer_that_takes_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.web.sinks.PEER_TIMEOUT", 0.5)
+    async with running() as house, ClientSession() as http, http.ws_connect(f"{house.url}/realtime/ws") as ws:
+        await until(ws, "welcome")
+        await subscribe(ws, "posts")
+        await until(ws, "position")
+        for _ in range(100):  # far more than the kernel takes
+            await house.insert(body="x" * 100_000, rows=5)
+            await asyncio.sleep(0)
+        await eventually(lambda: len(house.connections) == 0)
 
 
 async def test_pages_of_other_origins_are_refused(house: House, http: ClientSession) -> None:
