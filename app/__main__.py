@@ -20,7 +20,7 @@ from app.errors import SettingsError, StartError
 ROOT: Final = Path(__file__).resolve().parents[1]
 HELP: Final = """\
 The settings come from the environment: DATABASE_URL (a libpq URI; unset means an embedded PostgreSQL under .data/),
-SOBRANIE_HOST (127.0.0.1), SOBRANIE_PORT (3000), and more in docs/operations.md. An unknown SOBRANIE_* name or a bad
+SOBRANIE_HOST (127.0.0.1), SOBRANIE_PORT (3000), and more in docs/settings.md. An unknown SOBRANIE_* name or a bad
 value stops the start."""
 
 

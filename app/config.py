@@ -209,6 +209,8 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_DATA": _Setting("data", str),
 }
 
+NAMES: Final = frozenset(_SETTINGS)
+
 
 def _refuse_unknown(env: Mapping[str, str]) -> None:
     for name in sorted(env):

@@ -1,10 +1,13 @@
 """Settings: what parses, what stops the start, and that no error tells a secret."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import Settings, redact_url
+from app.config import NAMES, Settings, redact_url
 from app.errors import SettingsError
 
 
@@ -152,3 +155,9 @@ def test_a_password_among_the_parameters_is_hidden_too() -> None:
         "postgresql://h/d?user=u&password=***&sslpassword=***"
     )
     assert redact_url("postgresql://u@h:5432/d?application_name=a@b") == "postgresql://u@h:5432/d?application_name=a@b"
+
+
+def test_the_documented_settings_are_the_settings() -> None:
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == NAMES
