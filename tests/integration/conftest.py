@@ -1,0 +1,22 @@
+"""Fixtures of the tests that read the log of a real PostgreSQL without a server around it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.observe import Observation
+from app.postgres.log import PostgresLog
+from tests.support.database import Database
+
+
+@pytest.fixture
+def observed() -> list[Observation]:
+    """Everything that was observed in this test."""
+    return []
+
+
+@pytest.fixture
+async def log(database: Database, observed: list[Observation]) -> AsyncIterator[PostgresLog]:
+    made = PostgresLog(database.url, observed.append)
+    yield made
+    await made.close()

@@ -1,0 +1,222 @@
+"""Reading what is new: every committed change exactly once, in an order that is right for every row."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.change import Batch
+from app.errors import DatabaseAway, PositionRefused, ResetReason
+from app.observe import DatabaseBack, DatabaseLost, Observation
+from app.position import Snapshot
+from app.postgres.log import PostgresLog
+from tests.integration import story
+from tests.support.cluster import Cluster, migrate
+from tests.support.database import Database
+
+
+async def read(log: PostgresLog, since: Snapshot) -> Batch:
+    batch = await log.difference(since)
+    assert batch is not None
+    return batch
+
+
+async def start(log: PostgresLog) -> Snapshot:
+    return (await log.origin()).position
+
+
+async def kill_sessions(database: Database) -> None:
+    await database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'sobranie%'"
+    )
+
+
+async def test_a_slow_transaction_with_a_lower_id_arrives_once_after_the_faster_one(
+    database: Database, log: PostgresLog
+) -> None:
+    position = await start(log)
+    async with await database.connect(autocommit=False) as slow:
+        await slow.execute("INSERT INTO posts (author_id, title) VALUES (1, 'slow')")
+        await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'fast')")
+        first = await read(log, position)
+        assert await log.difference(first.upto) is None
+        await slow.commit()
+    second = await read(log, first.upto)
+    assert [b.transactions and len(b.transactions) for b in (first, second)] == [1, 1]
+    assert first.transactions is not None
+    assert second.transactions is not None
+    assert first.transactions[0].xid > second.transactions[0].xid
+    assert await log.difference(second.upto) is None
+
+
+async def test_random_interleaved_transactions_are_read_exactly_once_in_an_order_that_fits_every_row(
+    database: Database, log: PostgresLog
+) -> None:
+    position = await start(log)
+    await story.begin(database)
+    tasks = [asyncio.create_task(story.writer(database, seed, 25)) for seed in range(12)]
+    readings = await story.follow(log, position, tasks)
+    await asyncio.gather(*tasks)
+    changes = [c for r in readings for t in r.transactions for c in t.changes]
+    seen = [(c.number, c.n) for c in changes if not c.half]
+    assert len(seen) == len(set(seen))
+    assert set(seen) == await story.logged(database)
+    state = story.apply(c for c in changes if c.table.name == "other")
+    assert state == await story.truth(database, "other")
+    # The rows of `story` were there before it was watched.
+    before = {("story", str(i)): {"id": i, "owner": 0, "value": 0} for i in range(1, 11)}
+    assert story.apply([c for c in changes if c.table.name == "story"], before) == await story.truth(database, "story")
+
+
+async def test_order_follows_the_row_lock_where_transaction_ids_run_the_other_way(
+    database: Database, log: PostgresLog
+) -> None:
+    await database.execute("INSERT INTO posts (author_id, title) VALUES (1, '0')")
+    position = await start(log)
+    async with await database.connect(autocommit=False) as early, await database.connect(autocommit=False) as late:
+        await early.execute("SELECT pg_current_xact_id()")
+        await late.execute("UPDATE posts SET title = '1'")
+        await late.commit()
+        await early.execute("UPDATE posts SET title = '2'")
+        await early.commit()
+    batch = await read(log, position)
+    assert batch.transactions is not None
+    assert [t.xid for t in batch.transactions] == sorted((t.xid for t in batch.transactions), reverse=True)
+    assert [b'"title":"1"' in (t.changes[0].new or b"") for t in batch.transactions] == [True, False]
+
+
+async def test_rolled_back_savepoints_and_exceptions_leave_nothing(database: Database, log: PostgresLog) -> None:
+    position = await start(log)
+    await database.execute(
+        """DO $$ BEGIN
+             FOR i IN 1..100 LOOP
+               BEGIN
+                 INSERT INTO posts (author_id, title) VALUES (i, 'x');
+                 IF i % 2 = 0 THEN RAISE EXCEPTION 'no'; END IF;
+               EXCEPTION WHEN raise_exception THEN NULL;
+               END;
+             END LOOP;
+           END $$"""
+    )
+    batch = await read(log, position)
+    assert batch.transactions is not None
+    (transaction,) = batch.transactions
+    assert [c.new_values and c.new_values[1] for c in transaction.changes] == [str(i) for i in range(1, 101, 2)]
+
+
+async def test_a_large_open_transaction_costs_the_other_reads_nothing(database: Database, log: PostgresLog) -> None:
+    position = await start(log)
+    async with await database.connect(autocommit=False) as bulk:
+        await bulk.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 100000) g")
+        seconds = []
+        for _ in range(50):
+            await database.execute("INSERT INTO posts (author_id) VALUES (0)")
+            began = time.perf_counter()
+            batch = await read(log, position)
+            seconds.append(time.perf_counter() - began)
+            assert batch.transactions is not None
+            assert len(batch.transactions) == 1
+            position = batch.upto
+        # A scan of the open rows takes 5 ms and more; without it a read takes a fraction of one.
+        assert sorted(seconds)[len(seconds) // 2] < 0.005
+        await bulk.rollback()
+    assert await log.difference(position) is None
+
+
+async def test_what_is_too_much_to_hold_is_announced_without_its_changes(database: Database, log: PostgresLog) -> None:
+    position = await start(log)
+    async with await database.connect(autocommit=False) as bulk:
+        await bulk.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 30000) g")
+        await bulk.execute("CREATE TABLE fresh (id int PRIMARY KEY)")
+        await bulk.execute("SELECT realtime.watch('fresh')")
+        await bulk.commit()
+    batch = await read(log, position)
+    assert batch.transactions is None
+    assert [table.name for table in batch.schema] == ["fresh"]
+    assert batch.upto.xmax == batch.highest + 1
+    assert len(story.ids(await story.replayed(log, position, batch.upto))) == 30000
+    assert await log.difference(batch.upto) is None
+
+
+async def test_few_rows_of_many_bytes_are_too_much_as_well(database: Database, log: PostgresLog) -> None:
+    position = await start(log)
+    await database.execute(
+        "INSERT INTO posts (author_id, body) SELECT g, (SELECT string_agg(md5(random()::text || g || i), '')"
+        " FROM generate_series(1, 32768) i) FROM generate_series(1, 20) g"
+    )
+    batch = await read(log, position)
+    assert batch.transactions is None
+    portions = [p async for p in log.replay(position, batch.upto)]
+    assert [len(p.transactions[0].changes) for p in portions if p.transactions] == [1] * 20
+    assert portions[-1].upto == batch.upto
+
+
+async def test_nothing_is_handed_on_before_it_is_durable(own_cluster: Cluster, observed: list[Observation]) -> None:
+    own_cluster.settings["wal_writer_delay"] = "10s"
+    own_cluster.settings["synchronous_commit"] = "off"
+    own_cluster.restart()
+    own_cluster._ddl("CREATE DATABASE durable")
+    database = Database(own_cluster, "durable")
+    migrate(database.url)
+    log = PostgresLog(database.url, observed.append)
+    position = await start(log)
+    for _ in range(20):
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        batch = await read(log, position)
+        position = batch.upto
+        assert batch.lsn <= int(await database.value("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint"))
+    own_cluster.kill9()
+    own_cluster.start()
+    assert await database.value("SELECT count(*) FROM posts") == 20
+    await log.close()
+
+
+async def test_reading_goes_on_where_its_connection_was_killed(
+    database: Database, log: PostgresLog, observed: list[Observation]
+) -> None:
+    position = await start(log)
+    await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+    position = (await read(log, position)).upto
+    async with await database.connect(autocommit=False) as slow:
+        await slow.execute("INSERT INTO posts (author_id) VALUES (2)")
+        await database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sobranie%'"
+        )
+        await database.execute("INSERT INTO posts (author_id) VALUES (3)")
+        with pytest.raises(DatabaseAway):
+            await log.difference(position)
+        batch = await read(log, position)
+        await slow.commit()
+    later = await read(log, batch.upto)
+    found = [t.changes[0].new_values for b in (batch, later) for t in b.transactions or ()]
+    assert [values and values[1] for values in found] == ["3", "2"]
+    assert [type(o) for o in observed] == [DatabaseLost, DatabaseBack]
+
+
+async def test_a_position_before_the_floor_is_expired_and_one_at_the_floor_is_good(
+    database: Database, log: PostgresLog
+) -> None:
+    position = await start(log)
+    await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+    batch = await read(log, position)
+    await database.execute("UPDATE realtime.log_state SET floor = %s::pg_snapshot", str(batch.upto))
+    await database.execute("TRUNCATE realtime.events")
+    with pytest.raises(PositionRefused) as caught:
+        await log.difference(position)
+    assert caught.value.reason is ResetReason.EXPIRED
+    assert await log.difference(batch.upto) is None
+    assert await log.difference(await start(log)) is None
+
+
+async def test_newlines_of_a_json_column_are_blanked(database: Database, log: PostgresLog) -> None:
+    await database.execute("CREATE TABLE documents (id int PRIMARY KEY, body json); SELECT realtime.watch('documents')")
+    position = await start(log)
+    await database.execute('INSERT INTO documents VALUES (1, E\'{\\n\\r\\n"a": "line\\\\nline"}\')')
+    batch = await read(log, position)
+    assert batch.transactions is not None
+    row = batch.transactions[0].changes[0].new
+    assert row is not None
+    assert b"\n" not in row
+    assert b"\r" not in row
+    assert b"line\\nline" in row
