@@ -40,6 +40,7 @@ class Connection:
         self.session = Session(connections.channel_limit)
         self.line = Line(sink, connections.observe)
         self._doubted: set[int] = set()  # tables (relids) whose channels may have lost their meaning
+        self._begun: Snapshot | None = None  # the position that the client came with
         self._ended = False
         self._lock = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Connection:
         session, names = self.session, list(new)
         if session.point is None or (snapshot is not None and not session.channels):
             session.point = self.broadcaster.point if snapshot is None else self._point(snapshot)
-            snapshot = None
+            self._begun, snapshot = snapshot, None
         if snapshot is None:
             self.line.send(wire.subscribed(id, names, session.point.token))
         else:
@@ -116,7 +117,9 @@ class Connection:
         if refused is not None:
             self._doubt(new)
             self.reset(names, refused)
-        elif session.point.token is not None:
+        elif session.point.token is not None and (self._begun != session.point.snapshot or self._at_the_front()):
+            # Not the client's own position while more is to come: a client that holds the beginning of the unit that
+            # follows would take it to be closed, and the repetition to be new.
             self.line.send(wire.position(session.point.token))
 
     def _point(self, snapshot: Snapshot) -> Point:
