@@ -206,7 +206,16 @@ class Broadcaster:
     async def _refresh(self) -> None:
         async with self._reading:
             self._refreshing = None  # who asks from now on may want what this read does not see
+            origin = await self.source.origin()
             await self._pull()
+            if origin.incarnation == self.incarnation:
+                self._reach(origin)
+
+    def _reach(self, origin: Origin) -> None:
+        """Be at least at `origin`, all of whose events were read since. Without this a server that saw a transaction
+        open stays behind one that saw it ended, for as long as nothing happens, if it wrote nothing that is watched."""
+        now = time.monotonic()
+        self.apply(Batch(self.point.snapshot, origin.position, origin.highest, origin.lsn, [], [], 0, now))
 
     async def locate(self, address: Address) -> tuple[Table, Address]:
         """The table of a channel. Raises BadChannel for a table that is not on the air, an undeclared route, a value
