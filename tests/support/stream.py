@@ -1,7 +1,7 @@
 """What one client has applied, by the rules of the protocol alone, over any number of connections.
 
-Invariants: messages are applied as they come; a change whose `(channel, id)` came since the last position is dropped
-and counted (a unit that a disconnect left open); every other repetition, and everything that the protocol does not
+Invariants: what came in a unit that a disconnect left open is taken out of the record: it has to come again, as it was,
+and is counted then; every other repetition, and everything that the protocol does not
 allow, is a fault. A channel's record starts at the position that it asked with, or else at that of its `subscribed`.
 """
 
@@ -34,6 +34,12 @@ class Segment:
     start: str
     items: list[Change | Mark | Cut] = field(default_factory=list)
 
+    count: int = 0
+
+    def add(self, change: Change) -> None:
+        self.items.append(change)
+        self.count += 1
+
     def changes(self) -> list[Change]:
         return [item for item in self.items if isinstance(item, dict)]
 
@@ -63,7 +69,9 @@ class Stream:
         self.faults: list[str] = []
         self.resets: list[Message] = []
         self.errors: list[Message] = []
+        self._here: set[str] = set()  # what this connection has said `subscribed` for
         self._since: dict[tuple[str, str], int] = {}
+        self._again: dict[tuple[str, str], tuple[int, Change]] = {}  # of units that were left open
         self._ever: set[tuple[str, str]] = set()
 
     @property
@@ -73,6 +81,10 @@ class Stream:
     def changes(self, channel: str | None = None) -> list[Change]:
         """All applied changes, of one channel or of all (then channel by channel)."""
         return [c for s in self.segments if channel in (None, s.channel) for c in s.changes()]
+
+    def count(self, channel: str | None = None) -> int:
+        """How many changes were applied."""
+        return sum(s.count for s in self.segments if channel in (None, s.channel))
 
     @property
     def joined(self) -> list[str]:
@@ -91,6 +103,7 @@ class Stream:
 
     def connected(self) -> None:
         self.connection += 1
+        self._here = set()
 
     def cut(self) -> None:
         """The connection is gone. A channel that asked without a position and was not joined starts afresh."""
@@ -99,6 +112,13 @@ class Stream:
                 for change in self.open.pop(channel).changes():
                     self._ever.discard((channel, change["id"]))
                     self._since.pop((channel, change["id"]), None)
+                    self._again.pop((channel, change["id"]), None)
+        for channel, segment in self.open.items():
+            while segment.items and isinstance(change := segment.items[-1], dict):
+                segment.items.pop()
+                self._ever.discard((channel, change["id"]))
+                self._again[channel, change["id"]] = (self.connection, change)
+        self._since = {}
         for segment in self.open.values():
             segment.items.append(Cut())
 
@@ -109,6 +129,8 @@ class Stream:
             case "unsubscribed":
                 for channel in message["channels"]:
                     self.pending.pop(channel, None)
+                    self._here.discard(channel)
+                    self._again = {name: n for name, n in self._again.items() if name[0] != channel}
                     self.done.append(self.open.pop(channel))
             case "changes":
                 self._changes(message)
@@ -124,6 +146,7 @@ class Stream:
                 self.faults.append(f"unknown message type {other!r}")
 
     def _subscribed(self, message: Message) -> None:
+        self._here.update(message["channels"])
         for channel in message["channels"]:
             if channel not in self.open:
                 if channel not in self.pending:
@@ -145,26 +168,33 @@ class Stream:
         if channel not in self.open:
             self.faults.append(f"a change of {channel}, which is not subscribed")
         elif name in self._since:
-            if self._since[name] == self.connection:
-                self.faults.append(f"twice on one connection: {name}")
-            self.duplicates.append(Duplicate(*name, self._since[name], self.connection))
+            self.faults.append(f"twice on one connection: {name}")
         elif name in self._ever:
             self.faults.append(f"twice, and not in a unit that was left open: {name}")
         else:
+            if name in self._again:
+                before, told = self._again.pop(name)
+                self.duplicates.append(Duplicate(*name, before, self.connection))
+                if told != change:
+                    self.faults.append(f"came again, and was another: {told} then {change}")
             self._ever.add(name)
             self._since[name] = self.connection
-            self.open[channel].items.append(change)
+            self.open[channel].add(change)
 
     def _mark(self, position: str) -> None:
+        """Closes what came for the channels of this connection. One that was cut off before it was joined is none of
+        them until it is subscribed again: what it got stays open."""
         self.position = position
-        self._since.clear()
-        for channel, segment in self.open.items():
-            segment.items.append(Mark(position))
+        self._since = {(channel, id): n for (channel, id), n in self._since.items() if channel not in self._here}
+        for channel in self.open.keys() & self._here:
+            self.open[channel].items.append(Mark(position))
             self.pending.pop(channel, None)
 
     def _reset(self, message: Message) -> None:
         """The channel's record ends here; it goes on, as a new one, from the position of the reset."""
         self.resets.append(message)
+        self._here.update(message["channels"])
+        self._again = {name: n for name, n in self._again.items() if name[0] not in message["channels"]}
         for channel in message["channels"]:
             before = self.open.pop(channel, None)
             if before is not None and before.changes():
