@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from app import wire
 from app.broadcaster import Broadcaster
 from app.errors import ResetReason
-from app.hub import MESSAGE_BYTES
 from app.observe import Observer
 from app.session import State
 
@@ -28,7 +27,7 @@ class Connections:
         self.channel_limit = CHANNEL_LIMIT
         limits = {
             "inbound_bytes": wire.INBOUND_BYTES,
-            "outbound_bytes": MESSAGE_BYTES,
+            "outbound_bytes": broadcaster.hub.limit,
             "publishes_per_minute": 100,
             "channels": CHANNEL_LIMIT,
         }

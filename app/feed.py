@@ -129,7 +129,7 @@ class Feed:
         self._pending |= changed
         self.schema |= changed & {channel.relid for channel in self.channels.values()}
         count = 0
-        for message in part(transactions, self.channels, self.broadcaster.hub.matches, end, self._pending):
+        for message in part(transactions, self.channels, self.broadcaster.hub, end, self._pending):
             await self.sink.drained()
             self.write([message])
             self.open = message.position is None

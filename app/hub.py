@@ -7,11 +7,11 @@ live (replaying, lagging) keep their channels registered here but are no members
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from app import wire
-from app.change import Batch, Change, Form, Table, Values, text_json
+from app.change import Batch, Change, Form, Table, Transaction, Values, text_json
 from app.observe import Transport
 from app.position import Snapshot
 
@@ -75,7 +75,10 @@ class Delivery(NamedTuple):
 
 
 class Hub:
-    def __init__(self) -> None:
+    """`limit` is what an outbound message aims at, in bytes."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit or MESSAGE_BYTES
         self._tables: defaultdict[int, _Listeners] = defaultdict(_Listeners)
         self._channels: dict[tuple[int, str], Channel] = {}
 
@@ -128,6 +131,15 @@ class Hub:
                 entered.append((channel, Form.ENTER if moved else Form.WHOLE))
         return found + entered
 
+    def seen(self, transactions: Iterable[Transaction]) -> Iterator[tuple[Change, Channel, Form]]:
+        """What each channel sees, in order. Of one statement the rows that leave a route come first."""
+        for transaction in transactions:
+            for _, rows in groupby(transaction.changes, key=_statement):
+                found = [(change, channel, form) for change in rows for channel, form in self.matches(change)]
+                if len(found) > 1:
+                    found.sort(key=_stays)
+                yield from found
+
     def fan_out(self, batch: Batch, before: Point, after: Point) -> list[Delivery]:
         """Give every live connection its part of the batch.
 
@@ -135,13 +147,29 @@ class Hub:
         """
         self._set_aside(batch, before)
         matched: defaultdict[Channel, list[tuple[int, str, bytes]]] = defaultdict(list)
-        number = count()
-        for change in (c for t in batch.transactions or () for c in t.changes):
-            for channel, form in self.matches(change):
-                if channel.members:
-                    item = wire.change(channel.json, change.body(form))
-                    matched[channel].append((next(number), change.table.channel, item))
-        return [_deliver(matched, channels, members, before, after) for channels, members in _audiences(matched)]
+        for number, (change, channel, form) in enumerate(self.seen(batch.transactions or ())):
+            if channel.members:
+                item = wire.change(channel.json, change.body(form))
+                matched[channel].append((number, change.table.channel, item))
+        return [self._deliver(matched, channels, members, before, after) for channels, members in _audiences(matched)]
+
+    def _deliver(
+        self, matched: "_Matched", channels: tuple[Channel, ...], members: list[Subscriber], before: Point, after: Point
+    ) -> Delivery:
+        items = (
+            matched[channels[0]]
+            if len(channels) == 1
+            else sorted((i for c in channels for i in matched[c]), key=_number)
+        )
+        if sum(len(item) for _, _, item in items) > self.limit and len(items) > 1:
+            for member in members:
+                member.fall_behind(before)
+            return Delivery((), {})
+        messages = list(wire.changes((item for _, _, item in items), after.token, self.limit, items[0][1]))
+        for member in members:
+            member.deliver(messages, after)
+        sockets = sum(member.transport == "ws" for member in members)
+        return Delivery(messages, {"ws": sockets, "sse": len(members) - sockets})
 
     def _set_aside(self, batch: Batch, before: Point) -> None:
         if batch.transactions is None:
@@ -172,22 +200,13 @@ def _audiences(matched: _Matched) -> Iterable[tuple[tuple[Channel, ...], list[Su
     return groups.items()
 
 
-def _deliver(
-    matched: _Matched, channels: tuple[Channel, ...], members: list[Subscriber], before: Point, after: Point
-) -> Delivery:
-    items = (
-        matched[channels[0]] if len(channels) == 1 else sorted((i for c in channels for i in matched[c]), key=_number)
-    )
-    if sum(len(item) for _, _, item in items) > MESSAGE_BYTES and len(items) > 1:
-        for member in members:
-            member.fall_behind(before)
-        return Delivery((), {})
-    messages = list(wire.changes((item for _, _, item in items), after.token, MESSAGE_BYTES, items[0][1]))
-    for member in members:
-        member.deliver(messages, after)
-    sockets = sum(member.transport == "ws" for member in members)
-    return Delivery(messages, {"ws": sockets, "sse": len(members) - sockets})
-
-
 def _number(item: tuple[int, str, bytes]) -> int:
     return item[0]
+
+
+def _statement(change: Change) -> tuple[int, int]:
+    return change.number, change.table.relid
+
+
+def _stays(found: tuple[Change, Channel, Form]) -> bool:
+    return found[2] is not Form.LEAVE

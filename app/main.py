@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
 
@@ -38,6 +38,7 @@ from app.web.ports import Facts
 from app.web.server import Server as WebServer
 
 RESTART_SECONDS = 1.0
+T = TypeVar("T")
 
 
 def serve(settings: Settings) -> int:
@@ -49,13 +50,18 @@ async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    logs, metrics = Logs(settings.log_format, settings.log_level), Metrics(settings.server_id)
+    logs, metrics = (
+        Logs(settings.log_format, settings.log_level, server_id=settings.server_id),
+        Metrics(settings.server_id),
+    )
     logs.install()
     observe = fan(logs, metrics)
     for note in settings.notes:
         observe(Noted(note))
     async with AsyncExitStack() as stack:
-        server = await _start(settings, observe, stack)
+        server = await _unless(stop, _start(settings, observe, stack))
+        if server is None:
+            return 0
         web = WebServer(
             settings,
             connect=lambda sink: Connection(sink, server.connections),
@@ -71,6 +77,18 @@ async def _serve(settings: Settings) -> int:
         await web.stop()
     observe(Stopped(time.monotonic() - asked))
     return 0
+
+
+async def _unless(stop: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `start`, which is cancelled where `stop` comes first (a start may wait for the network)."""
+    starting, stopping = asyncio.create_task(start), asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stop.is_set() and not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return None
+    return starting.result()
 
 
 async def _start(settings: Settings, observe: Observer, stack: AsyncExitStack) -> "Server":
@@ -116,7 +134,7 @@ class Server:
     async def assemble(cls, settings: Settings, url: str, log: PostgresLog, observe: Observer) -> "Server":
         """Raises DatabaseAway."""
         origin = await log.origin()
-        broadcaster = Broadcaster(log, log.catalog, Hub(), origin, settings.ring_bytes, observe)
+        broadcaster = Broadcaster(log, log.catalog, Hub(settings.outbound_bytes), origin, settings.ring_bytes, observe)
         return cls(settings, url, log, broadcaster, observe)
 
     def start(self) -> None:

@@ -4,16 +4,14 @@ States: NEW has no position yet; FEEDING gets history at its own pace; LIVE is a
 Invariant: everything up to `point` has been sent for every channel in `channels`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from app import wire
-from app.change import Change, Form, Transaction
+from app.change import Transaction
 from app.errors import BadChannel, BadRequest, ResetReason
-from app.hub import MESSAGE_BYTES, Channel, Point
-
-Matches = Callable[[Change], list[tuple[Channel, Form]]]
+from app.hub import Channel, Hub, Point
 
 
 class State(Enum):
@@ -66,7 +64,7 @@ class Session:
 def part(
     transactions: Sequence[Transaction],
     channels: Mapping[str, Channel],
-    matches: Matches,
+    hub: Hub,
     end: Point | None,
     schema: AbstractSet[int],
 ) -> Iterator[wire.Message]:
@@ -76,11 +74,11 @@ def part(
     changes. A unit in which nothing matched is a bare `position`.
     """
     token = end.token if end is not None else None
-    items = _items(transactions, channels, matches, schema)
+    items = _items(transactions, channels, hub, schema)
     gone = [name for name, channel in channels.items() if channel.relid in schema]
     table = next((c.table.channel for t in transactions for c in t.changes), "")
     sent = False
-    for message in wire.changes(items, None if gone else token, MESSAGE_BYTES, table):
+    for message in wire.changes(items, None if gone else token, hub.limit, table):
         sent = True
         yield message
     if end is not None and gone:
@@ -90,10 +88,8 @@ def part(
 
 
 def _items(
-    transactions: Iterable[Transaction], channels: Mapping[str, Channel], matches: Matches, schema: AbstractSet[int]
+    transactions: Iterable[Transaction], channels: Mapping[str, Channel], hub: Hub, schema: AbstractSet[int]
 ) -> Iterator[bytes]:
-    for change in (c for t in transactions for c in t.changes):
-        if change.table.relid not in schema:
-            for channel, form in matches(change):
-                if channels.get(channel.name) is channel:
-                    yield wire.change(channel.json, change.body(form))
+    for change, channel, form in hub.seen(transactions):
+        if change.table.relid not in schema and channels.get(channel.name) is channel:
+            yield wire.change(channel.json, change.body(form))

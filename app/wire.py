@@ -57,7 +57,9 @@ def frame(payload: bytes) -> bytes:
 
 
 def welcome(server: str, version: str, heartbeat: float, limits: dict[str, int]) -> Message:
-    return Message("welcome", _fields(server=server, version=version, heartbeat=int(heartbeat) or heartbeat, limits=limits))
+    return Message(
+        "welcome", _fields(server=server, version=version, heartbeat=int(heartbeat) or heartbeat, limits=limits)
+    )
 
 
 def subscribed(id: JsonId, channels: Sequence[str], position: str | None) -> Message:
