@@ -109,13 +109,14 @@ class Stream:
         """The connection is gone. A channel that asked without a position and was not joined starts afresh."""
         for channel, position in self.pending.items():
             if position is None and channel in self.open:
-                for change in self.open.pop(channel).changes():
-                    self._ever.discard((channel, change["id"]))
-                    self._since.pop((channel, change["id"]), None)
-                    self._again.pop((channel, change["id"]), None)
+                for gone in self.open.pop(channel).changes():
+                    self._ever.discard((channel, gone["id"]))
+                    self._since.pop((channel, gone["id"]), None)
+                    self._again.pop((channel, gone["id"]), None)
         for channel, segment in self.open.items():
             while segment.items and isinstance(change := segment.items[-1], dict):
                 segment.items.pop()
+                segment.count -= 1
                 self._ever.discard((channel, change["id"]))
                 self._again[channel, change["id"]] = (self.connection, change)
         self._since = {}
