@@ -13,6 +13,7 @@ from app.change import Change, Transaction
 from app.position import Snapshot
 from app.postgres.log import PostgresLog
 from tests.support.database import Database
+from tests.support.facts import pause
 
 SCHEMA = """
 CREATE TABLE story (id bigint PRIMARY KEY, owner int NOT NULL DEFAULT 0, value int NOT NULL);
@@ -54,7 +55,7 @@ async def _transaction(connection: Connection, chance: random.Random) -> None:
     for _ in range(chance.randint(1, 4)):
         await _statement(connection, chance)
         if chance.random() < 0.2:
-            await asyncio.sleep(chance.random() * 0.01)
+            await pause(chance.random() * 0.01)
     if chance.random() < 0.3:
         await connection.execute("SAVEPOINT s")
         await _statement(connection, chance)

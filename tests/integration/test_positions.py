@@ -1,0 +1,151 @@
+"""Which positions hold: through crashes where they were durable, never across another history of the log."""
+
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from app.errors import DatabaseAway, PositionRefused, ResetReason
+from app.observe import IncarnationChanged, Observation
+from app.position import Position, Snapshot
+from app.postgres.log import Origin, PostgresLog
+from tests.integration import story
+from tests.support.cluster import Cluster, migrate
+from tests.support.database import Database
+
+
+def position_of(origin: Origin, snapshot: Snapshot | None = None) -> Position:
+    return Position(origin.incarnation, origin.tag, snapshot or origin.position, origin.lsn)
+
+
+async def verdict(log: PostgresLog, position: Position) -> ResetReason | None:
+    try:
+        await log.accept(position)
+    except PositionRefused as refused:
+        return refused.reason
+    return None
+
+
+@pytest.fixture
+def own_database(own_cluster: Cluster) -> Database:
+    """A migrated database in a cluster that may be killed."""
+    own_cluster._ddl("CREATE DATABASE served")
+    made = Database(own_cluster, "served")
+    migrate(made.url)
+    return made
+
+
+async def test_a_fresh_position_is_accepted_and_foreign_ones_are_not(log: PostgresLog) -> None:
+    origin = await log.origin()
+    good = position_of(origin)
+    assert await verdict(log, good) is None
+    assert await verdict(log, replace(good, tag="00000000")) is ResetReason.FOREIGN
+    assert await verdict(log, replace(good, incarnation=origin.incarnation + 1)) is ResetReason.FOREIGN
+    assert await verdict(log, replace(good, incarnation=0)) is ResetReason.FOREIGN
+    assert await verdict(log, replace(good, snapshot=Snapshot(3))) is ResetReason.EXPIRED
+
+
+async def test_a_position_of_another_database_is_foreign(
+    database: Database, log: PostgresLog, cluster: Cluster
+) -> None:
+    name = cluster.create_database(migrated=True)
+    other = PostgresLog(cluster.url(name), lambda observation: None)
+    try:
+        assert await verdict(log, position_of(await other.origin())) is ResetReason.FOREIGN
+    finally:
+        await other.close()
+        cluster.drop_database(name)
+
+
+async def test_an_applications_own_position_starts_where_its_transaction_stood(
+    database: Database, log: PostgresLog
+) -> None:
+    await log.origin()
+    await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'seen')")
+    async with await database.connect(autocommit=False) as page:
+        await page.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await page.execute("SELECT 1")
+        await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'missed')")
+        row = await (await page.execute("SELECT realtime.position(), count(*) FROM posts")).fetchone()
+        await page.rollback()
+    assert row is not None
+    position = Position.decode(row[0])
+    assert row[1] == 1
+    assert not position.strict
+    await log.accept(position)
+    batch = await log.difference(position.snapshot)
+    assert batch is not None
+    assert [b"missed" in (c.new or b"") for t in batch.transactions or () for c in t.changes] == [True]
+
+
+async def test_durable_positions_hold_through_crashes_and_others_do_not(
+    own_database: Database, observed: list[Observation]
+) -> None:
+    """Aborted transactions before the crash make it re-use ids: a raw snapshot would lose what comes after."""
+    cluster = own_database.cluster
+    log = PostgresLog(own_database.url, observed.append)
+    renewed: list[Origin] = []
+    log.on_incarnation = renewed.append
+    held = [position_of(await log.origin())]
+    for round_ in range(3):
+        await own_database.execute("INSERT INTO posts (author_id, title) VALUES (%s, 'kept')", round_)
+        batch = await log.difference(held[-1].snapshot)
+        assert batch is not None
+        held.append(replace(held[-1], snapshot=batch.upto, lsn=batch.lsn))
+        for _ in range(20):  # ids that the crash takes back
+            async with await own_database.connect(autocommit=False) as gone:
+                await gone.execute("INSERT INTO posts (author_id, title) VALUES (0, 'gone')")
+                await gone.rollback()
+        assert await log.difference(batch.upto) is None  # the raw snapshot has moved beyond them
+        cluster.kill9()
+        cluster.start()
+        with pytest.raises(DatabaseAway):
+            await log.difference(batch.upto)
+        await own_database.execute("INSERT INTO posts (author_id, title) VALUES (%s, 'after')", round_)
+        after = await log.difference(batch.upto)
+        assert after is not None
+        assert [b"after" in (c.new or b"") for t in after.transactions or () for c in t.changes] == [True]
+        held.append(replace(held[-1], snapshot=after.upto, lsn=after.lsn))
+    upto = held[-1].snapshot
+    for i, position in enumerate(held):
+        assert await verdict(log, position) is None
+        assert len(story.ids(await story.replayed(log, position.snapshot, upto))) == len(held) - 1 - i
+        assert await verdict(log, replace(position, strict=False)) is ResetReason.LOST
+    assert [o.incarnation for o in renewed] == sorted({o.incarnation for o in renewed})
+    assert len(renewed) == len([o for o in observed if isinstance(o, IncarnationChanged)]) == 3
+    assert await verdict(log, replace(position_of(renewed[-1]), strict=False)) is None
+    await log.close()
+
+
+async def test_a_clean_restart_keeps_the_incarnation(own_database: Database) -> None:
+    log = PostgresLog(own_database.url, lambda observation: None)
+    before = await log.origin()
+    await log.close()
+    own_database.cluster.restart()
+    after = await log.origin()
+    assert (after.incarnation, after.tag) == (before.incarnation, before.tag)
+    assert await verdict(log, replace(position_of(before), strict=False)) is None
+    await log.close()
+
+
+async def test_a_promotion_ends_every_position_before_it(own_database: Database, observed: list[Observation]) -> None:
+    await own_database.execute("SELECT pg_current_xact_id()")
+    log = PostgresLog(own_database.url, observed.append)
+    before = await log.origin()
+    standby = Cluster(base=own_database.cluster)
+    try:
+        own_database.cluster.stop("immediate")
+        standby.run("pg_ctl", "-D", str(standby.data), "-w", "promote")
+        log._url = standby.url("served")  # as when a name moves to the new primary
+        with pytest.raises(DatabaseAway):
+            await log.difference(before.position)
+        with pytest.raises(PositionRefused) as caught:
+            await log.difference(before.position)
+        assert caught.value.reason is ResetReason.LOST
+        after = await log.origin()
+        assert after.incarnation > before.incarnation
+        assert await verdict(log, position_of(before)) is ResetReason.LOST
+        assert await verdict(log, position_of(after)) is None
+        await log.close()
+    finally:
+        standby.close()
