@@ -73,8 +73,8 @@ async def open_clients(servers: Sequence[Server]) -> list[Client]:
 async def test_every_committed_change_is_in_every_ledger_exactly_once(
     database: Database, servers: Servers, figures: Callable[[str], None]
 ) -> None:
-    await database.execute(SETUP)
     both = [await servers.start("one", SOBRANIE_OUTBOUND_BYTES="4kB"), await servers.start("two")]
+    await database.execute(SETUP)
     clients, tally, heard = await open_clients(both), Tally(), list[str]()
     hoppers = [Hopper(client, both, i, heard) for i, client in enumerate(clients)]
     started = time.monotonic()
