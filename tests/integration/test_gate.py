@@ -47,11 +47,13 @@ async def running(
     await reader.start()
     connection = await connect(database.url, name="gate")
     task = asyncio.create_task(Gate(connection, reader.pull, observed.append, may_park=may_park).run())
-    yield reader
-    task.cancel()
-    with suppress(asyncio.CancelledError, DatabaseAway):
-        await task
-    await connection.close()
+    try:
+        yield reader
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, DatabaseAway):
+            await task
+        await connection.close()
 
 
 def parked(observed: list[Observation]) -> Callable[[], bool]:

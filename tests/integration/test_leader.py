@@ -1,0 +1,238 @@
+"""Leading: one at a time, another when it goes or falls silent, and the ring of the log turned meanwhile."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from app.observe import Gate, LeaderEnded, Led, LogState, LogTurned, Observation, QueueUsage, Resigned, WatchProblem
+from app.position import Snapshot
+from app.postgres import leader as module
+from app.postgres.leader import Leader, Retention
+from app.postgres.log import PostgresLog
+from tests.support.cluster import ROOT, Cluster, clean_environment, migrate
+from tests.support.database import Database
+from tests.support.facts import eventually
+from tests.support.proxy import Proxy
+
+HOUR = Retention(timedelta(hours=1), 1 << 30)
+
+
+class Candidate:
+    """A server as far as leading goes."""
+
+    def __init__(self, url: str, retention: Retention = HOUR) -> None:
+        self.observed: list[Observation] = []
+        self.log = PostgresLog(url, self.observed.append)
+        self.commits = 0
+        self.beats = 0
+        self.leader = Leader(
+            url,
+            retention,
+            pull=self.pull,
+            beat=self.beat,
+            published=lambda: self.position,
+            observe=self.observed.append,
+        )
+        self.position = Snapshot(1)
+
+    async def pull(self) -> int:
+        batch = await self.log.difference(self.position)
+        if batch is None:
+            return 0
+        self.position = batch.upto
+        self.commits += len(batch.transactions or ())
+        return 1
+
+    async def beat(self) -> None:
+        self.beats += 1
+
+    def count(self, kind: type[Observation]) -> int:
+        return sum(isinstance(o, kind) for o in self.observed)
+
+    def parked(self) -> bool:
+        return [o.hot for o in self.observed if isinstance(o, Gate)][-1:] == [False]
+
+
+@asynccontextmanager
+async def candidate(url: str, retention: Retention = HOUR) -> AsyncIterator[Candidate]:
+    made = Candidate(url, retention)
+    made.position = (await made.log.origin()).position
+    task = asyncio.create_task(made.leader.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await made.log.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A house kept every few milliseconds instead of every second."""
+    monkeypatch.setattr(module, "TRY_SECONDS", 0.02)
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_one_leads_and_the_other_takes_over_when_it_stops(database: Database) -> None:
+    async with candidate(database.url) as second_to_last:
+        async with candidate(database.url) as first:
+            await eventually(lambda: first.leader.leading or second_to_last.leader.leading)
+            leading, waiting = (first, second_to_last) if first.leader.leading else (second_to_last, first)
+            await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+            await eventually(lambda: leading.commits == 1)
+            await eventually(lambda: leading.beats > 3)
+            assert (waiting.commits, waiting.beats, waiting.count(Led)) == (0, 0, 0)
+        await eventually(lambda: second_to_last.leader.leading)
+        await eventually(lambda: second_to_last.commits == 1)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("purpose", ["leader", "gate", "live"])
+async def test_a_leader_that_loses_any_connection_starts_over_and_misses_nothing(
+    database: Database, purpose: str
+) -> None:
+    async with candidate(database.url) as server:
+        await eventually(lambda: server.leader.leading)
+        await eventually(server.parked)
+        ended = await database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = %s",
+            f"sobranie {purpose}",
+        )
+        assert ended == [(True,)]
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await eventually(lambda: server.count(Resigned) == 1)
+        await eventually(lambda: server.commits == 1)
+        await eventually(lambda: server.leader.leading)
+        assert server.count(Led) == 2
+        held = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+        await eventually(lambda: _is(database, held, 1, f"sobranie {purpose}"))
+
+
+async def _is(database: Database, query: str, value: int, *parameters: object) -> bool:
+    return bool(await database.value(query, *parameters) == value)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_silent_leader_is_ended_and_replaced(database: Database, proxy: Proxy) -> None:
+    """Its line carries nothing, and its backends keep the lock and the gate."""
+    async with candidate(proxy.url(database.name)) as silent:
+        await eventually(lambda: silent.leader.leading)
+        await eventually(silent.parked)
+        proxy.stall()
+        async with candidate(database.url) as server:
+            assert not server.leader.leading
+            await server.leader.terminate_stale(5.0)
+            assert server.count(LeaderEnded) == 2
+            await eventually(lambda: server.leader.leading)
+            await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+            await eventually(lambda: server.commits == 1)
+            await eventually(server.parked)  # the gate was let go of, too
+        proxy.resume()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_ring_turns_by_age_up_to_what_is_published_and_its_state_is_observed(database: Database) -> None:
+    async with candidate(database.url, Retention(timedelta(seconds=0.2), 1 << 30)) as server:
+        start = server.position
+
+        async def turned() -> bool:
+            await database.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 100) g")
+            return server.count(LogTurned) > 0
+
+        await eventually(turned, every=0.1)
+        floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
+        assert server.position.contains(floor)
+        assert not start.contains(floor)
+        states = [o for o in server.observed if isinstance(o, LogState)]
+        assert states
+        assert all(0 < o.bytes < 1 << 26 for o in states)
+        assert all(0 <= o.age_seconds < 60 for o in states)
+        assert all(o.ratio < 0.01 for o in server.observed if isinstance(o, QueueUsage))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_watch_that_is_not_whole_is_reported_with_its_remedy_until_it_is_mended(database: Database) -> None:
+    async with candidate(database.url) as server:
+        await database.execute("DROP TRIGGER realtime_update ON posts")
+        await eventually(lambda: bool(server.leader.problems))
+        (problem,) = server.leader.problems
+        assert (problem.schema, problem.table) == ("public", "posts")
+        assert server.count(WatchProblem) >= 1
+        await database.execute(problem.remedy)
+        await eventually(lambda: not server.leader.problems)
+
+
+async def test_two_phase_commit_works_beside_a_leader_and_is_read_once(own_cluster: Cluster) -> None:
+    own_cluster.settings["max_prepared_transactions"] = "5"
+    own_cluster.restart()
+    own_cluster._ddl("CREATE DATABASE served")
+    migrate(own_cluster.url("served"))
+    database = Database(own_cluster, "served")
+    async with candidate(database.url) as server:
+        await eventually(lambda: server.leader.leading)
+        await eventually(lambda: server.beats > 1)
+        async with await database.connect() as writer:
+            for name in ("kept", "gone"):
+                await writer.execute(f"BEGIN; INSERT INTO posts (author_id, title) VALUES (1, '{name}')".encode())
+                await writer.execute(f"PREPARE TRANSACTION '{name}'".encode())
+        own_cluster.kill9()
+        own_cluster.start()
+        await database.execute("COMMIT PREPARED 'kept'")
+        await database.execute("ROLLBACK PREPARED 'gone'")
+        await eventually(lambda: server.commits == 1, timeout=20)
+        await database.execute("INSERT INTO posts (author_id) VALUES (2)")
+        await eventually(lambda: server.commits == 2)
+
+
+STOPPED = """
+import asyncio, sys
+from tests.integration.test_leader import candidate
+async def main():
+    async with candidate(sys.argv[1]) as server:
+        while not server.leader.leading:
+            await asyncio.sleep(0.01)
+        print("leading", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+async def test_a_stopped_process_that_leads_is_ended_and_replaced(database: Database) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STOPPED, database.url, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=clean_environment()
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"leading\n"
+        os.kill(process.pid, signal.SIGSTOP)
+        async with candidate(database.url) as server:
+            with pytest.raises(AssertionError):
+                await eventually(lambda: server.leader.leading, timeout=1.5)
+            await server.leader.terminate_stale(5.0)
+            await eventually(lambda: server.leader.leading)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+async def test_leading_needs_no_right_beyond_the_readers(database: Database) -> None:
+    await database.execute("CREATE ROLE leads LOGIN IN ROLE realtime_reader")
+    try:
+        async with candidate(database.cluster.url(database.name, user="leads")) as server:
+            await eventually(lambda: server.leader.leading)
+            await eventually(lambda: server.count(LogState) > 0)
+            await server.leader.terminate_stale(5.0)
+            await eventually(lambda: server.count(Resigned) == 1)
+    finally:
+        with suppress(psycopg.errors.UndefinedObject):
+            await database.execute("DROP ROLE leads")
