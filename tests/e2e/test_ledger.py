@@ -120,14 +120,15 @@ def tell(figures: Callable[[str], None], tally: Tally, hoppers: list[Hopper], tr
     )
     figures(
         f"  {'client':<10}{'changes':>9}{'units':>8}{'channels':>9}{'reconnects':>11}{'subscribes':>11}"
-        f"{'repeated in an open unit':>26}{'faults':>8}"
+        f"{'repeated in an open unit':>26}{'late':>6}{'faults':>8}"
     )
     for hopper in hoppers:
         stream = hopper.client.stream
         units = sum(1 for m in hopper.client.messages if "position" in m)
         figures(
             f"  {stream.name:<10}{len(stream.changes()):>9}{units:>8}{len(stream.segments):>9}"
-            f"{hopper.reconnects:>11}{hopper.subscribes:>11}{len(stream.duplicates):>26}{len(stream.faults):>8}"
+            f"{hopper.reconnects:>11}{hopper.subscribes:>11}{len(stream.duplicates):>26}"
+            f"{sum(d.late for d in stream.duplicates):>6}{len(stream.faults):>8}"
         )
         for unit, count in sorted(repeated_units(hopper).items()):
             figures(f"    {count} repeated: sent on connection {unit[0]}, cut before its position, again on {unit[1]}")

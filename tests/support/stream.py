@@ -6,7 +6,7 @@ allow, is a fault. A channel's record starts at the position that it asked with,
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,10 +35,20 @@ class Segment:
     items: list[Change | Mark | Cut] = field(default_factory=list)
 
     count: int = 0
+    ids: set[str] = field(default_factory=set)
 
     def add(self, change: Change) -> None:
         self.items.append(change)
+        self.ids.add(change["id"])
         self.count += 1
+
+    def take_back(self) -> Iterator[Change]:
+        """Removes what came since the last position, newest first."""
+        while self.items and isinstance(change := self.items[-1], dict):
+            self.items.pop()
+            self.ids.discard(change["id"])
+            self.count -= 1
+            yield change
 
     def changes(self) -> list[Change]:
         return [item for item in self.items if isinstance(item, dict)]
@@ -50,6 +60,7 @@ class Duplicate:
     id: str
     first_connection: int
     again_connection: int
+    late: bool  # a further position came before it came again: ids have to be remembered beyond that
 
 
 def loads(text: str | bytes) -> Any:
@@ -62,6 +73,7 @@ class Stream:
         self.name = name
         self.position: str | None = None
         self.connection = 0
+        self.marks = 0  # positions that came
         self.open: dict[str, Segment] = {}
         self.done: list[Segment] = []
         self.pending: dict[str, str | None] = {}
@@ -71,8 +83,7 @@ class Stream:
         self.errors: list[Message] = []
         self._here: set[str] = set()  # what this connection has said `subscribed` for
         self._since: dict[tuple[str, str], int] = {}
-        self._again: dict[tuple[str, str], tuple[int, Change]] = {}  # of units that were left open
-        self._ever: set[tuple[str, str]] = set()
+        self._again: dict[tuple[str, str], tuple[int, int, Change]] = {}  # of units that were left open
 
     @property
     def segments(self) -> list[Segment]:
@@ -110,15 +121,10 @@ class Stream:
         for channel, position in self.pending.items():
             if position is None and channel in self.open:
                 for gone in self.open.pop(channel).changes():
-                    self._ever.discard((channel, gone["id"]))
-                    self._since.pop((channel, gone["id"]), None)
                     self._again.pop((channel, gone["id"]), None)
         for channel, segment in self.open.items():
-            while segment.items and isinstance(change := segment.items[-1], dict):
-                segment.items.pop()
-                segment.count -= 1
-                self._ever.discard((channel, change["id"]))
-                self._again[channel, change["id"]] = (self.connection, change)
+            for change in segment.take_back():
+                self._again[channel, change["id"]] = (self.connection, self.marks, change)
         self._since = {}
         for segment in self.open.values():
             segment.items.append(Cut())
@@ -170,21 +176,21 @@ class Stream:
             self.faults.append(f"a change of {channel}, which is not subscribed")
         elif name in self._since:
             self.faults.append(f"twice on one connection: {name}")
-        elif name in self._ever:
+        elif change["id"] in self.open[channel].ids:
             self.faults.append(f"twice, and not in a unit that was left open: {name}")
         else:
             if name in self._again:
-                before, told = self._again.pop(name)
-                self.duplicates.append(Duplicate(*name, before, self.connection))
+                before, marks, told = self._again.pop(name)
+                self.duplicates.append(Duplicate(*name, before, self.connection, self.marks > marks))
                 if told != change:
                     self.faults.append(f"came again, and was another: {told} then {change}")
-            self._ever.add(name)
             self._since[name] = self.connection
             self.open[channel].add(change)
 
     def _mark(self, position: str) -> None:
         """Closes what came for the channels of this connection. One that was cut off before it was joined is none of
         them until it is subscribed again: what it got stays open."""
+        self.marks += position != self.position
         self.position = position
         self._since = {(channel, id): n for (channel, id), n in self._since.items() if channel not in self._here}
         for channel in self.open.keys() & self._here:
