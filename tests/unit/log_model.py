@@ -1,0 +1,294 @@
+"""A model of the log's port, for interleavings: transactions lock rows, commit in any order, and are read by snapshot.
+
+Invariants, as PostgreSQL keeps them: who writes a row holds it until the end of the transaction; a statement's number
+is drawn while the row is held, a transaction's id whenever it first writes; a read sees what is committed at one moment
+between two awaits. The real log is tested against a real PostgreSQL elsewhere.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from random import Random
+
+from app.broadcaster import Origin
+from app.change import Batch, Change, Portion, Table, Transaction
+from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
+from app.order import transaction
+from app.position import Position, Snapshot
+from tests.support.truth import Event, Truth, canonical
+
+FIRST = 100
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+Row = dict[str, int]
+
+
+def table(gen: int, name: str, route: str | None, xid: int = FIRST - 1) -> Table:
+    columns = ("id", route) if route else ("id",)
+    routes = ((route,),) if route else ()
+    relid = {"posts": 10, "notes": 20}[name]
+    return Table(
+        gen, relid, "public", name, ("id",), routes, columns, ("bigint",) * len(columns), "n" * len(columns), xid
+    )
+
+
+@dataclass
+class Start:
+    position: Snapshot
+    highest: int
+    lsn: int
+    incarnation: int
+    tag: str
+
+
+@dataclass
+class Writer:
+    """An open transaction."""
+
+    xid: int
+    events: list[Change] = field(default_factory=list)
+    undo: list[tuple[str, int, Row | None]] = field(default_factory=list)
+    locks: set[tuple[str, int]] = field(default_factory=set)
+
+
+class World:
+    def __init__(self, random: Random, *, held: int = 10_000) -> None:
+        """`held` is the number of changes above which a read holds no transactions."""
+        self.random = random
+        self.held = held
+        self.tables = {"posts": table(1, "posts", "author_id"), "notes": table(2, "notes", "user_id")}
+        self.rows: dict[str, dict[int, Row]] = {"posts": {}, "notes": {}}
+        self.open: list[Writer] = []
+        self.committed: dict[int, list[Change]] = {}
+        self.floor = Snapshot(FIRST)
+        self.past: list[Snapshot] = []
+        self.incarnation = 1
+        self.away = False
+        self._xid = count(FIRST)
+        self._number = count(1)
+        self._gen = count(3)
+        self._next = FIRST
+
+    # Writing.
+
+    def begin(self) -> Writer:
+        self._next = next(self._xid) + 1
+        self.open.append(Writer(self._next - 1))
+        return self.open[-1]
+
+    def write(self, writer: Writer) -> None:
+        """One statement of one to three rows, or none where other transactions are in its way."""
+        name = self.random.choice(["posts", "notes"])
+        number, rows = next(self._number), self.rows[name]
+        held = {lock for other in self.open if other is not writer for lock in other.locks}
+        if (name, -1) in held:
+            return
+        free = [k for k in rows if (name, k) not in held]
+        kind = self.random.choices("IUKSDT", [5, 6, 2, 1, 2, 0.3])[0]
+        if kind == "T":
+            if not any(n == name for n, _ in held):
+                self._truncate(writer, name, number)
+        elif kind == "S" and len(free) > 1:
+            a, b = self.random.sample(free, 2)
+            moved = [(rows[a], {**rows[a], "id": b}), (rows[b], {**rows[b], "id": a})]
+            self._log(writer, name, number, moved)
+        elif kind == "I" or not free:
+            fresh = [k for k in range(1, 30) if k not in rows and (name, k) not in held]
+            chosen = self.random.sample(fresh, min(len(fresh), self.random.choice([1, 1, 2, 6])))
+            self._log(writer, name, number, [(None, self._row(name, k)) for k in chosen])
+        else:
+            chosen = self.random.sample(free, min(len(free), self.random.choice([1, 1, 3])))
+            spare = iter([k for k in range(30, 60) if k not in rows and (name, k) not in held])
+            made = {
+                "U": lambda k: self._row(name, k),
+                "K": lambda k: {**rows[k], "id": next(spare, k)},
+                "S": None,
+                "D": None,
+            }
+            make = made[kind]
+            self._log(writer, name, number, [(rows[k], make(k) if make else None) for k in chosen])
+
+    def alter(self, name: str, route: str | None) -> bool:
+        """A new generation with other routes, in a transaction of its own; False where somebody holds the table."""
+        if any(n == name for other in self.open for n, _ in other.locks):
+            return False
+        writer = self.begin()
+        made = table(next(self._gen), name, route, writer.xid)
+        writer.events.append(self._event(writer, next(self._number), 0, "G", made, None, None))
+        self.tables[name] = made
+        self.commit(writer)
+        return True
+
+    def commit(self, writer: Writer) -> None:
+        self.open.remove(writer)
+        if writer.events:
+            self.committed[writer.xid] = writer.events
+        self.past.append(self.now())
+
+    def rollback(self, writer: Writer) -> None:
+        self.open.remove(writer)
+        for name, key, row in reversed(writer.undo):
+            if row is None:
+                self.rows[name].pop(key, None)
+            else:
+                self.rows[name][key] = row
+
+    def turn(self, within: list[Snapshot]) -> None:
+        """Empty a part of the log that all of these contain."""
+        found = [p for p in self.past if p.contains(self.floor) and all(w.contains(p) for w in within)]
+        if found:
+            self.floor = self.random.choice(found)
+
+    def _row(self, name: str, key: int) -> Row:
+        route = "author_id" if name == "posts" else "user_id"
+        return {"id": key, route: self.random.randint(1, 3), "v": next(self._number)}
+
+    def _truncate(self, writer: Writer, name: str, number: int) -> None:
+        writer.undo += [(name, k, row) for k, row in self.rows[name].items()]
+        writer.locks.add((name, -1))
+        writer.events.append(self._event(writer, number, 1, "T", self.tables[name], None, None))
+        self.rows[name].clear()
+
+    def _log(self, writer: Writer, name: str, number: int, pairs: Sequence[tuple[Row | None, Row | None]]) -> None:
+        rows = self.rows[name]
+        before = {row["id"]: rows.get(row["id"]) for pair in pairs for row in pair if row is not None}
+        writer.undo += [(name, key, row) for key, row in before.items()]
+        writer.locks |= {(name, key) for key in before}
+        for old, _ in pairs:
+            if old is not None:
+                rows.pop(old["id"], None)
+        for n, (old, new) in enumerate(pairs, 1):
+            if new is not None:
+                rows[new["id"]] = new
+            op = "I" if old is None else "D" if new is None else "U"
+            writer.events.append(self._event(writer, number, n, op, self.tables[name], new, old))
+
+    def _event(
+        self, writer: Writer, number: int, n: int, op: str, made: Table, new: Row | None, old: Row | None
+    ) -> Change:
+        def values(row: Row | None) -> tuple[str, ...] | None:
+            return tuple(str(row[c]) for c in made.columns) if row is not None else None
+
+        def text(row: Row | None) -> bytes | None:
+            return json.dumps(row).encode() if row is not None else None
+
+        at = BEGAN + timedelta(microseconds=number)
+        return Change(number, n, writer.xid, made, op, 1, None, at, values(new), values(old), text(new), text(old))
+
+    # Reading: app.broadcaster.Source and Tables.
+
+    async def pause(self, most: int = 3) -> None:
+        for _ in range(self.random.randrange(most + 1)):
+            await asyncio.sleep(0)
+
+    async def _reach(self) -> None:
+        await self.pause()
+        if self.away:
+            raise DatabaseAway("the database is away")
+
+    def raw(self) -> Snapshot:
+        return Snapshot(self._next, frozenset(w.xid for w in self.open))
+
+    def now(self) -> Snapshot:
+        return self.raw().normalised(self.highest)
+
+    @property
+    def highest(self) -> int:
+        return max([*self.committed, self.floor.xmax - 1])
+
+    def start(self) -> Start:
+        return Start(self.now(), self.highest, self._next, self.incarnation, f"{self.incarnation:08x}")
+
+    async def origin(self) -> Origin:
+        await self._reach()
+        return self.start()
+
+    async def accept(self, position: Position) -> None:
+        await self._reach()
+        if not 1 <= position.incarnation <= self.incarnation or position.tag != f"{position.incarnation:08x}":
+            raise PositionRefused(ResetReason.FOREIGN)
+        self._reaches_back(position.snapshot, ResetReason.EXPIRED)
+
+    def _reaches_back(self, since: Snapshot, reason: ResetReason) -> None:
+        if not since.contains(self.floor):
+            raise PositionRefused(reason)
+
+    async def difference(self, since: Snapshot) -> Batch | None:
+        await self._reach()
+        self._reaches_back(since, ResetReason.EXPIRED)
+        found = self._between(since, self.raw())
+        if not found:
+            return None
+        highest = max(since.xmax - 1, *(t.xid for t in found))
+        schema = {made.gen: made for t in found for made in t.schema}
+        size = sum(c.size for t in found for c in t.changes)
+        held = None if sum(len(t.changes) for t in found) > self.held else found
+        upto = self.raw().normalised(highest)
+        batch = Batch(since, upto, highest, self._next, held, list(schema.values()), size, time.monotonic())
+        await self._reach()
+        return batch
+
+    async def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+        reached, refusal = since, ResetReason.EXPIRED
+        rest = self._between(since, upto)
+        while True:
+            await self._reach()
+            self._reaches_back(reached, refusal)
+            refusal = ResetReason.OVERRUN
+            group, rest = rest[: (k := self.random.randint(1, 3))], rest[k:]
+            reached = _with(reached, {t.xid for t in group}) if rest else upto
+            if group and (cut := _second_statement(group[-1])) and self.random.random() < 0.5:
+                *whole, last = group
+                yield Portion([*whole, replace(last, changes=last.changes[:cut], schema=[])], None)
+                await self._reach()
+                group = [replace(last, changes=last.changes[cut:])]
+            yield Portion(group, reached)
+            if not rest:
+                return
+
+    def _between(self, since: Snapshot, upto: Snapshot) -> list[Transaction]:
+        new = [events for xid, events in self.committed.items() if upto.sees(xid) and not since.sees(xid)]
+        return sorted((transaction(events) for events in new), key=lambda t: (t.last, t.xid))
+
+    async def current(self, schema: str, name: str) -> Table | None:
+        await self._reach()
+        return self.tables.get(name) if schema == "public" else None
+
+    async def canonical(self, table: Table, column: str, value: str) -> str:
+        await self._reach()
+        try:
+            return str(int(value))
+        except ValueError as problem:
+            raise BadChannel(f"{value!r} is no bigint") from problem
+
+    def truth(self) -> Truth:
+        """What the judge goes by."""
+        events = [
+            Event(c.xid, c.number, c.n, c.op, False, c.table.name, _load(c.new), _load(c.old), ("id",))
+            for changes in self.committed.values()
+            for c in changes
+            if c.op != "G"
+        ]
+        tables = {name: Counter(canonical(row) for row in rows.values()) for name, rows in self.rows.items()}
+        return Truth(events, tables)
+
+
+def _second_statement(t: Transaction) -> int:
+    """Where it begins; 0 where there is one statement."""
+    return next((i for i, c in enumerate(t.changes) if c.number != t.changes[0].number), 0)
+
+
+def _load(text: bytes | None) -> Row | None:
+    row: Row | None = json.loads(text) if text is not None else None
+    return row
+
+
+def _with(snapshot: Snapshot, xids: set[int]) -> Snapshot:
+    """The same with these visible too; nothing else."""
+    xmax = max(snapshot.xmax, max(xids, default=0) + 1)
+    hidden = (x for x in range(FIRST, xmax) if not snapshot.sees(x) and x not in xids)
+    return Snapshot(xmax, frozenset(hidden))
