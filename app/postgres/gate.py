@@ -10,7 +10,6 @@ when every writer that skipped NOTIFY has ended. Invariants (tests/unit/test_gat
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 import psycopg
@@ -100,10 +99,8 @@ class Gate:
                 await self._pull()
             granted = await asked
         finally:
-            if not asked.done():
-                asked.cancel()
-                with suppress(asyncio.CancelledError):
-                    await asked
+            asked.cancel()  # where reading failed; the connection is closed then
+            await asyncio.gather(asked, return_exceptions=True)
         if granted:
             self._ask_again = ASK_AGAIN_FIRST
         else:

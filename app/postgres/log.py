@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.change import Batch, Portion, Table
-from app.errors import PositionRefused, ResetReason
+from app.errors import DatabaseAway, PositionRefused, ResetReason
 from app.history import PORTION_BYTES
 from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observer
 from app.position import Position, Snapshot
@@ -58,6 +58,7 @@ class PostgresLog:
         self.catalog = Catalog(self.reader)
         self._live: Connection | None = None
         self._lost_at: float | None = None
+        self._doubted = False  # a new connection found another log than the live one reads
         self._raw: Snapshot | None = None  # of the last read on this connection, which ended at _upto
         self._upto: Snapshot | None = None
         self._patience = FORCE_SECONDS
@@ -85,7 +86,8 @@ class PostgresLog:
         connection, found = await self._open("reader")
         if not self.incarnations.adopt(found):
             await connection.close()
-            raise PositionRefused(ResetReason.LOST)
+            self._doubted = True
+            raise DatabaseAway("another primary, or another history, answers at this address")
         return connection
 
     @asynccontextmanager
@@ -100,6 +102,8 @@ class PostgresLog:
     async def _primary(self) -> AsyncIterator[Connection]:
         """The live connection, made anew where it broke; whatever fails in the block ends it."""
         try:
+            if self._doubted and self._live is not None:
+                await self._drop(DatabaseAway("another primary answers"))
             if self._live is None:
                 await self._reconnect()
             assert self._live is not None
@@ -123,7 +127,7 @@ class PostgresLog:
 
     async def _reconnect(self) -> None:
         connection, found = await self._open("live")
-        self._live, self._raw, self._upto, self._floor = connection, None, None, None
+        self._live, self._raw, self._upto, self._floor, self._doubted = connection, None, None, None, False
         if self._lost_at is not None:
             self._observe(DatabaseBack(time.monotonic() - self._lost_at))
             self._lost_at = None

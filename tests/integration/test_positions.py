@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from app.errors import DatabaseAway, PositionRefused, ResetReason
-from app.observe import IncarnationChanged, Observation
+from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observation
 from app.position import Position, Snapshot
 from app.postgres.log import Origin, PostgresLog
 from tests.integration import story
@@ -128,17 +128,20 @@ async def test_a_clean_restart_keeps_the_incarnation(own_database: Database) -> 
     await log.close()
 
 
-async def test_a_promotion_ends_every_position_before_it(own_database: Database, observed: list[Observation]) -> None:
-    await own_database.execute("SELECT pg_current_xact_id()")
+@pytest.mark.parametrize("old_primary", ["is gone", "still answers"])
+async def test_a_promotion_ends_every_position_before_it(
+    own_database: Database, observed: list[Observation], old_primary: str
+) -> None:
     log = PostgresLog(own_database.url, observed.append)
     before = await log.origin()
     standby = Cluster(base=own_database.cluster)
     try:
-        own_database.cluster.stop("immediate")
+        if old_primary == "is gone":
+            own_database.cluster.stop("immediate")
         standby.run("pg_ctl", "-D", str(standby.data), "-w", "promote")
         log._url = standby.url("served")  # as when a name moves to the new primary
         with pytest.raises(DatabaseAway):
-            await log.difference(before.position)
+            await (log.difference(before.position) if old_primary == "is gone" else log.now())
         with pytest.raises(PositionRefused) as caught:
             await log.difference(before.position)
         assert caught.value.reason is ResetReason.LOST
@@ -146,6 +149,7 @@ async def test_a_promotion_ends_every_position_before_it(own_database: Database,
         assert after.incarnation > before.incarnation
         assert await verdict(log, position_of(before)) is ResetReason.LOST
         assert await verdict(log, position_of(after)) is None
-        await log.close()
+        assert [type(o) for o in observed] == [DatabaseLost, DatabaseBack, IncarnationChanged]
     finally:
+        await log.close()
         standby.close()
