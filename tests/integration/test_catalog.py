@@ -67,7 +67,7 @@ SELECT realtime.watch('kinds', routes => '{i2,i8,t,c,v,n,u,b,d,ts,m,s,f,by,iv}')
 @pytest.mark.parametrize(
     ("column", "value", "canonical"),
     [
-        ("id", "42", "42"), ("id", "042", "42"), ("id", " 42", "42"), ("id", "-0", "0"), ("id", "0x2A", "42"),
+        ("id", "42", "42"), ("id", "042", "42"), ("id", " 42", "42"), ("id", "-0", "0"),
         ("i8", "9007199254740993", "9007199254740993"), ("t", "", ""), ("t", " a", " a"), ("c", "ab  ", "ab"),
         ("v", "abc", "abc"), ("n", "7", "7.00"), ("n", "NaN", "NaN"),
         ("u", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),

@@ -117,7 +117,10 @@ HOSTILE = {
 
 
 async def test_no_default_of_the_database_matters(database: Database) -> None:
+    known = {name for (name,) in await database.execute("SELECT name FROM pg_settings")}
     for name, value in HOSTILE.items():
+        if name not in known:  # transaction_timeout, before PostgreSQL 17
+            continue
         database.cluster._ddl(f"ALTER DATABASE {database.name} SET {name} = '{value}'")
     session = await connect(database.url, name="test")
     for name, value in {

@@ -16,6 +16,7 @@ from app.postgres.gate import Gate
 from app.postgres.log import PostgresLog
 from tests.support.database import Database
 from tests.support.facts import eventually, holds, pause
+from tests.support.proxy import Proxy
 
 
 class Reader:
@@ -229,3 +230,22 @@ async def test_the_end_of_the_gates_connection_ends_the_gate(
     )
     with pytest.raises(DatabaseAway):
         await asyncio.wait_for(task, 5)
+
+
+async def test_a_gate_whose_line_is_half_open_is_given_up_and_the_commit_is_read_meanwhile(
+    database: Database, log: PostgresLog, proxy: Proxy, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAFETY_SECONDS", 0.3)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.3)
+    reader = Reader(log)
+    await reader.start()
+    connection = await connect(proxy.url(database.name), name="gate")
+    task = asyncio.create_task(Gate(connection, reader.pull, observed.append, may_park=True).run())
+    await eventually(parked(observed))
+    proxy.deaf()
+    await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+    await eventually(lambda: reader.commits == 1)
+    with pytest.raises(DatabaseAway):
+        await asyncio.wait_for(task, 5)
+    proxy.resume()
+    await connection.close()
