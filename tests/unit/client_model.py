@@ -173,7 +173,6 @@ class Client:
 
     def subscribe(self, channels: list[str], position: str | None) -> None:
         """Channels that the client does not have; those that it had may begin again anywhere."""
-        self.stream._ever = {name for name in self.stream._ever if name[0] not in channels}
         self.stream.asking(channels, position)
         self.ask(channels, position)
 

@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 
 import app.connection
-import app.feed
 import app.history
 import app.hub
 import app.position
-import app.session
 from app.errors import ResetReason
 from app.position import Position
 from tests.support import token
