@@ -6,7 +6,7 @@ row's key to another, its changes are split, DELETEs first. Pure functions.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 
@@ -46,7 +46,7 @@ def _by_mark(events: list[Change]) -> list[Change]:
 
 def _chained(events: list[Change]) -> list[Change]:
     for group in _rows(events):
-        if not _is_chain(group):
+        if not _fits(group):
             events = _rearranged(events, group, _trail(group))
     return events
 
@@ -71,22 +71,54 @@ def _rows(events: list[Change]) -> list[list[Change]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _is_chain(group: list[Change]) -> bool:
-    return all(before.new == after.old for before, after in pairwise(group))
+def _fits(group: Iterable[Change]) -> bool:
+    """Whether each statement finds its rows' `old` where the ones before have put them, and its new keys free."""
+    there: dict[Values | None, Node] = {}
+    for _, statement in groupby(group, key=lambda e: e.number):
+        rows = list(statement)
+        for e in rows:
+            key = old_key(e)
+            if key is not None and there.get(key, e.old) != e.old:
+                return False
+            there[key] = None
+        for e in rows:
+            key = new_key(e)
+            if key is not None:
+                if there.get(key) is not None:
+                    return False
+                there[key] = e.new
+    return True
 
 
 def _trail(group: list[Change]) -> list[Change]:
-    """Follow old → new through every event once (an Eulerian trail); unchanged where there is none."""
-    leaving: defaultdict[Node, list[Change]] = defaultdict(list)
+    """Follow old → new through every event once (an Eulerian trail); unchanged where no such trail can be true."""
     balance: defaultdict[Node, int] = defaultdict(int)
-    for e in reversed(group):
-        leaving[e.old].append(e)
+    for e in group:
         balance[e.old] += 1
         balance[e.new] -= 1
     starts = [node for node, surplus in balance.items() if surplus > 0]
     if len(starts) > 1 or any(surplus > 1 for surplus in balance.values()):
         return group
-    first = starts[0] if starts else (None if None in balance else group[0].old)
+    for first in starts or _first(group):
+        trail = _walk(group, first)
+        if len(trail) == len(group) and _is_chain(trail) and _fits(trail) and (starts or _nests(group, trail)):
+            return trail
+    return group
+
+
+def _first(group: list[Change]) -> Iterator[Node]:
+    """Where a circle may begin: with what was logged first, or with a statement around that."""
+    depth = group[0].depth + 1
+    for e in group:
+        if e.depth < depth:
+            depth = e.depth
+            yield e.old
+
+
+def _walk(group: list[Change], first: Node) -> list[Change]:
+    leaving: defaultdict[Node, list[Change]] = defaultdict(list)
+    for e in reversed(group):
+        leaving[e.old].append(e)
     stack: list[tuple[Node, Change | None]] = [(first, None)]
     trail: list[Change] = []
     while stack:
@@ -98,8 +130,22 @@ def _trail(group: list[Change]) -> list[Change]:
             stack.pop()
             if edge is not None:
                 trail.append(edge)
-    trail.reverse()
-    return trail if len(trail) == len(group) and _is_chain(trail) else group
+    return trail[::-1]
+
+
+def _is_chain(group: list[Change]) -> bool:
+    return all(before.new == after.old for before, after in pairwise(group))
+
+
+def _nests(group: list[Change], trail: list[Change]) -> bool:
+    """Whether only nested statements come after what was logged after them: that a statement around them came first."""
+    logged = {id(e): i for i, e in enumerate(group)}
+    latest: dict[int, int] = {}
+    for e in trail:
+        if any(at > logged[id(e)] for depth, at in latest.items() if depth >= e.depth):
+            return False
+        latest[e.depth] = max(latest.get(e.depth, 0), logged[id(e)])
+    return True
 
 
 def _control(events: list[Change]) -> tuple[list[Change], list[Table]]:
