@@ -28,13 +28,13 @@ AWAKE_SECONDS: Final = 0.025  # the pace where sleeping is not allowed
 ASK_AGAIN_FIRST: Final = 0.1
 ASK_AGAIN_LAST: Final = 5.0
 ANSWER_SECONDS: Final = 5.0
-LIGHT, HEAVY = 8, 64  # commits a read
+LIGHT, HEAVY = 4, 64  # commits a read
 
 
 def pace(commits: int) -> float:
     """Seconds until the next read: short when light, long enough under load for commits to gather."""
     if commits < LIGHT:
-        return 0.002
+        return 0.001
     return 0.005 if commits < HEAVY else 0.010
 
 
@@ -89,6 +89,7 @@ class Gate:
                 break
             if found or not await self._holds():
                 break
+        await self._pull()  # what woke it does not wait for K to be given back
         await self._open()
 
     async def _close(self) -> bool:
