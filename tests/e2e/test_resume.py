@@ -178,21 +178,23 @@ async def _incarnated(database: Database) -> bool:
     return bool(await database.value("SELECT count(*) FROM realtime.alive"))
 
 
-async def test_a_position_from_before_the_log_is_expired(database: Database, servers: Servers) -> None:
-    """The ring turns (retention of a second): what it has emptied can't be replayed, and that is said."""
-    server = await servers.start(SOBRANIE_RETENTION="1s")
+async def test_a_position_from_before_the_log_is_expired(
+    database: Database, servers: Servers, transport: Transport
+) -> None:
+    """The ring of the log is turned until the first row is gone; a server that never had it says so."""
+    await servers.start("one")
     old = await now(database)
     await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'gone')")
-    floor = "SELECT floor::text FROM realtime.log_state"
-    first = await database.value(floor)
 
     async def turned() -> bool:
         await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'later')")
-        return bool(await database.value(floor) != first) and not await database.value(
-            "SELECT count(*) FROM realtime.events WHERE new ->> 'title' = 'gone'"
-        )
+        await database.execute("SELECT realtime.turn('1h', 1, pg_current_snapshot())")
+        return not await database.value("SELECT count(*) FROM realtime.events WHERE new ->> 'title' = 'gone'")
 
-    await eventually(turned, 40, "the ring turned past the first row", every=0.2)
-    async with await WebSocketClient(server.url).connect() as client:
-        assert (await client.subscribe("posts", position=old))["type"] == "subscribed"
+    await eventually(turned, 20, "the ring turned past the first row")
+    two = await servers.start("two")
+    async with await transport.open(two, "posts", position=old) as client:
         assert (await client.message("reset"))["reason"] == "expired"
+        await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'after')")
+        await client.until(lambda: client.stream.changes("posts")[-1:], what="the stream goes on")
+        await client.reach(await now(database))

@@ -66,7 +66,8 @@ async def test_two_keys_swapped_and_all_keys_moved_on_by_one_end_in_the_right_ro
     await database.execute(ORDERS)
     server = await servers.start()
     await database.execute("INSERT INTO shop.orders SELECT g, 1, 'open', 's' || g FROM generate_series(1, 4) g")
-    async with await transport.open(server, "shop.orders", "shop.orders:id=1", "shop.orders:id=2") as client:
+    channels = ["shop.orders", "shop.orders:id=1", "shop.orders:id=2"]
+    async with await transport.open(server, *channels, position=await now(database)) as client:
         await database.execute("UPDATE shop.orders SET id = 3 - id WHERE id < 3")
         await client.changes(8)
         assert seen(client, "shop.orders:id=1") == [("DELETE", None, "s1"), ("INSERT", "s2", None)]

@@ -33,7 +33,7 @@ async def test_a_truncate_reaches_the_table_and_every_route_and_one_rolled_back_
     database: Database, server: Server, transport: Transport
 ) -> None:
     await database.execute("INSERT INTO posts (author_id) VALUES (1), (2)")
-    async with await transport.open(server, "posts", "posts:author_id=1") as client:
+    async with await transport.open(server, "posts", "posts:author_id=1", position=await now(database)) as client:
         await database.execute("BEGIN; TRUNCATE posts; ROLLBACK; INSERT INTO posts (author_id) VALUES (1)")
         await database.execute("TRUNCATE posts")
         await client.until(lambda: actions(client).count("TRUNCATE") == 2)
