@@ -137,7 +137,8 @@ def test_nested_statements_end_in_the_true_rows_by_an_unbroken_chain(seed: int, 
     assert_chains(run.before, changes)
     assert replayed(run.before, changes) == run.rows
     assert len({c.id for c in changes}) == len(changes)
-    assert transaction(run.log).last == max((e.number for e in run.log), default=0)
+    if run.log:
+        assert transaction(run.log).last == max(e.number for e in run.log)
 
 
 def test_the_scenario_of_the_model_is_not_the_order_of_the_log() -> None:
