@@ -18,7 +18,7 @@ from app.postgres.queries import SQL
 LISTED: Final = 50_000  # transactions
 LARGE_CHANGES: Final = 10_000  # more in one transaction, or in one read, is never held at once
 LARGE_BYTES: Final = 8 << 20  # as stored
-PAGE_CHANGES: Final = 10_000
+PAGE_CHANGES: Final = 2_000  # some ten milliseconds of the event loop
 PAGE_BYTES: Final = 4 << 20
 EVERYWHERE: Final = ("(0,0)", "(4294967294,65535)")
 KEY: Final = ("mark", "unmarked", "level", "phase", "id", "n")
