@@ -54,16 +54,19 @@ CREATE FUNCTION realtime.json_source(hidden text[], source text) RETURNS text LA
     '(SELECT coalesce(json_object_agg(e.key, e.value), ''{}'') FROM json_each(row_to_json(%s)) e WHERE e.key <> ALL (%L::text[]))', source, hidden) END
 $f$;
 
--- INSERT INTO the log ... SELECT: `op`, `ord`, `body` are SQL; n, new_vals, old_vals, new, old and FROM come in `body`.
-CREATE FUNCTION realtime.insert_source(gen int, op text, ord text, body text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
-  SELECT format($s$INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), %s, %s, pg_trigger_depth(), %s, (SELECT clock_timestamp()),
-      %s;$s$, gen, op, ord, body)
+-- INSERT INTO the log ... SELECT. Columns in the table's order, each of its exact type: PostgreSQL then needs no node
+-- of its own to convert them. An UPDATE draws one id for all its pairs; elsewhere each row draws its own, which spares
+-- a window over the rows. `body` is new_vals, old_vals, new, old and FROM.
+CREATE FUNCTION realtime.insert_source(gen int, id text, n text, op text, ord text, body text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT format($s$INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), %s, %s::int, pg_current_xact_id(), %s, %s::"char", pg_trigger_depth()::smallint, %s::bigint, clock_timestamp(),
+      %s;$s$, id, n, gen, op, ord, body)
 $f$;
 
 CREATE FUNCTION realtime.statement_source(rel oid, gen int, vals text[], hidden text[], mark bool) RETURNS text LANGUAGE plpgsql STABLE AS $f$
 DECLARE
   ord text := CASE WHEN mark THEN 'here.ord' ELSE 'NULL' END;
+  each text := 'nextval(''realtime.event_id'')';
   nulls text := (SELECT string_agg(format('NULL::text AS %I', v), ', ') FROM unnest(vals) v);
   -- as LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between
   vals_of_x text := format('LATERAL (SELECT v.vals FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals FROM (SELECT x.*) y) v) k',
@@ -82,14 +85,15 @@ BEGIN
   ELSE
     %s
   END IF;$s$,
-    realtime.insert_source(gen, '''I''', ord, format('row_number() OVER () - 1, k.vals, NULL, %s, NULL FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, 'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END::"char"', ord, format(
-      'coalesce(w.n, o.n) - 1, w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
+    realtime.insert_source(gen, each, '0', '''I''', ord, format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
+      'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', ord, format(
+      'w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
       CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
       CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
       format(side, 'old_rows', vals_of_x, 'o'), format(side, 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, '''D''', ord, format('row_number() OVER () - 1, NULL, k.vals, NULL, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, '''T''', ord, '0, NULL, NULL, NULL, NULL'));
+    realtime.insert_source(gen, each, '0', '''D''', ord, format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, each, '0', '''T''', ord, 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
 END $f$;
 
 CREATE FUNCTION realtime.row_source(rel oid, gen int, vals text[], hidden text[]) RETURNS text LANGUAGE sql STABLE AS $f$
@@ -109,10 +113,10 @@ CREATE FUNCTION realtime.row_source(rel oid, gen int, vals text[], hidden text[]
     END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(gen, 'TG_ARGV[0]::"char"', 'NULL', '0, NULL, NULL, NULL, NULL'),
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
     realtime.json_source(hidden, 'NEW'), realtime.vals_source(vals, rel, 'r', 'here.new_json'),
     realtime.json_source(hidden, 'OLD'), realtime.vals_source(vals, rel, 'r', 'here.old_json'),
-    realtime.insert_source(gen, 'left(TG_OP, 1)::"char"', 'NULL', '0, here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'NULL', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
 $f$;
 
 -- The whole function body. The gate: whoever can't share the lock has a parked reader to wake (capture.md 3).

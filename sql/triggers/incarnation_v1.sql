@@ -30,7 +30,7 @@ BEGIN
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
     TRUNCATE realtime.events;
     UPDATE realtime.log_state SET floor = realtime.floor_now();
-    UPDATE realtime.generations SET xid = pg_current_xact_id();
+    UPDATE realtime.generations SET xid = '3';       -- seen by every position from here on; earlier ones are foreign
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)

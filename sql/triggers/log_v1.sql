@@ -11,8 +11,8 @@ CREATE SEQUENCE realtime.event_id AS bigint CACHE 1 NO CYCLE;   -- CACHE 1: the 
 
 CREATE TABLE realtime.events (
   slot smallint NOT NULL,      -- which partition of the ring
-  id bigint NOT NULL,          -- one per statement (per row in row-level triggers), drawn while row locks are held
-  n int NOT NULL,              -- ordinal of the row within the statement, ascending, gaps where an UPDATE changed nothing
+  id bigint NOT NULL,          -- drawn while row locks are held; one for all rows of an UPDATE statement, else one per row
+  n int NOT NULL,              -- ordinal among the rows of one id, gaps where an UPDATE changed nothing
   xid xid8 NOT NULL,
   gen int NOT NULL,
   op "char" NOT NULL,          -- I U D T; R partitions changed behind the parent's back; G a generation begins or ends
@@ -34,6 +34,11 @@ CREATE TABLE realtime.log_state (
   slot smallint NOT NULL,
   floor pg_snapshot NOT NULL
 );
+
+-- log_state.slot as a constant that is planned into every capture function: reading the table would cost each write
+-- a twentieth. The ring replaces the function, which replans the writers; one that is late writes to the slot before,
+-- as one with an old snapshot would, and the ring allows for both. STABLE, because what is folded as IMMUTABLE stays.
+CREATE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS 'SELECT 0::smallint';
 
 -- A generation says how the events of one table are to be read. Exactly one row per watched table has NOT ended:
 -- the others were superseded (a newer row has their `capture`) or their table is off the air.

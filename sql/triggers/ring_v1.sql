@@ -108,6 +108,8 @@ BEGIN
   due := used[current + 1] AND ((SELECT age - r.switched >= keep / 2 FROM realtime.ring r) OR sizes[current + 1] >= max_bytes / 4);
   IF due AND NOT used[(current + 1) % 4 + 1] THEN
     UPDATE realtime.log_state SET slot = (current + 1) % 4;
+    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS %L',
+      format('SELECT %s::smallint', (current + 1) % 4));
     UPDATE realtime.ring SET switched = age;
     INSERT INTO realtime.recorded (elapsed, snapshot) VALUES (age, pg_current_snapshot());
     RETURN 'switched';

@@ -9,7 +9,7 @@
 CREATE FUNCTION realtime.announce(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at)
-    SELECT s.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp() FROM realtime.log_state s;
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
   IF NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
   END IF;

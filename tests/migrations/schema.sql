@@ -12,7 +12,7 @@ CREATE FUNCTION realtime.announce(gen integer) RETURNS void
     AS $$
 BEGIN
   INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at)
-    SELECT s.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp() FROM realtime.log_state s;
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
   IF NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
   END IF;
@@ -75,21 +75,21 @@ BEGIN
   END IF;
 
   IF TG_OP = 'INSERT' THEN
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 1, 'I', pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      row_number() OVER () - 1, k.vals, NULL, row_to_json(x.*), NULL FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'I'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      coalesce(w.n, o.n) - 1, w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
   ELSIF TG_OP = 'DELETE' THEN
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 1, 'D', pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      row_number() OVER () - 1, NULL, k.vals, NULL, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'D'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      NULL::text[], k.vals, NULL::json, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSE
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 1, 'T', pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      0, NULL, NULL, NULL, NULL;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'T'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      NULL::text[], NULL::text[], NULL::json, NULL::json;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
@@ -116,21 +116,21 @@ BEGIN
   END IF;
 
   IF TG_OP = 'INSERT' THEN
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 2, 'I', pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      row_number() OVER () - 1, k.vals, NULL, row_to_json(x.*), NULL FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'I'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      coalesce(w.n, o.n) - 1, w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
   ELSIF TG_OP = 'DELETE' THEN
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 2, 'D', pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      row_number() OVER () - 1, NULL, k.vals, NULL, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'D'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      NULL::text[], k.vals, NULL::json, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSE
-    INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), 2, 'T', pg_trigger_depth(), NULL, (SELECT clock_timestamp()),
-      0, NULL, NULL, NULL, NULL;
+    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'T'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      NULL::text[], NULL::text[], NULL::json, NULL::json;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
@@ -363,7 +363,7 @@ BEGIN
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
     TRUNCATE realtime.events;
     UPDATE realtime.log_state SET floor = realtime.floor_now();
-    UPDATE realtime.generations SET xid = pg_current_xact_id();
+    UPDATE realtime.generations SET xid = '3';       -- seen by every position from here on; earlier ones are foreign
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)
@@ -372,12 +372,12 @@ BEGIN
   RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, true FROM realtime.incarnation i WHERE i.n = made;
 END $$;
 
-CREATE FUNCTION realtime.insert_source(gen integer, op text, ord text, body text) RETURNS text
+CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, ord text, body text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
-  SELECT format($s$INSERT INTO realtime.events (slot, id, xid, gen, op, depth, ord, at, n, new_vals, old_vals, new, old)
-    SELECT (SELECT s.slot FROM realtime.log_state s), (SELECT nextval('realtime.event_id')), pg_current_xact_id(), %s, %s, pg_trigger_depth(), %s, (SELECT clock_timestamp()),
-      %s;$s$, gen, op, ord, body)
+  SELECT format($s$INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), %s, %s::int, pg_current_xact_id(), %s, %s::"char", pg_trigger_depth()::smallint, %s::bigint, clock_timestamp(),
+      %s;$s$, id, n, gen, op, ord, body)
 $_$;
 
 CREATE FUNCTION realtime.json_source(hidden text[], source text) RETURNS text
@@ -592,10 +592,10 @@ CREATE FUNCTION realtime.row_source(rel oid, gen integer, vals text[], hidden te
     END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(gen, 'TG_ARGV[0]::"char"', 'NULL', '0, NULL, NULL, NULL, NULL'),
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
     realtime.json_source(hidden, 'NEW'), realtime.vals_source(vals, rel, 'r', 'here.new_json'),
     realtime.json_source(hidden, 'OLD'), realtime.vals_source(vals, rel, 'r', 'here.old_json'),
-    realtime.insert_source(gen, 'left(TG_OP, 1)::"char"', 'NULL', '0, here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'NULL', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
 $_$;
 
 CREATE FUNCTION realtime.sees(s pg_snapshot, slot integer) RETURNS boolean
@@ -630,11 +630,16 @@ CREATE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF text
   ORDER BY 1
 $$;
 
+CREATE FUNCTION realtime.slot() RETURNS smallint
+    LANGUAGE sql STABLE
+    AS $$SELECT 0::smallint$$;
+
 CREATE FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[], mark boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     AS $_$
 DECLARE
   ord text := CASE WHEN mark THEN 'here.ord' ELSE 'NULL' END;
+  each text := 'nextval(''realtime.event_id'')';
   nulls text := (SELECT string_agg(format('NULL::text AS %I', v), ', ') FROM unnest(vals) v);
   -- as LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between
   vals_of_x text := format('LATERAL (SELECT v.vals FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals FROM (SELECT x.*) y) v) k',
@@ -653,14 +658,15 @@ BEGIN
   ELSE
     %s
   END IF;$s$,
-    realtime.insert_source(gen, '''I''', ord, format('row_number() OVER () - 1, k.vals, NULL, %s, NULL FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, 'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END::"char"', ord, format(
-      'coalesce(w.n, o.n) - 1, w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
+    realtime.insert_source(gen, each, '0', '''I''', ord, format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
+      'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', ord, format(
+      'w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
       CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
       CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
       format(side, 'old_rows', vals_of_x, 'o'), format(side, 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, '''D''', ord, format('row_number() OVER () - 1, NULL, k.vals, NULL, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, '''T''', ord, '0, NULL, NULL, NULL, NULL'));
+    realtime.insert_source(gen, each, '0', '''D''', ord, format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, each, '0', '''T''', ord, 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
 END $_$;
 
 CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
@@ -721,6 +727,8 @@ BEGIN
   due := used[current + 1] AND ((SELECT age - r.switched >= keep / 2 FROM realtime.ring r) OR sizes[current + 1] >= max_bytes / 4);
   IF due AND NOT used[(current + 1) % 4 + 1] THEN
     UPDATE realtime.log_state SET slot = (current + 1) % 4;
+    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS %L',
+      format('SELECT %s::smallint', (current + 1) % 4));
     UPDATE realtime.ring SET switched = age;
     INSERT INTO realtime.recorded (elapsed, snapshot) VALUES (age, pg_current_snapshot());
     RETURN 'switched';
@@ -1135,7 +1143,7 @@ REVOKE ALL ON FUNCTION realtime.floor_now() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.incarnate() TO realtime_reader;
 
-REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, op text, ord text, body text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op text, ord text, body text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.json_source(hidden text[], source text) FROM PUBLIC;
 
@@ -1164,6 +1172,8 @@ REVOKE ALL ON FUNCTION realtime.row_source(rel oid, gen integer, vals text[], hi
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[], mark boolean) FROM PUBLIC;
 
