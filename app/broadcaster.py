@@ -13,8 +13,8 @@ from typing import Protocol
 
 from app.change import Batch, Table, Transaction
 from app.channel import Address, parse
-from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
-from app.history import History, Log
+from app.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
+from app.history import History, Log, Rows
 from app.hub import Delivery, Hub, Point
 from app.observe import BatchRead, Delivered, MessagesSent, Observer, RingBytes
 from app.position import Position, Snapshot
@@ -44,6 +44,17 @@ class Source(Log, Protocol):
 
     async def accept(self, position: Position) -> None:
         """Raises PositionRefused (FOREIGN, LOST, EXPIRED) where the log can't honour the position."""
+        ...
+
+
+class Snapshots(Protocol):
+    """Reading tables themselves."""
+
+    async def snapshot(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
+        """The rows of these channels as of one moment.
+
+        Raises Forbidden, BadChannel, TooLarge where they may not or can't be had, DatabaseAway.
+        """
         ...
 
 
@@ -94,10 +105,12 @@ class Broadcaster:
         self.hub = hub
         self.observe = observe
         self.on_reset: Callable[[ResetReason], None] = lambda reason: None
+        self.snapshots: Snapshots | None = None
         self.on_read: Callable[[Batch], Awaitable[None]] | None = None
         self.epoch = 0  # counts what may change the meaning of a channel or a position
         self._reading = asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
+        self._snapshots: dict[tuple[str, ...], asyncio.Task[Rows]] = {}
         self._settle(origin)
         self.history = History(origin.position, ring_bytes)
 
@@ -169,6 +182,17 @@ class Broadcaster:
             if epoch == self.epoch:
                 return located, snapshot, refused
 
+    async def look_up_rows(
+        self, names: Sequence[str], after: Snapshot | None
+    ) -> tuple[list[tuple[Table, Address]], Rows]:
+        """Where channels are, and their rows, under one definition (see `rows`, `look_up`)."""
+        while True:
+            epoch = self.epoch
+            located = [await self.locate(parse(name)) for name in names]
+            rows = await self.rows(located, after)
+            if epoch == self.epoch:
+                return located, rows
+
     async def _resolved(self, token: str | None, tables: list[Table]) -> tuple[Snapshot | None, ResetReason | None]:
         if token is None:
             return None, None
@@ -216,6 +240,28 @@ class Broadcaster:
         open stays behind one that saw it ended, for as long as nothing happens, if it wrote nothing that is watched."""
         now = time.monotonic()
         self.apply(Batch(self.point.snapshot, origin.position, origin.highest, origin.lsn, [], [], 0, now))
+
+    async def rows(self, wanted: Sequence[tuple[Table, Address]], after: Snapshot | None) -> Rows:
+        """The rows of these channels as of a position that contains `after`, and that this server has reached. Those
+        who ask for the same at the same time share a read. Raises ClientError."""
+        if self.snapshots is None:
+            raise BadRequest("this server reads no rows", field="snapshot")
+        key = tuple(str(address) for _, address in wanted)
+        try:
+            while True:
+                if key not in self._snapshots:
+                    task = self._snapshots[key] = asyncio.create_task(self.snapshots.snapshot(wanted))
+                    task.add_done_callback(
+                        lambda task: (self._snapshots.pop(key), task.cancelled() or task.exception())
+                    )
+                rows = await asyncio.shield(self._snapshots[key])
+                if after is None or rows.position.contains(after):
+                    break
+            if not self.point.snapshot.contains(rows.position):
+                await self.refresh()
+        except DatabaseAway as error:
+            raise Unavailable("the database is away; try again") from error
+        return rows
 
     async def locate(self, address: Address) -> tuple[Table, Address]:
         """The table of a channel. Raises BadChannel for a table that is not on the air, an undeclared route, a value

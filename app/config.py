@@ -47,6 +47,8 @@ class Settings:
     heartbeat: float = 25.0
     outbound_bytes: int = 1 << 20
     ready_grace: float = 30.0
+    snapshot_rows: int = 100_000
+    snapshot_bytes: int = 64 << 20
     data: str = ".data"
     notes: tuple[str, ...] = ()
 
@@ -113,6 +115,12 @@ def _one_of(*words: str) -> Callable[[str], str]:
 def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise _Bad("not a port (0 to 65535; 0 takes any that is free)")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise _Bad("not a number from 1 to 999999999")
     return int(text)
 
 
@@ -205,6 +213,8 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_RING_BYTES": _Setting("ring_bytes", _size("64kB", "1TB")),
     "SOBRANIE_HEARTBEAT": _Setting("heartbeat", _duration("100ms", "25s")),
     "SOBRANIE_OUTBOUND_BYTES": _Setting("outbound_bytes", _size("1kB", "1GB")),
+    "SOBRANIE_SNAPSHOT_ROWS": _Setting("snapshot_rows", _count),
+    "SOBRANIE_SNAPSHOT_BYTES": _Setting("snapshot_bytes", _size("64kB", "4GB")),
     "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
     "SOBRANIE_DATA": _Setting("data", str),
 }

@@ -23,6 +23,7 @@ from app.errors import (
     Unavailable,
 )
 from app.feed import Feed, Line, Sink
+from app.history import Rows
 from app.hub import Channel, Point
 from app.observe import Failed, Lagging, Reset, Transport
 from app.position import Snapshot
@@ -41,6 +42,7 @@ class Connection:
         self.line = Line(sink, connections.observe)
         self._doubted: set[int] = set()  # tables (relids) whose channels may have lost their meaning
         self._begun: Snapshot | None = None  # the position that the client came with
+        self._opening: tuple[dict[str, Channel], Rows] | None = None  # channels that are to begin with these rows
         self._ended = False
         self._lock = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
@@ -65,22 +67,31 @@ class Connection:
         match command:
             case wire.Ping(id):
                 self.line.send(wire.pong(id))
-            case wire.Subscribe(id, channels, position):
-                await self.subscribe(channels, position, id)
+            case wire.Subscribe(id, channels, position, snapshot):
+                await self.subscribe(channels, position, id, snapshot=snapshot)
             case wire.Unsubscribe(id, channels):
                 await self._unsubscribe(id, channels)
 
     def bad_request(self, message: str) -> None:
         self.line.refuse(BadRequest(message))
 
-    async def subscribe(self, names: Sequence[str], position: str | None, id: wire.JsonId = None) -> None:
-        """Join channels. Raises ClientError before anything is sent or changed."""
+    async def subscribe(
+        self, names: Sequence[str], position: str | None, id: wire.JsonId = None, *, snapshot: bool = False
+    ) -> None:
+        """Join channels; with `snapshot` they begin with their rows, unless `position` can be honoured.
+
+        Raises ClientError before anything is sent or changed. On a new connection nothing here waits for the client to
+        take what is sent."""
         self.session.check_subscribe(names)
         async with self._lock:
-            located, snapshot, refused = await self.broadcaster.look_up(names, position)
+            await self._send_rows()
+            located, start, refused = await self.broadcaster.look_up(names, position)
+            if snapshot and start is None:
+                await self._open_with_rows(id, names)
+                return
             self._leave_live()
             try:
-                await self._join_or_let_go(id, self._acquire(located), snapshot, refused)
+                await self._join_or_let_go(id, self._acquire(located), start, refused)
             finally:
                 self._resume()
 
@@ -94,6 +105,41 @@ class Connection:
         finally:
             if self.session.closed or not all(name in self.session.channels for name in new):
                 self._let_go(new)
+
+    async def _open_with_rows(self, id: wire.JsonId, names: Sequence[str]) -> None:
+        """Read the rows of `names`, and leave it to the feeder to send them."""
+        after = self.broadcaster.point.snapshot if self.session.state is State.LIVE else None
+        if after is None and self.session.point is not None:
+            after = self.session.point.snapshot
+        located, rows = await self.broadcaster.look_up_rows(names, after)
+        self._leave_live()
+        if self._over:
+            return
+        self._opening = self._acquire(located), rows
+        self.line.send(wire.subscribed(id, names, None))
+        self.session.feed(self.session.point or self._point(rows.position))
+        self._start_feeder()
+
+    async def _send_rows(self) -> None:
+        """Bring the connection to where the rows are of, send them, and let their channels join: one unit."""
+        if self._opening is None:
+            return
+        session, (new, rows) = self.session, self._opening
+        assert session.point is not None
+        point, refused = self._point(rows.position), None
+        if session.channels:
+            refused = await self._replay(session.channels, session.point.snapshot, rows.position)
+        pages = {name: rows.channels[name] for name in new}
+        for message in wire.snapshot(pages, None if refused else point.token, self.broadcaster.hub.limit):
+            await self.sink.drained()
+            self.line.sent([message])
+        if self._over or self._opening is None:
+            return
+        self._opening, session.point = None, point
+        if refused is not None:
+            self.reset(list(session.channels), refused)
+            self._doubt(session.channels)
+        session.channels.update(new)
 
     def _acquire(self, located: list[tuple[Table, Address]]) -> dict[str, Channel]:
         acquire = self.broadcaster.hub.acquire
@@ -141,6 +187,7 @@ class Connection:
 
     async def _unsubscribe(self, id: wire.JsonId, names: Sequence[str]) -> None:
         async with self._lock:
+            await self._send_rows()
             self.session.check_unsubscribe(names)
             self.drop(names)
             self.line.send(wire.unsubscribed(id, names))
@@ -184,7 +231,7 @@ class Connection:
         """Go live where nothing is missing and nothing in doubt, else be fed."""
         if self._over or self.session.state is State.LIVE or self.session.point is None:
             return
-        if self._at_the_front() and not self._doubted:
+        if self._at_the_front() and not self._doubted and self._opening is None:
             for channel in self.session.channels.values():
                 channel.members.add(self)
             self.session.go_live(self.broadcaster.point)
@@ -203,6 +250,7 @@ class Connection:
         try:
             while not self._over and self.session.state is not State.LIVE:
                 async with self._lock:
+                    await self._send_rows()
                     await self._revalidate()
                     self._resume()
                     if self.session.state is State.FEEDING and not self._at_the_front():
@@ -287,5 +335,8 @@ class Connection:
         self.session.close()
         self.connections.remove(self)
         self.drop(list(self.session.channels))
+        if self._opening is not None:
+            self._let_go(self._opening[0])
+            self._opening = None
         if self._feeder is not None:
             self._feeder.cancel()

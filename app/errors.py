@@ -51,9 +51,15 @@ class BadChannel(ClientError):
 
 
 class TooLarge(ClientError):
-    """An inbound message beyond the limit."""
+    """More than the limit: of a message, or of the rows of a snapshot."""
 
     code = "too_large"
+
+
+class Forbidden(ClientError):
+    """What was asked for may not be had."""
+
+    code = "forbidden"
 
 
 class RateLimited(ClientError):

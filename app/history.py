@@ -6,12 +6,22 @@ The ring is bounded in bytes. It serves every position that contains its floor; 
 
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from app.change import Batch, Portion, Transaction
 from app.position import Snapshot
 
 PORTION_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of some channels as of one position (normalised), each row as its JSON."""
+
+    position: Snapshot
+    lsn: int
+    channels: dict[str, list[bytes]]
 
 
 class Log(Protocol):

@@ -95,7 +95,7 @@ async def _start(settings: Settings, observe: Observer, stack: AsyncExitStack) -
     url = settings.database_url
     assert url is not None
     await check(url)
-    log = PostgresLog(url, observe)
+    log = PostgresLog(url, observe, snapshot_rows=settings.snapshot_rows, snapshot_bytes=settings.snapshot_bytes)
     stack.push_async_callback(log.close)
     try:
         server = await Server.assemble(settings, url, log, observe)
@@ -127,6 +127,7 @@ class Server:
             broadcaster, observe, server_id=settings.server_id, version=__version__, heartbeat=settings.heartbeat
         )
         broadcaster.on_read = self._publish
+        broadcaster.snapshots = log
         log.on_incarnation = lambda origin: broadcaster.rebase(origin, None)
         self._tasks: list[asyncio.Task[None]] = []
 

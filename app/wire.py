@@ -7,7 +7,7 @@ an event is one `data:` line.
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -114,6 +114,33 @@ def _part(items: list[bytes], token: str | None, table: str) -> Message:
     return Message("changes", body if token else body + b',"more":true', token, table=table, changes=len(items))
 
 
+def snapshot(channels: Mapping[str, Sequence[bytes]], token: str | None, limit: int) -> Iterator[Message]:
+    """The rows of each channel in pages of about `limit` bytes; the very last ends the unit."""
+    pages = ((name, page) for name, rows in channels.items() for page in _pages(rows, limit))
+    last = None
+    for name, page in pages:
+        if last is not None:
+            yield _page(*last, None, more=True)
+        last = name, page
+    if last is not None:
+        yield _page(*last, token, more=False)
+
+
+def _pages(rows: Sequence[bytes], limit: int) -> Iterator[Sequence[bytes]]:
+    start = size = 0
+    for end, row in enumerate(rows):
+        if end > start and size + len(row) > limit:
+            yield rows[start:end]
+            start, size = end, 0
+        size += len(row) + 1
+    yield rows[start:]
+
+
+def _page(channel: str, rows: Sequence[bytes], token: str | None, *, more: bool) -> Message:
+    body = b'"channel":%s,"rows":[%s],"more":%s' % (text_json(channel), b",".join(rows), b"true" if more else b"false")
+    return Message("snapshot", body, token, table=channel.partition(":")[0])
+
+
 def change(channel: bytes, body: bytes) -> bytes:
     """A change as one channel sees it; `channel` is the channel's name as JSON."""
     return b'{"channel":%s,%s}' % (channel, body)
@@ -132,6 +159,7 @@ class Subscribe:
     id: JsonId
     channels: tuple[str, ...]
     position: str | None
+    snapshot: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +189,7 @@ def decode(text: str) -> Command:
     if kind == "ping":
         return Ping(id)
     if kind == "subscribe":
-        _snapshot(message)
-        return Subscribe(id, _channels(message), _position(message))
+        return Subscribe(id, _channels(message), _position(message), _snapshot(message))
     if kind == "unsubscribe":
         return Unsubscribe(id, _channels(message))
     if kind in _LATER:
@@ -205,6 +232,8 @@ def _position(message: dict[str, Any]) -> str | None:
     return token
 
 
-def _snapshot(message: dict[str, Any]) -> None:
-    if message.get("snapshot", False) is not False:
-        raise BadRequest("'snapshot' is not part of this version", field="snapshot")
+def _snapshot(message: dict[str, Any]) -> bool:
+    wanted = message.get("snapshot")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise BadRequest("'snapshot' is true or false", field="snapshot")
+    return bool(wanted)

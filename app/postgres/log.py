@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from app.change import Batch, Portion, Table
 from app.errors import DatabaseAway, PositionRefused, ResetReason
-from app.history import PORTION_BYTES
+from app.history import PORTION_BYTES, Rows
 from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observer
 from app.position import Position, Snapshot
-from app.postgres import pages, replay, rows
+from app.postgres import pages, replay, rows, snapshot
 from app.postgres.catalog import Catalog
 from app.postgres.connect import ANSWER_SECONDS, Connection, away, connect, deadline
 from app.postgres.incarnation import Incarnation, Incarnations
@@ -28,6 +28,7 @@ from app.postgres.pool import Pool
 from app.postgres.queries import SQL
 
 READERS: Final = 4
+SNAPSHOTS: Final = 2  # read at once
 LIVE_SECONDS: Final = 10.0  # without an answer to a live read the line is dead
 FORCE_SECONDS: Final = 0.005
 FORCED_SECONDS: Final = 0.001
@@ -49,7 +50,11 @@ class Origin:
 
 
 class PostgresLog:
-    def __init__(self, url: str, observe: Observer) -> None:
+    def __init__(
+        self, url: str, observe: Observer, *, snapshot_rows: int = 100_000, snapshot_bytes: int = 64 << 20
+    ) -> None:
+        self._snapshots = asyncio.Semaphore(SNAPSHOTS)
+        self._most_rows, self._most_bytes = snapshot_rows, snapshot_bytes
         self._url = url
         self._observe = observe
         self.incarnations = Incarnations()
@@ -241,6 +246,11 @@ class PostgresLog:
     def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
         """What `upto` sees and `since` does not, in order, in portions (app.history.Log.replay)."""
         return replay.replay(self.reader, self.catalog, since, upto)
+
+    async def snapshot(self, wanted: snapshot.Wanted) -> Rows:
+        """The rows of these channels as of one moment (app.postgres.snapshot)."""
+        async with self._snapshots:
+            return await snapshot.read(self._url, wanted, most_rows=self._most_rows, most_bytes=self._most_bytes)
 
     async def now(self) -> Snapshot:
         """A fresh raw snapshot of the primary. Raises DatabaseAway."""

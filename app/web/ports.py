@@ -32,7 +32,7 @@ class Client(Protocol):
         """Take one inbound message, strictly in order. Never raises for bad input."""
         ...
 
-    async def subscribe(self, channels: list[str], position: str | None) -> None:
+    async def subscribe(self, channels: list[str], position: str | None, *, snapshot: bool = False) -> None:
         """Subscribe an event stream. Raises ClientError or DatabaseAway before anything but the welcome is written."""
         ...
 

@@ -38,7 +38,7 @@ class EventStreams:
         if not self._origins.allow(request):
             return self._refuse(request, 403, "origin", ClientError("pages of this origin may not connect"))
         try:
-            channels, position = _asked(request)
+            channels, position, snapshot = _asked(request)
         except BadRequest as problem:
             return self._refuse(request, 400, problem.code, problem)
         sink = EventSink(request)
@@ -46,7 +46,7 @@ class EventStreams:
         try:
             client.open()
             try:
-                await client.subscribe(channels, position)
+                await client.subscribe(channels, position, snapshot=snapshot)
             except (Unavailable, RateLimited) as problem:
                 self._fail(sink, problem)
             except DatabaseAway:
@@ -83,18 +83,22 @@ class EventStreams:
         )
 
 
-def _asked(request: web.Request) -> tuple[list[str], str | None]:
-    """The channels and the position of a request. Raises BadRequest, which names the parameter."""
+def _asked(request: web.Request) -> tuple[list[str], str | None, bool]:
+    """Channels, position, and whether rows are wanted. Raises BadRequest, which names the parameter."""
     query = request.query
     for name in query:
         if name not in _PARAMETERS:
             raise BadRequest(f"unknown parameter {name!r}; there are {', '.join(_PARAMETERS)}"[:200], field=name[:80])
-    if "snapshot" in query:
-        raise BadRequest("'snapshot' is not in this version", field="snapshot")
+    if query.get("snapshot", "0") not in ("0", "1"):
+        raise BadRequest("'snapshot' is 1 or 0", field="snapshot")
     channels = query.getall("channel", [])
     if not channels:
         raise BadRequest("name at least one channel: ?channel=posts", field="channel")
     if len(set(channels)) < len(channels):
         raise BadRequest("'channel' names a channel twice", field="channel")
     # EventSource repeats the URL when it reconnects, and with it the position that the page began with.
-    return channels, request.headers.get("Last-Event-ID") or query.get("position") or None
+    return channels, _position(request), query.get("snapshot") == "1"
+
+
+def _position(request: web.Request) -> str | None:
+    return request.headers.get("Last-Event-ID") or request.query.get("position") or None

@@ -148,7 +148,7 @@ async def test_an_oversized_message_closes_with_1009_and_one_at_the_limit_does_n
 
 @pytest.mark.parametrize(
     "query",
-    ["", "?channels=posts", "?channel=posts&snapshot=1", "?channel=posts&channel=posts", "?channel=posts&nothing=1"],
+    ["", "?channels=posts", "?channel=posts&snapshot=2", "?channel=posts&channel=posts", "?channel=posts&nothing=1"],
 )
 async def test_a_bad_query_of_an_event_stream_is_a_final_400_that_says_why(server: Server, query: str) -> None:
     status, body = await server.get(f"/realtime/events{query}")

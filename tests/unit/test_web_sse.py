@@ -138,7 +138,7 @@ async def test_last_event_id_beats_the_position_of_the_url(house: House, get: Ge
         ("channel=posts:author_id=x", "bad_channel", "bigint"),
         ("channel=room/lobby", "bad_channel", "rooms"),
         ("channel=posts&channel=posts", "bad_request", "twice"),
-        ("channel=posts&snapshot=1", "bad_request", "not in this version"),
+        ("channel=posts&snapshot=2", "bad_request", "1 or 0"),
         ("channels=posts", "bad_request", "channels"),
     ],
 )

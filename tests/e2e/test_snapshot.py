@@ -1,0 +1,153 @@
+"""Rows, then changes: what a client holds is the table, however many write meanwhile.
+
+Each client begins in the midst of writers. Every change must fit the row that it holds (an INSERT finds none, an UPDATE
+and a DELETE find exactly `old`), and at the end it holds exactly the rows of SELECT. SNAPSHOTS is how many begin.
+"""
+
+import asyncio
+import json
+import os
+import random
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import psycopg
+import pytest
+
+from tests.support import token
+from tests.support.database import Database
+from tests.support.eventstream import EventParser
+from tests.support.server import Server, Servers
+from tests.support.transport import now
+
+SNAPSHOTS = int(os.environ.get("SNAPSHOTS", "60"))
+WRITERS = 6
+TABLE = "CREATE TABLE stock (id int PRIMARY KEY, shelf int NOT NULL, n numeric NOT NULL, note json)"
+FILL = "INSERT INTO stock SELECT g, g % 3, g, '{\"a\":\n1}' FROM generate_series(1, 300) g"
+
+UPSERT = """INSERT INTO stock VALUES (%s, %s, %s, '[1,\n2]')
+ON CONFLICT (id) DO UPDATE SET n = stock.n + 1, shelf = (stock.shelf + 1) %% 3"""
+
+Row = dict[str, Any]
+
+
+class Holder:
+    """Holds rows by key, as a page would."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.position: str | None = None
+        self.faults: list[str] = []
+        self.kinds: list[str] = []
+
+    def take(self, message: dict[str, Any]) -> None:
+        self.kinds.append(message["type"])
+        if message["type"] == "snapshot":
+            self.rows |= {row["id"]: row for row in message["rows"]}
+            if message["more"] and "position" in message:
+                self.faults.append("a position before the last page")
+        for change in message.get("changes", ()):
+            self._apply(change)
+        if "position" in message:
+            self.position = message["position"]
+
+    def _apply(self, change: dict[str, Any]) -> None:
+        old, new = change["old"], change["data"]
+        if change["action"] == "TRUNCATE":
+            self.rows.clear()
+        held = self.rows.pop(old["id"], None) if old else None
+        if held != old:
+            self.faults.append(f"{change['action']} of {old}, and held is {held}")
+        if new:
+            if new["id"] in self.rows:
+                self.faults.append(f"{change['action']} of {new}, which is there: {self.rows[new['id']]}")
+            self.rows[new["id"]] = new
+
+
+async def write(database: Database, seed: int, ended: asyncio.Event) -> None:
+    dice = random.Random(seed)
+    async with await database.connect() as connection:
+        while not ended.is_set():
+            a, b = dice.randint(1, 400), dice.randint(1, 400)
+            with suppress(psycopg.errors.DeadlockDetected):
+                async with connection.transaction(force_rollback=dice.random() < 0.1):
+                    await connection.execute(
+                        UPSERT,
+                        (a, a % 3, a),
+                    )
+                    await connection.execute("DELETE FROM stock WHERE id = %s", (b,))
+                    if dice.random() < 0.02:
+                        await connection.execute(
+                            "TRUNCATE stock" if dice.random() < 0.3 else "UPDATE stock SET n = n + 1"
+                        )
+            await asyncio.sleep(dice.uniform(0, 0.01))
+
+
+async def by_websocket(http: aiohttp.ClientSession, server: Server, channel: str, ended: asyncio.Event) -> Holder:
+    holder = Holder()
+    async with http.ws_connect(f"{server.url}/realtime/ws", max_msg_size=0) as ws:
+        dice = random.Random(channel)
+        if dice.random() < 0.5:
+            await ws.send_json({"type": "subscribe", "id": 0, "channels": ["notifications"]})
+        await ws.send_json({"type": "subscribe", "id": 1, "channels": [channel], "snapshot": True})
+        await _follow(holder, (json.loads(m.data) async for m in ws), ended)
+    return holder
+
+
+async def by_events(http: aiohttp.ClientSession, server: Server, channel: str, ended: asyncio.Event) -> Holder:
+    holder, parser = Holder(), EventParser()
+    url = f"{server.url}/realtime/events"
+    async with http.get(url, params={"channel": channel, "snapshot": "1"}) as response:
+        assert response.status == 200, await response.text()
+
+        async def messages() -> Any:
+            async for data in response.content.iter_any():
+                for event in parser.feed(data):
+                    if event.data:
+                        yield json.loads(event.data)
+
+        await _follow(holder, messages(), ended)
+    return holder
+
+
+async def _follow(holder: Holder, messages: Any, ended: asyncio.Event) -> None:
+    final: str | None = None
+    async for message in messages:
+        holder.take(message)
+        if ended.is_set():
+            final = final or FINAL[0]
+            if holder.position and token.read(holder.position).contains(token.read(final)):
+                return
+
+
+FINAL: list[str] = []
+
+
+@pytest.mark.parametrize("channel", ["stock", "stock:shelf=1"])
+async def test_rows_and_changes_together_are_the_table(database: Database, servers: Servers, channel: str) -> None:
+    for statement in (TABLE, "CREATE INDEX ON stock (shelf)", "SELECT realtime.watch('stock', '{shelf}')", FILL):
+        await database.execute(statement)
+    server = await servers.start("one", SOBRANIE_OUTBOUND_BYTES="4kB", SOBRANIE_HEARTBEAT="200ms")
+    FINAL.clear()
+    writing, ended = asyncio.Event(), asyncio.Event()
+    writers = [asyncio.create_task(write(database, seed, writing)) for seed in range(WRITERS)]
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
+        kinds = [by_websocket, by_events]
+        clients = []
+        for i in range(SNAPSHOTS):
+            clients.append(asyncio.create_task(kinds[i % 2](http, server, channel, ended)))
+            await asyncio.sleep(0.02)  # they begin one after the other, each at another moment of the writers
+        writing.set()
+        await asyncio.gather(*writers)
+        FINAL.append(await now(database))
+        ended.set()
+        holders = await asyncio.wait_for(asyncio.gather(*clients), 60)
+    where = "WHERE shelf = 1" if ":" in channel else ""
+    rows = await database.execute(f"SELECT row_to_json(s)::text FROM stock s {where}")
+    table = {row["id"]: row for (text,) in rows if (row := json.loads(text))}
+    for holder in holders:
+        assert not holder.faults, holder.faults[:3]
+        assert "snapshot" in holder.kinds
+        assert holder.rows == table
+    assert await server.metric("sobranie_safety_poll_finds_total") == 0
