@@ -7,22 +7,10 @@ from typing import Any
 
 import pytest
 
-import app.connection
 from app.errors import DatabaseAway, ResetReason
 from app.position import Position, Snapshot
 from tests.unit.log_model import World
 from tests.unit.stage import Stage, joined, keys, link
-
-
-@pytest.fixture
-async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr(app.connection, "AWAY_SECONDS", 0)
-    made = Stage()
-    yield made
-    for client in made.clients:
-        client.cut()
-    await asyncio.gather(*(link.task for client in made.clients for link in client.links), return_exceptions=True)
-    assert made.server.spotless()
 
 
 async def test_a_client_that_comes_with_a_position_gets_what_it_missed_and_then_the_live_stream(stage: Stage) -> None:
