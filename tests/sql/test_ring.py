@@ -51,6 +51,17 @@ async def test_a_day_of_turns_keeps_what_is_younger_and_drops_what_is_older(data
     assert len(kept) <= 26  # two and a bit times what has to be kept
 
 
+async def test_a_session_that_has_cached_its_plans_follows_the_ring(database: Database) -> None:
+    async with await database.connect() as writer:
+        for slot in (0, 1, 2):
+            for _ in range(8):
+                await rows_of(writer, WRITE)
+                await rows_of(writer, "UPDATE posts SET author_id = author_id + 1")
+            latest = "SELECT slot, (SELECT slot FROM realtime.log_state), realtime.slot() FROM realtime.events"
+            assert await database.execute(f"{latest} ORDER BY id DESC LIMIT 1") == [(slot, slot, slot)]
+            assert await turn(database, size=4) == "switched"
+
+
 async def test_nothing_is_emptied_before_it_is_published(database: Database) -> None:
     await database.execute(WRITE)
     early = await database.value("SELECT floor::text FROM realtime.log_state")
