@@ -5,7 +5,8 @@
 //
 // Invariants: every change of every channel reaches `onchange` once and in order, whatever happens to the connection;
 // what the server can't honour is told by `onreset`, never passed over. For that it keeps the last position, and the
-// ids since: a unit that was cut off comes again from its beginning, and its known part is dropped.
+// ids since: a unit that was cut off comes again, and its known part is dropped. Another server may cut the stream
+// elsewhere, so the known part may come again beyond the next position: an id is kept until it has come again.
 //
 // Options: channels, position (where to begin; now if left out), transport ("websocket" or "sse"), and the callbacks
 // onchange(change), onposition(position), onreset({channels, reason, position}), onstate(state), onerror(error).
@@ -30,7 +31,8 @@ class Live {
   #open;
   #channels;
   #link = null;
-  #seen = new Set();
+  #unit = new Set(); // ids since the last position
+  #again = new Set(); // ids of units that were cut off, until they come again
   #attempts = 0;
   #farewell = null; // the server's `reconnect`
   #timer = 0;
@@ -89,6 +91,8 @@ class Live {
     clearTimeout(this.#timer);
     const link = this.#link;
     this.#link = null;
+    for (const key of this.#unit) this.#again.add(key);
+    this.#unit.clear();
     link?.close();
   }
 
@@ -114,6 +118,7 @@ class Live {
         for (const change of message.changes) this.#hand(change);
         break;
       case "reset":
+        this.#forget(message.channels);
         this.#call("onreset", message);
         break;
     }
@@ -122,15 +127,20 @@ class Live {
 
   #hand(change) {
     const key = `${change.channel}\n${change.id}`;
-    if (this.#seen.has(key)) return;
-    this.#seen.add(key);
+    if (this.#again.delete(key)) return;
+    this.#unit.add(key);
     this.#call("onchange", change);
+  }
+
+  // What these channels got of a unit that was cut off will not come again.
+  #forget(channels) {
+    for (const key of this.#again) if (channels.includes(key.slice(0, key.indexOf("\n")))) this.#again.delete(key);
   }
 
   #advance(position) {
     if (position === undefined) return;
     this.position = position;
-    this.#seen.clear();
+    this.#unit.clear();
     this.#attempts = 0;
     this.#call("onposition", position);
   }
