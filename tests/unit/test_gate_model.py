@@ -1,9 +1,10 @@
 """The gate as an explicit model: every interleaving of writers and the reader is tried.
 
-The model has PostgreSQL's rules: a try for the shared lock fails while somebody else holds K exclusively or waits for it;
-an exclusive request is granted when no holder is left, or given up after its timeout; a notification is sent at commit and
-arrives later; locks of a transaction end after its changes are visible. The promise: in no state that can be reached is
-a committed change unseen while the reader sleeps, K is in its hand, and nothing is on the way to wake it.
+The model has PostgreSQL's rules: a try for the shared lock fails while somebody else holds K exclusively or waits for
+it; an exclusive request is granted when no holder is left, or given up after its timeout; a notification is sent at
+commit and arrives later; locks of a transaction end after its changes are visible. The promise: in no state that can
+be reached is a committed change unseen while the reader sleeps, K is in its hand, and nothing is on the way to wake
+it.
 """
 
 from collections import deque
