@@ -243,15 +243,14 @@ class EventStreamClient(Client):
 
     async def _body(self, reader: asyncio.StreamReader) -> bytes:
         """The next bytes of the body, chunked or counted or plain; none at its end."""
+        if "content-length" in self.headers:
+            return await reader.readexactly(int(self.headers["content-length"])) if not self.body else b""
         if self.headers.get("transfer-encoding") != "chunked":
-            return await reader.read(65536) if "content-length" not in self.headers else await self._counted(reader)
+            return await reader.read(65536)
         size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
         data = await reader.readexactly(size)
         await reader.readexactly(2)
         return data
-
-    async def _counted(self, reader: asyncio.StreamReader) -> bytes:
-        return await reader.readexactly(int(self.headers.pop("content-length"))) if not self.body else b""
 
     def _event(self, event: Event) -> None:
         if event.event is not None:
