@@ -23,6 +23,7 @@ from tests.support.transport import now
 
 SNAPSHOTS = int(os.environ.get("SNAPSHOTS", "60"))
 WRITERS = 6
+BUSY = "stock:shelf=2"  # a channel that some clients are live on before
 TABLE = "CREATE TABLE stock (id int PRIMARY KEY, shelf int NOT NULL, n numeric NOT NULL, note json)"
 FILL = "INSERT INTO stock SELECT g, g % 3, g, '{\"a\":\n1}' FROM generate_series(1, 300) g"
 
@@ -35,11 +36,13 @@ Row = dict[str, Any]
 class Holder:
     """Holds rows by key, as a page would."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: str) -> None:
         self.rows: dict[int, Row] = {}
         self.position: str | None = None
         self.faults: list[str] = []
         self.kinds: list[str] = []
+        self.channel = channel
+        self.others: list[str] = []  # ids of changes of a channel joined before
 
     def take(self, message: dict[str, Any]) -> None:
         self.kinds.append(message["type"])
@@ -48,8 +51,15 @@ class Holder:
             if message["more"] and "position" in message:
                 self.faults.append("a position before the last page")
         for change in message.get("changes", ()):
-            self._apply(change)
+            if change["channel"] == self.channel:
+                self._apply(change)
+            elif change["id"] in self.others:
+                self.faults.append(f"twice: {change['id']}")
+            else:
+                self.others.append(change["id"])
         if "position" in message:
+            if self.position and not token.read(message["position"]).contains(token.read(self.position)):
+                self.faults.append(f"back from {self.position} to {message['position']}")
             self.position = message["position"]
 
     def _apply(self, change: dict[str, Any]) -> None:
@@ -84,19 +94,22 @@ async def write(database: Database, seed: int, ended: asyncio.Event) -> None:
             await asyncio.sleep(dice.uniform(0, 0.01))
 
 
-async def by_websocket(http: aiohttp.ClientSession, server: Server, channel: str, ended: asyncio.Event) -> Holder:
-    holder = Holder()
+async def by_websocket(
+    http: aiohttp.ClientSession, server: Server, channel: str, ended: asyncio.Event, *, busy: bool
+) -> Holder:
+    holder = Holder(channel)
     async with http.ws_connect(f"{server.url}/realtime/ws", max_msg_size=0) as ws:
-        dice = random.Random(channel)
-        if dice.random() < 0.5:
-            await ws.send_json({"type": "subscribe", "id": 0, "channels": ["notifications"]})
+        if busy:
+            await ws.send_json({"type": "subscribe", "id": 0, "channels": [BUSY]})
         await ws.send_json({"type": "subscribe", "id": 1, "channels": [channel], "snapshot": True})
         await _follow(holder, (json.loads(m.data) async for m in ws), ended)
     return holder
 
 
-async def by_events(http: aiohttp.ClientSession, server: Server, channel: str, ended: asyncio.Event) -> Holder:
-    holder, parser = Holder(), EventParser()
+async def by_events(
+    http: aiohttp.ClientSession, server: Server, channel: str, ended: asyncio.Event, *, busy: bool
+) -> Holder:
+    holder, parser = Holder(channel), EventParser()
     url = f"{server.url}/realtime/events"
     async with http.get(url, params={"channel": channel, "snapshot": "1"}) as response:
         assert response.status == 200, await response.text()
@@ -136,7 +149,7 @@ async def test_rows_and_changes_together_are_the_table(database: Database, serve
         kinds = [by_websocket, by_events]
         clients = []
         for i in range(SNAPSHOTS):
-            clients.append(asyncio.create_task(kinds[i % 2](http, server, channel, ended)))
+            clients.append(asyncio.create_task(kinds[i % 2](http, server, channel, ended, busy=i % 4 == 0)))
             await asyncio.sleep(0.02)  # they begin one after the other, each at another moment of the writers
         writing.set()
         await asyncio.gather(*writers)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import app.connection
+import app.catchup
 import app.history
 import app.hub
 import app.position
@@ -273,7 +273,7 @@ class Play:
 async def test_each_client_gets_exactly_the_committed_changes_of_its_channels(
     weather: Weather, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.connection, "AWAY_SECONDS", 0)
+    monkeypatch.setattr(app.catchup, "AWAY_SECONDS", 0)
     monkeypatch.setattr(app.connection, "BACKLOG_BYTES", 900)
     monkeypatch.setattr(app.hub, "MESSAGE_BYTES", weather.message_bytes)
     monkeypatch.setattr(app.history, "PORTION_BYTES", 3_000)
