@@ -23,6 +23,7 @@ from app.position import Position, Snapshot
 from app.postgres import pages, replay, rows, snapshot
 from app.postgres.catalog import Catalog
 from app.postgres.connect import ANSWER_SECONDS, Connection, away, connect, deadline
+from app.postgres.durable import Flush
 from app.postgres.incarnation import Incarnation, Incarnations
 from app.postgres.pool import Pool
 from app.postgres.queries import SQL
@@ -30,11 +31,7 @@ from app.postgres.queries import SQL
 READERS: Final = 4
 SNAPSHOTS: Final = 2  # read at once
 LIVE_SECONDS: Final = 10.0  # without an answer to a live read the line is dead
-FORCE_SECONDS: Final = 0.005
-FORCED_SECONDS: Final = 0.001
-POLL_SECONDS: Final = 0.0005
 FLOOR_SECONDS: Final = 1.0
-EMIT_FLUSHES: Final = 170000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class PostgresLog:
         self._doubted = False  # a new connection found another log than the live one reads
         self._raw: Snapshot | None = None  # of the last read on this connection, which ended at _upto
         self._upto: Snapshot | None = None
-        self._patience = FORCE_SECONDS
+        self._flush = Flush()
         self._serving: Incarnation | None = None
         self._floor: tuple[float, Snapshot] | None = None
         self._asking = asyncio.Lock()
@@ -174,7 +171,7 @@ class PostgresLog:
                 return None
             seen_at = time.monotonic()
             batch = await self._batch(connection, since, start, found, seen_at)
-            await self._durable(connection, found)
+            await self._flush.reach(connection, found.written, found.flushed)
             self._raw, self._upto = found.snapshot, batch.upto
             return batch
 
@@ -225,22 +222,6 @@ class PostgresLog:
         upto = found.snapshot.normalised(highest)
         return Batch(since, upto, highest, found.written, None, schema, PORTION_BYTES, seen_at)
 
-    async def _durable(self, connection: Connection, found: "_Read") -> None:
-        """Wait until the WAL of the batch is flushed; force it where it does not come by itself."""
-        flushed, started, forced = found.flushed, time.monotonic(), False
-        while flushed < found.written:
-            waited = time.monotonic() - started
-            if not forced and waited > self._patience:
-                name = "flush" if connection.info.server_version >= EMIT_FLUSHES else "flush_by_commit"
-                await connection.execute(SQL[name])
-                forced = True
-            elif waited > POLL_SECONDS:
-                await asyncio.sleep(POLL_SECONDS)
-            row = await (await connection.execute(SQL["flushed"])).fetchone()
-            flushed = row[0] if row is not None else flushed
-        if flushed > found.flushed:  # where nobody else flushes (synchronous_commit off), the next wait is short
-            self._patience = FORCED_SECONDS if forced else FORCE_SECONDS
-
     # Positions.
 
     def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
@@ -283,7 +264,7 @@ class PostgresLog:
         assert row is not None
         raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2], row[3]
         highest = max(highest or 0, floor.xmax - 1)
-        await self._durable(connection, _Read(raw, floor, lsn, 0, [], False))
+        await self._flush.reach(connection, lsn, 0)
         current = self.incarnations.current
         assert current is not None
         return Origin(raw.normalised(highest), highest, lsn, current.n, current.tag)

@@ -1,0 +1,38 @@
+"""Visible is not yet durable: waiting until what was read is on disk (capture.md 2, strict).
+
+Invariant: `reach` returns only when the WAL is flushed as far as it was written when the batch was read. Normally that is
+so already; an idle writer or `synchronous_commit = off` can leave it for long, and then it is forced.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+from app.postgres.connect import Connection
+from app.postgres.queries import SQL
+
+FORCE_SECONDS: Final = 0.005
+FORCED_SECONDS: Final = 0.001
+POLL_SECONDS: Final = 0.0005
+EMIT_FLUSHES: Final = 170000  # the server version from which a message can be flushed without a transaction
+
+
+class Flush:
+    def __init__(self) -> None:
+        self._patience = FORCE_SECONDS
+
+    async def reach(self, connection: Connection, written: int, flushed: int) -> None:
+        """Wait until the WAL is flushed up to `written`; `flushed` is how far it was when that was read."""
+        began, started, forced = flushed, time.monotonic(), False
+        while flushed < written:
+            waited = time.monotonic() - started
+            if not forced and waited > self._patience:
+                name = "flush" if connection.info.server_version >= EMIT_FLUSHES else "flush_by_commit"
+                await connection.execute(SQL[name])
+                forced = True
+            elif waited > POLL_SECONDS:
+                await asyncio.sleep(POLL_SECONDS)
+            row = await (await connection.execute(SQL["flushed"])).fetchone()
+            flushed = row[0] if row is not None else flushed
+        if flushed > began:  # where nobody else flushes, the next wait is short
+            self._patience = FORCED_SECONDS if forced else FORCE_SECONDS
