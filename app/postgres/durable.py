@@ -1,7 +1,7 @@
 """Visible is not yet durable: waiting until what was read is on disk (capture.md 2, strict).
 
-Invariant: `reach` returns only when the WAL is flushed as far as it was written when the batch was read. Normally that is
-so already; an idle writer or `synchronous_commit = off` can leave it for long, and then it is forced.
+Invariant: `reach` returns only when the WAL is flushed as far as it was written when the batch was read. Normally that
+is so already; an idle writer or `synchronous_commit = off` can leave it for long, and then it is forced.
 """
 
 import asyncio
