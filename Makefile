@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test ledger bench-writers lint format lock clean
+.PHONY: help setup run test ledger chaos bench-writers lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -39,6 +39,9 @@ test: setup ## run all tests
 
 ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
 	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py
+
+chaos: setup ## faults at random under load, judged: minutes=3 seed=(any) every=6 (seconds) out=(a picture, SVG)
+	$(BIN)/python -m tests.chaos minutes=$(minutes) seed=$(seed) every=$(every) out=$(out)
 
 bench-writers: setup ## what capture costs the writers: 10 pairs of pgbench, with and without
 	$(BIN)/python -m bench.writers

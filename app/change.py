@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Final
 
 from app.channel import Address, encode, route_columns
@@ -72,6 +73,10 @@ class Table:
         return {route: tuple(self.columns.index(c) for c in route) for route in routes}
 
     @cached_property
+    def key_heads(self) -> tuple[bytes, ...]:
+        return tuple(text_json(column) + b":" for column in self.key)
+
+    @cached_property
     def head(self) -> bytes:
         return b'"schema":%s,"table":%s' % (text_json(self.schema), text_json(self.name))
 
@@ -106,13 +111,6 @@ class Change:
         """Bytes that this change takes in memory, about."""
         return len(self.new or b"") + len(self.old or b"") + 700
 
-    def row(self, form: Form = Form.WHOLE) -> str | None:
-        """The primary key as text; of a key of several columns, its values encoded and joined by commas."""
-        values = self._key(form)
-        if not values:
-            return None
-        return values[0] if len(values) == 1 else ",".join(encode(v or "") for v in values)
-
     def body(self, form: Form = Form.WHOLE) -> bytes:
         """The change as JSON without its braces and channel: `"action":…,"old":…`."""
         body = self._bodies.get(form)
@@ -124,27 +122,34 @@ class Change:
         action = (ACTIONS[self.op], b"DELETE", b"INSERT")[form]
         new = None if form is Form.LEAVE else self.new
         old = None if form is Form.ENTER else self.old
-        row = self.row(form)
-        return b'"action":"%s",%s,"id":"%s","tx":"%d","at":"%s","row":%s,"key":%s,"data":%s,"old":%s' % (
+        return b'"action":"%s",%s,"id":"%s","tx":"%d","at":"%s",%s,"data":%s,"old":%s' % (
             action,
             self.table.head,
             self.id.encode(),
             self.xid,
             self.at.isoformat(timespec="microseconds").encode(),
-            b"null" if row is None else text_json(row),
-            b"null" if row is None else self._key_json(form),
+            self._identity(form),
             new or b"null",
             old or b"null",
         )
 
-    def _key(self, form: Form) -> Values:
-        values = self.old_values if form is Form.LEAVE or self.new_values is None else self.new_values
-        return values[: len(self.table.key)] if values else ()
-
-    def _key_json(self, form: Form) -> bytes:
-        source = self.old if form is Form.LEAVE or self.new is None else self.new
-        pairs = zip(self.table.key, self.table.kinds, self._key(form), strict=False)
-        return b"{%s}" % b",".join(b"%s:%s" % (text_json(c), value_json(k, v, c, source)) for c, k, v in pairs)
+    def _identity(self, form: Form) -> bytes:
+        """`"row":…,"key":…`: the primary key as text (of several columns, their values encoded and joined by commas),
+        and as JSON; null where there is none."""
+        table = self.table
+        leaving = form is Form.LEAVE or self.new_values is None
+        values = (self.old_values if leaving else self.new_values) or ()
+        if not table.key or not values:
+            return b'"row":null,"key":null'
+        first = values[0]
+        if len(table.key) == 1 and first is not None and table.kinds[0] == "n" and first.isdecimal():
+            return b'"row":"%s","key":{%s%s}' % (first.encode(), table.key_heads[0], first.encode())  # nearly always
+        values = values[: len(table.key)]
+        row = (first or "") if len(values) == 1 else ",".join(encode(v or "") for v in values)
+        source = self.old if leaving or self.new is None else self.new
+        pairs = zip(table.key_heads, table.kinds, values, table.key, strict=False)
+        key = b",".join([head + value_json(k, v, c, source) for head, k, v, c in pairs])
+        return b'"row":%s,"key":{%s}' % (text_json(row), key)
 
 
 @dataclass(slots=True)
@@ -185,7 +190,7 @@ class Portion:
 
 
 def text_json(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode(*UTF8)
+    return encode_basestring(text).encode(*UTF8)
 
 
 def value_json(kind: str, text: str | None, column: str, row: bytes | None) -> bytes:

@@ -134,6 +134,10 @@ class Hub:
     def seen(self, transactions: Iterable[Transaction]) -> Iterator[tuple[Change, Channel, Form]]:
         """What each channel sees, in order. Of one statement the rows that leave a route come first."""
         for transaction in transactions:
+            if len(transaction.changes) == 1:
+                change = transaction.changes[0]
+                yield from ((change, channel, form) for channel, form in self.matches(change))
+                continue
             for _, rows in groupby(transaction.changes, key=_statement):
                 found = [(change, channel, form) for change in rows for channel, form in self.matches(change)]
                 if len(found) > 1:

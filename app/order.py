@@ -10,13 +10,15 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 
-from app.change import Change, Table, Transaction, Values
+from app.change import ACTIONS, Change, Table, Transaction, Values
 
 Node = bytes | None
 
 
 def transaction(events: Sequence[Change]) -> Transaction:
     """Put one transaction's events (any order) in order. `events` is not empty."""
+    if len(events) == 1 and events[0].op in ACTIONS:  # most transactions, on the hottest path there is
+        return Transaction(events[0].xid, events[0].number, list(events))
     changes, schema = ordered(events)
     return Transaction(events[0].xid, max(e.number for e in events), changes, schema)
 
@@ -166,6 +168,8 @@ def _control(events: list[Change]) -> tuple[list[Change], list[Table]]:
 
 def _untangled(events: list[Change]) -> list[Change]:
     """Split the key changes of a statement in which one row takes a key that another gives up."""
+    if len(events) < 2 or not any(e.op == "U" for e in events):
+        return events
     result: list[Change] = []
     for _, statement in groupby(events, key=lambda e: (e.table.relid, e.number)):
         rows = list(statement)

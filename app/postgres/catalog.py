@@ -44,6 +44,11 @@ class Catalog:
         for row in sorted(await cursor.fetchall()):
             self._add(_table(row))
 
+    def forget(self) -> None:
+        """In another incarnation the number of a generation may stand for another one."""
+        self.generations.clear()
+        self._current.clear()
+
     def lacks(self, events: Iterable[tuple[int, str]]) -> set[int]:
         """Of what events name (generation, op): what is not known, or begins or ends there."""
         return {gen for gen, op in events if op == "G" or gen not in self.generations}

@@ -30,7 +30,7 @@ class Flush:
                 name = "flush" if connection.info.server_version >= EMIT_FLUSHES else "flush_by_commit"
                 await connection.execute(SQL[name])
                 forced = True
-            elif waited > POLL_SECONDS:
+            else:  # it is on its way: a writer is at the end of its commit
                 await asyncio.sleep(POLL_SECONDS)
             row = await (await connection.execute(SQL["flushed"])).fetchone()
             flushed = row[0] if row is not None else flushed

@@ -35,7 +35,7 @@ def pace(commits: int) -> float:
     """Seconds until the next read: short when light, long enough under load for commits to gather."""
     if commits < LIGHT:
         return 0.001
-    return 0.005 if commits < HEAVY else 0.010
+    return 0.005 if commits < HEAVY else 0.020
 
 
 class Gate:

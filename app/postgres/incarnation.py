@@ -1,21 +1,29 @@
 """Which log this is, and which positions it can honour.
 
 An incarnation ends where the log may have lost a tail (a crash, a promotion) or moved (a restore, a copy). Invariants:
-a strict position holds through every crash of one timeline, because all that it contains was durable when it was
-minted; one that is not strict holds within its incarnation only; across timelines nothing holds.
+a strict position holds through every crash and promotion whose recovery reached as far as the WAL that was durable
+when it was minted; one that is not strict holds within its incarnation only; in another database nothing holds.
 """
 
 from dataclasses import dataclass
+from typing import Final
+
+import psycopg
 
 from app.errors import PositionRefused, ResetReason
 from app.position import Position
 from app.postgres.connect import Connection
 from app.postgres.queries import SQL
 
+FIRST_TIMELINE: Final = 1
+PAGE: Final = 8192
+HEADERS: Final = (24, 40)  # of a page of WAL, of the first of a segment
+
 
 @dataclass(frozen=True, slots=True)
 class Incarnation:
-    """A row of realtime.incarnation: `sysid`, `db` and `marker` say which log, `timeline` which of its histories."""
+    """A row of realtime.incarnation: `sysid`, `db` and `marker` say which log, `timeline` which of its histories, and
+    `recovery_end` where the recovery ended that it began with (null where there was none)."""
 
     n: int
     uuid: str
@@ -23,6 +31,7 @@ class Incarnation:
     db: int
     marker: int
     timeline: int
+    recovery_end: int | None = None
 
     @property
     def tag(self) -> str:
@@ -42,6 +51,7 @@ class Incarnations:
     def __init__(self) -> None:
         self.known: dict[int, Incarnation] = {}
         self.current: Incarnation | None = None
+        self._left: dict[int, int] = {}  # where each timeline ended that led to the present one
 
     async def identify(self, connection: Connection) -> Incarnation:
         """The incarnation that `connection` reads; what every new connection does first."""
@@ -55,6 +65,8 @@ class Incarnations:
     async def refresh(self, connection: Connection) -> None:
         rows = await (await connection.execute(SQL["incarnations"])).fetchall()
         self.known = {row[0]: Incarnation(*row) for row in rows}
+        if max((i.timeline for i in self.known.values()), default=FIRST_TIMELINE) > FIRST_TIMELINE:
+            self._left = await _timelines(connection)
 
     def behind(self, position: Position) -> bool:
         """Whether the position may be of an incarnation that began since the last look."""
@@ -71,9 +83,37 @@ class Incarnations:
     def judge(self, position: Position) -> None:
         """Raises PositionRefused (FOREIGN, LOST) unless the current incarnation can honour the position."""
         minted = self.known.get(position.incarnation)
-        current = self.current
-        assert current is not None
-        if minted is None or minted.tag != position.tag or minted.lineage[:3] != current.lineage[:3]:
+        if minted is None or minted.tag != position.tag:
             raise PositionRefused(ResetReason.FOREIGN)
-        if minted.timeline != current.timeline or not (position.strict or minted.n == current.n):
+        assert self.current is not None
+        self.carry(minted, self.current, position.lsn if position.strict else None)
+
+    def carry(self, minted: Incarnation, now: Incarnation, lsn: int | None) -> None:
+        """Raises PositionRefused unless all that was durable in `minted` at `lsn` (None: unknown) is in `now`."""
+        if minted.lineage[:3] != now.lineage[:3]:
+            raise PositionRefused(ResetReason.FOREIGN)
+        if minted.n == now.n:
+            return
+        if lsn is None or not self._reaches(minted, now, _end_of_record(lsn)):
             raise PositionRefused(ResetReason.LOST)
+
+    def _reaches(self, minted: Incarnation, now: Incarnation, lsn: int) -> bool:
+        if minted.timeline != now.timeline and lsn > self._left.get(minted.timeline, -1):
+            return False
+        # The first recovery after it: a copy of the data that was started beside the original recovered less.
+        later = (i for n, i in sorted(self.known.items()) if n > minted.n and i.lineage == minted.lineage)
+        next_ = next(later, None)
+        return next_ is None or next_.recovery_end is None or lsn <= next_.recovery_end
+
+
+async def _timelines(connection: Connection) -> dict[int, int]:
+    """Empty where this role, or the owner of the function, may not know."""
+    try:
+        return dict(await (await connection.execute(SQL["timelines"])).fetchall())
+    except (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege):
+        return {}
+
+
+def _end_of_record(lsn: int) -> int:
+    """PostgreSQL says where the next record goes: on a fresh page after its header, where none may ever come."""
+    return lsn - lsn % PAGE if lsn % PAGE in HEADERS else lsn

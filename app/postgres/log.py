@@ -12,8 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from app.change import Batch, Portion, Table
 from app.errors import DatabaseAway, PositionRefused, ResetReason
@@ -27,23 +26,12 @@ from app.postgres.durable import Flush
 from app.postgres.incarnation import Incarnation, Incarnations
 from app.postgres.pool import Pool
 from app.postgres.queries import SQL
+from app.postgres.read import Origin, Read
 
 READERS: Final = 4
 SNAPSHOTS: Final = 2  # read at once
 LIVE_SECONDS: Final = 10.0  # without an answer to a live read the line is dead
 FLOOR_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the log stands: a normalised snapshot, its highest transaction with an event, the durable WAL position and
-    the incarnation."""
-
-    position: Snapshot
-    highest: int
-    lsn: int
-    incarnation: int
-    tag: str
 
 
 class PostgresLog:
@@ -65,6 +53,8 @@ class PostgresLog:
         self._upto: Snapshot | None = None
         self._flush = Flush()
         self._serving: Incarnation | None = None
+        self._log = 0  # the oid of its table of state
+        self._durable_at = 0  # where the WAL was when the newest position was minted
         self._floor: tuple[float, Snapshot] | None = None
         self._asking = asyncio.Lock()
 
@@ -130,19 +120,33 @@ class PostgresLog:
     async def _reconnect(self) -> None:
         connection, found = await self._open("live")
         self._live, self._raw, self._upto, self._floor, self._doubted = connection, None, None, None, False
+        with away():
+            row = await (await connection.execute(SQL["log"])).fetchone()
+        self._log = row[0] if row is not None else 0
         if self._lost_at is not None:
             self._observe(DatabaseBack(time.monotonic() - self._lost_at))
             self._lost_at = None
-        before, self._serving = self._serving, found
+        before = self._serving
         self.incarnations.current = found
-        if before is None or before == found:
-            return
-        self._observe(IncarnationChanged(str(before), str(found)))
-        await self._pool.close()
-        if before.lineage != found.lineage:
-            raise PositionRefused(ResetReason.LOST)
+        if before is not None and before != found:
+            self._observe(IncarnationChanged(str(before), str(found)))
+            await self._pool.close()
+            self.catalog.forget()
+            with away():
+                await self.catalog.load(connection)
+            await self._carry(connection, before, found)
+        self._serving = found
+
+    async def _carry(self, connection: Connection, before: Incarnation, found: Incarnation) -> None:
+        """Go on in another incarnation. Where this fails half-way it is tried again with the next connection."""
+        try:
+            self.incarnations.carry(before, found, self._durable_at)
+        except PositionRefused:
+            self._serving = found
+            raise
         with away():
-            self.on_incarnation(await self._origin(connection))
+            origin = await self._origin(connection)
+        self.on_incarnation(origin)
 
     @property
     def connected(self) -> bool:
@@ -172,29 +176,32 @@ class PostgresLog:
             seen_at = time.monotonic()
             batch = await self._batch(connection, since, start, found, seen_at)
             await self._flush.reach(connection, found.written, found.flushed)
-            self._raw, self._upto = found.snapshot, batch.upto
+            self._raw, self._upto, self._durable_at = found.snapshot, batch.upto, found.written
             return batch
 
-    async def _read(self, connection: Connection, start: Snapshot) -> "_Read":
+    async def _read(self, connection: Connection, start: Snapshot) -> Read:
         parameters = {
             "last": str(start.xmax - 1),
             "open": [str(x) for x in start.xip],
             "rows": pages.LARGE_CHANGES + 1,
             "bytes": pages.LARGE_BYTES,
+            "log": self._log,
         }
         async with deadline(connection, LIVE_SECONDS):
             cursor = await connection.cursor(binary=True).execute(SQL["difference"], parameters)
             found = await cursor.fetchall()
         snapshot, floor, written, flushed, *event = found[0]
+        if floor is None:
+            raise DatabaseAway("the log was replaced by another, from a dump")
         self._floor = (time.monotonic(), Snapshot.parse(floor))
         events = [row[5:] for row in found] if event[0] is not None else []
         too_large = bool(events) and (
             len(events) > pages.LARGE_CHANGES or max(row[4] for row in found) > pages.LARGE_BYTES
         )
-        return _Read(Snapshot.parse(snapshot), self._floor[1], written, flushed, events, too_large)
+        return Read(Snapshot.parse(snapshot), self._floor[1], written, flushed, events, too_large)
 
     async def _batch(
-        self, connection: Connection, since: Snapshot, start: Snapshot, found: "_Read", seen_at: float
+        self, connection: Connection, since: Snapshot, start: Snapshot, found: Read, seen_at: float
     ) -> Batch:
         if found.too_large:
             return await self._extent(connection, since, start, found, seen_at)
@@ -208,7 +215,7 @@ class PostgresLog:
         )  # fmt: skip
 
     async def _extent(
-        self, connection: Connection, since: Snapshot, start: Snapshot, found: "_Read", seen_at: float
+        self, connection: Connection, since: Snapshot, start: Snapshot, found: Read, seen_at: float
     ) -> Batch:
         lows, highs = pages.ranges(start, found.snapshot)
         cursor = await connection.cursor(binary=True).execute(SQL["extent"], {"lows": lows, "highs": highs})
@@ -265,6 +272,7 @@ class PostgresLog:
         raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2], row[3]
         highest = max(highest or 0, floor.xmax - 1)
         await self._flush.reach(connection, lsn, 0)
+        self._durable_at = lsn
         current = self.incarnations.current
         assert current is not None
         return Origin(raw.normalised(highest), highest, lsn, current.n, current.tag)
@@ -283,13 +291,3 @@ class PostgresLog:
     def _reached(floor: Snapshot, since: Snapshot) -> None:
         if not since.contains(floor):
             raise PositionRefused(ResetReason.EXPIRED)
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    snapshot: Snapshot
-    floor: Snapshot
-    written: int
-    flushed: int
-    events: list[Any]
-    too_large: bool

@@ -30,7 +30,14 @@ FROM (VALUES
 SELECT i.n, i.uuid::text FROM realtime.incarnate() i
 
 -- name: incarnations
-SELECT i.n, i.uuid::text, i.sysid, i.db::bigint, i.marker::bigint, i.tli FROM realtime.incarnation i ORDER BY i.n
+SELECT i.n, i.uuid::text, i.sysid, i.db::bigint, i.marker::bigint, i.tli, (i.recovery_end - '0/0')::bigint
+FROM realtime.incarnation i ORDER BY i.n
+
+-- name: timelines
+SELECT t.tli, (t.ended - '0/0')::bigint FROM realtime.timelines() t
+
+-- name: log
+SELECT f.tableoid::bigint FROM realtime.log_state f
 
 -- name: now
 SELECT pg_current_snapshot()::text
@@ -46,7 +53,8 @@ CROSS JOIN realtime.log_state f
 -- name: difference
 -- The transaction ids that may have become visible since a snapshot are the gaps between those in progress now, from
 -- its xmax on, and those in progress then that are visible now. An open transaction's rows are never touched.
-SELECT s.s::text, f.floor::text, s.written, s.flushed, e.*
+-- Without a floor: these are other tables than those that the connection began with.
+SELECT s.s::text, CASE WHEN f.tableoid = %(log)s::bigint::oid THEN f.floor::text END, s.written, s.flushed, e.*
 FROM (
   SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS written,
          (pg_current_wal_flush_lsn() - '0/0')::bigint AS flushed

@@ -8,9 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
-from psycopg.pq import Format
+from psycopg.types.numeric import Int8BinaryLoader
+from psycopg.types.string import ByteaBinaryLoader, TextBinaryLoader
 
 from app.change import Change, Table, Transaction
 from app.order import transaction
@@ -21,33 +20,12 @@ _XID8: Final = 5069
 _CHAR: Final = 18
 
 
-class _Json(Loader):
-    format = Format.BINARY
-
-    def load(self, data: Buffer) -> bytes:
-        raw = bytes(data)
-        return raw.translate(_BLANKED) if b"\n" in raw or b"\r" in raw else raw
-
-
-class _Xid8(Loader):
-    format = Format.BINARY
-
-    def load(self, data: Buffer) -> int:
-        return int.from_bytes(data, "big")
-
-
-class _Char(Loader):
-    format = Format.BINARY
-
-    def load(self, data: Buffer) -> str:
-        return bytes(data).decode()
-
-
 def register(connection: Connection) -> None:
     """Teach a connection the log's types (binary results only)."""
-    connection.adapters.register_loader("json", _Json)
-    connection.adapters.register_loader(_XID8, _Xid8)
-    connection.adapters.register_loader(_CHAR, _Char)
+    # psycopg's own loaders, because it has them in C: JSON as its bytes, ids as integers, letters as text.
+    connection.adapters.register_loader("json", ByteaBinaryLoader)
+    connection.adapters.register_loader(_XID8, Int8BinaryLoader)
+    connection.adapters.register_loader(_CHAR, TextBinaryLoader)
 
 
 # The columns of an event, as every query of the log returns them, last.
@@ -61,8 +39,13 @@ def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> C
         number, n, xid, tables[gen], op, depth, mark, at,
         tuple(new_values) if new_values is not None else None,
         tuple(old_values) if old_values is not None else None,
-        new, old, half,
+        blanked(new), blanked(old), half,
     )  # fmt: skip
+
+
+def blanked(row: bytes | None) -> bytes | None:
+    """A row's JSON without line breaks."""
+    return row.translate(_BLANKED) if row is not None and (b"\n" in row or b"\r" in row) else row
 
 
 def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:

@@ -15,7 +15,7 @@ END $do$;
 DROP FUNCTION realtime.turn(interval, bigint, pg_snapshot), realtime.ring_time(interval, interval, bool),
   realtime.empty(int, interval, pg_snapshot), realtime.next_floor(int, interval, pg_snapshot),
   realtime.contains(pg_snapshot, pg_snapshot), realtime.normal(pg_snapshot, xid8), realtime.sees(pg_snapshot, int);
-DROP FUNCTION realtime.incarnate(), realtime.position();
+DROP FUNCTION realtime.incarnate(), realtime.timelines(), realtime.position();
 DROP FUNCTION realtime.check(), realtime.located(), realtime.still_route(oid, text);
 DROP FUNCTION realtime.watch(regclass, text[]), realtime.unwatch(regclass), realtime.drop_triggers(oid, text),
   realtime.wrong_triggers(oid, "char", bool, text), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),

@@ -29,8 +29,11 @@ BEGIN
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
     TRUNCATE realtime.events;
+    -- A copied sequence believes that its next values are in the WAL: a crash would give them out again.
+    PERFORM setval(s, nextval(s)) FROM unnest(ARRAY['realtime.event_id', pg_get_serial_sequence('realtime.incarnation', 'n')]::regclass[]) s;
     UPDATE realtime.log_state SET floor = realtime.floor_now();
-    UPDATE realtime.generations SET xid = '3';       -- seen by every position from here on; earlier ones are foreign
+    -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
+    UPDATE realtime.generations g SET xid = '3', relid = coalesce(to_regclass(format('%I.%I', g.schema, g.name))::oid, g.relid);
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)

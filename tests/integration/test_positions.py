@@ -8,10 +8,12 @@ import pytest
 from app.errors import DatabaseAway, PositionRefused, ResetReason
 from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observation
 from app.position import Position, Snapshot
-from app.postgres.log import Origin, PostgresLog
+from app.postgres.log import PostgresLog
+from app.postgres.read import Origin
 from tests.integration import story
 from tests.support.cluster import Cluster, migrate
 from tests.support.database import Database
+from tests.support.standby import caught_up, fall_behind
 
 
 def position_of(origin: Origin, snapshot: Snapshot | None = None) -> Position:
@@ -105,12 +107,13 @@ async def test_durable_positions_hold_through_crashes_and_others_do_not(
         after = await log.difference(batch.upto)
         assert after is not None
         assert [b"after" in (c.new or b"") for t in after.transactions or () for c in t.changes] == [True]
-        held.append(replace(held[-1], snapshot=after.upto, lsn=after.lsn))
+        held.append(replace(position_of(renewed[-1]), snapshot=after.upto, lsn=after.lsn))
     upto = held[-1].snapshot
     for i, position in enumerate(held):
         assert await verdict(log, position) is None
         assert len(story.ids(await story.replayed(log, position.snapshot, upto))) == len(held) - 1 - i
-        assert await verdict(log, replace(position, strict=False)) is ResetReason.LOST
+        before = position.incarnation != renewed[-1].incarnation
+        assert await verdict(log, replace(position, strict=False)) is (ResetReason.LOST if before else None)
     assert [o.incarnation for o in renewed] == sorted({o.incarnation for o in renewed})
     assert len(renewed) == len([o for o in observed if isinstance(o, IncarnationChanged)]) == 3
     assert await verdict(log, replace(position_of(renewed[-1]), strict=False)) is None
@@ -129,13 +132,18 @@ async def test_a_clean_restart_keeps_the_incarnation(own_database: Database) -> 
 
 
 @pytest.mark.parametrize("old_primary", ["is gone", "still answers"])
-async def test_a_promotion_ends_every_position_before_it(
+async def test_a_promotion_ends_the_positions_that_saw_a_tail_that_it_lacks(
     own_database: Database, observed: list[Observation], old_primary: str
 ) -> None:
     log = PostgresLog(own_database.url, observed.append)
-    before = await log.origin()
+    kept = await log.origin()
     standby = Cluster(base=own_database.cluster)
     try:
+        await caught_up(own_database.cluster, standby)
+        await fall_behind(own_database.cluster, standby)
+        await own_database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'tail')")
+        assert await log.difference(kept.position) is not None
+        before = await log.origin()
         if old_primary == "is gone":
             own_database.cluster.stop("immediate")
         standby.run("pg_ctl", "-D", str(standby.data), "-w", "promote")
@@ -148,6 +156,7 @@ async def test_a_promotion_ends_every_position_before_it(
         after = await log.origin()
         assert after.incarnation > before.incarnation
         assert await verdict(log, position_of(before)) is ResetReason.LOST
+        assert await verdict(log, position_of(kept)) is None
         assert await verdict(log, position_of(after)) is None
         assert [type(o) for o in observed] == [DatabaseLost, DatabaseBack, IncarnationChanged]
     finally:

@@ -362,8 +362,11 @@ BEGIN
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
     TRUNCATE realtime.events;
+    -- A copied sequence believes that its next values are in the WAL: a crash would give them out again.
+    PERFORM setval(s, nextval(s)) FROM unnest(ARRAY['realtime.event_id', pg_get_serial_sequence('realtime.incarnation', 'n')]::regclass[]) s;
     UPDATE realtime.log_state SET floor = realtime.floor_now();
-    UPDATE realtime.generations SET xid = '3';       -- seen by every position from here on; earlier ones are foreign
+    -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
+    UPDATE realtime.generations g SET xid = '3', relid = coalesce(to_regclass(format('%I.%I', g.schema, g.name))::oid, g.relid);
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)
@@ -677,6 +680,18 @@ CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
   FROM unnest(realtime.route_columns(route)) c
   LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped
 $$;
+
+CREATE FUNCTION realtime.timelines() RETURNS TABLE(tli integer, ended pg_lsn)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  RETURN QUERY SELECT m[1]::int, m[2]::pg_lsn FROM regexp_matches(
+    pg_read_file(format('pg_wal/%s.history', left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)), 0, 1048576, true),
+    '^\s*([0-9]+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)', 'gn') m;
+EXCEPTION WHEN insufficient_privilege THEN
+  RETURN;
+END $$;
 
 CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, type smallint, sql text)
     LANGUAGE sql STABLE
@@ -1178,6 +1193,9 @@ REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[], mark boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.still_route(rel oid, route text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.timelines() FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.timelines() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) FROM PUBLIC;
 
