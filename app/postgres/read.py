@@ -1,0 +1,31 @@
+"""What reading the log finds, each of one moment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.position import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`written` and `flushed` are WAL positions: that of the snapshot, and how much was durable then. `events` are rows
+    of the log, as many as fit where it was `too_large`."""
+
+    snapshot: Snapshot
+    floor: Snapshot
+    written: int
+    flushed: int
+    events: list[Any]
+    too_large: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the log stands: a normalised snapshot, its highest transaction with an event, the durable WAL position and
+    the incarnation."""
+
+    position: Snapshot
+    highest: int
+    lsn: int
+    incarnation: int
+    tag: str
