@@ -1,0 +1,185 @@
+"""The verdict on one round: every client's books against the judge's own copy of the log, and every reset explained.
+
+Invariants: a round is judged when the writers rest, everything is healed and every client has reached the same
+position, so the tables as they are then are where the next round begins; the copy of the log is emptied, and memory is
+that of one round.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from tests.chaos.people import Restless, SeenReset, emptied
+from tests.chaos.world import RETENTION, World
+from tests.e2e.writers import TABLES
+from tests.support import token
+from tests.support.judge import Finding, judge
+from tests.support.stream import Stream, loads
+from tests.support.token import Token
+from tests.support.truth import READ_LOG, SETTINGS, Event, Row, Truth, canonical, parse_channel, routed
+
+OLD_SECONDS = 0.8 * RETENTION  # the ring counts its own time, in steps
+READ_LEDGER = READ_LOG.replace("realtime.events", "chaos.ledger")
+READ_GENERATIONS = """
+SELECT e.xid::text::bigint, g.name, g.schema FROM chaos.ledger e JOIN realtime.generations g USING (gen)
+ WHERE e.op = 'G'"""
+READ_TIMES = """
+SELECT xid::text::bigint, extract(epoch FROM min(at))::float8 FROM chaos.ledger WHERE op <> 'G' GROUP BY xid"""
+KINDS = {"lost": "lost", "replay": "lost", "extra": "duplicated", "order": "reordered", "chain": "reordered"}
+
+
+class RoundTruth(Truth):
+    """Truth of one round: `base` are the rows of each table when it began, which every position of the round sees."""
+
+    def __init__(self, events: list[Event], tables: dict[str, Counter[str]], base: dict[str, list[Row]]) -> None:
+        super().__init__(events, tables)
+        self.base = base
+
+    def state_at(self, channel: str, position: Token) -> Counter[str]:
+        table, route = parse_channel(channel)
+        state = Counter(canonical(row) for row in self.base.get(table, []) if routed(row, route))
+        for xid in self._xids.get(table, []):
+            if position.sees(xid):
+                for event in self._by_table[table][xid]:
+                    state[event.new_text] += routed(event.new, route)
+                    state[event.old_text] -= routed(event.old, route)
+        return +state
+
+
+@dataclass
+class Score:
+    """What all rounds together came to."""
+
+    rounds: int = 0
+    changes: int = 0
+    deliveries: int = 0
+    units: int = 0
+    repeated: int = 0  # of units that a disconnect left open
+    found: Counter[str] = field(default_factory=Counter)
+    details: list[str] = field(default_factory=list)
+    resets: Counter[str] = field(default_factory=Counter)
+    unexplained: list[SeenReset] = field(default_factory=list)
+    longest_pause: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        return not self.found and not self.unexplained
+
+
+class Judge:
+    def __init__(self, world: World) -> None:
+        self.world, self.score = world, Score()
+        self.base: dict[str, list[Row]] = {}
+
+    async def begin(self) -> None:
+        """Before the first writer: what is there already is where the first round begins."""
+        async with await self.world.database.connect() as connection:
+            self.base = await _rows(connection)
+            await connection.execute("TRUNCATE chaos.ledger")
+
+    async def round(self, people: list[Restless], final: str) -> None:
+        async with await self.world.database.connect() as connection:
+            events = [_event(row) for row in await (await connection.execute(READ_LEDGER.encode())).fetchall()]
+            generations = await (await connection.execute(READ_GENERATIONS.encode())).fetchall()
+            times = await (await connection.execute(READ_TIMES.encode())).fetchall()
+            rows = await _rows(connection)
+            tables = {table: Counter(canonical(row) for row in found) for table, found in rows.items()}
+            truth = RoundTruth(events, tables, self.base)
+            await connection.execute("TRUNCATE chaos.ledger")
+        self.score.rounds += 1
+        self.score.changes += len(events)
+        explain = Explanations([(x, t if s == "public" else f"{s}.{t}") for x, t, s in generations], times)
+        for person in people:
+            self._client(person, truth, final, explain)
+        self.base = rows
+
+    def _client(self, person: Restless, truth: Truth, final: str, explain: "Explanations") -> None:
+        client, score = person.client, self.score
+        stream, books = client.stream, client.stream.books
+        for finding in judge(stream, truth, final=final):
+            score.found[kind_of(finding)] += 1
+            score.details.append(f"round {score.rounds}, {stream.name}: {finding}"[:3000])
+            score.details += shown(finding, stream, truth)
+        for reset in books.resets:
+            score.resets[reset.reason] += 1
+            if not explain.by_a_fault(reset):
+                score.unexplained.append(reset)
+        score.repeated += len(stream.duplicates)
+        score.deliveries += books.deliveries
+        score.units += books.units
+        score.longest_pause = max(score.longest_pause, books.longest_pause)
+        books.deliveries = books.units = 0
+        books.resets, books.ages = [], {}
+        emptied(client)
+
+
+def shown(finding: Finding, stream: Stream, truth: Truth) -> list[str]:
+    """For a person: what the finding's transaction is in the log, and as what it came."""
+    named = re.search(r"transaction (\d+)", finding.detail)
+    if named is None:
+        return []
+    xid = int(named[1])
+    logged = [(e.id, e.n, e.op, e.table, e.key_of(e.old), e.key_of(e.new)) for e in truth.events if e.xid == xid]
+    came = [
+        (c["id"], c["action"], c["row"])
+        for segment in stream.segments
+        if segment.channel == finding.channel
+        for c in segment.changes()
+        if c["tx"] == str(xid)
+    ]
+    return [f"    logged {logged}"[:2000], f"    came {came}"[:2000]]
+
+
+def kind_of(finding: Finding) -> str:
+    if finding.kind == "fault":
+        return "duplicated" if "twice" in finding.detail else "broken protocol"
+    return KINDS.get(finding.kind, finding.kind)
+
+
+class Explanations:
+    """What of a reset can be explained: `schema` by a definition that changed between, `expired` and `overrun` by a
+    position that lacks what was written longer ago than the retention. Nothing that is done here explains `lost`,
+    `foreign` or `invalid`."""
+
+    def __init__(self, generations: list[tuple[int, str]], times: list[tuple[int, float]]) -> None:
+        self.generations, self.times = generations, times
+
+    def by_a_fault(self, reset: SeenReset) -> bool:
+        if reset.reason == "schema":
+            return any(self._defined(reset, channel) for channel in reset.channels)
+        return reset.reason in ("expired", "overrun") and any(
+            reset.at - held.at > OLD_SECONDS or self._lacks_old(held.position, reset.clock) for held in reset.held
+        )
+
+    def _defined(self, reset: SeenReset, channel: str) -> bool:
+        table = parse_channel(channel)[0]
+        positions = [token.read(held.position) for held in reset.held]
+        return any(name == table and not all(p.sees(xid) for p in positions) for xid, name in self.generations)
+
+    def _lacks_old(self, position: str, clock: float) -> bool:
+        held = token.read(position)
+        return any(written < clock - OLD_SECONDS and not held.sees(xid) for xid, written in self.times)
+
+
+def _event(row: tuple[Any, ...]) -> Event:
+    xid, number, n, op, depth, order, schema, name, new, old, key = row
+    table = name if schema == "public" else f"{schema}.{name}"
+    nested = bool(depth > 1 or order is not None)
+    return Event(xid, number, n, op, nested, table, _json(new), _json(old), tuple(key))
+
+
+def _json(text: str | None) -> Row | None:
+    row: Row | None = None if text is None else loads(text)
+    return row
+
+
+async def _rows(connection: psycopg.AsyncConnection[Any]) -> dict[str, list[Row]]:
+    await connection.execute(SETTINGS.encode())
+    found: dict[str, list[Row]] = {}
+    for table in TABLES:
+        cursor = await connection.execute(f"SELECT row_to_json(t)::text FROM {table} t".encode())
+        found[table] = [loads(text) for (text,) in await cursor.fetchall()]
+    return found

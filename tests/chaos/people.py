@@ -1,0 +1,249 @@
+"""Writers and clients that live with faults as real ones do: they try again, elsewhere, and never give up.
+
+Invariants: a client keeps nothing but what the judge needs, and is judged and emptied round by round; every reset is
+kept with what the client held before it, so that it can be explained.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import psycopg
+
+from tests.chaos.world import Station, World
+from tests.e2e.writers import CHANNELS, TABLES, Tally, Writer
+from tests.support import token
+from tests.support.clients import EventStreamClient, WebSocketClient
+from tests.support.eventstream import Event
+from tests.support.facts import pause
+from tests.support.stream import Message, Segment, Stream
+
+PACE = 0.5  # a writer's longest pause between transactions, in seconds
+SILENT_SECONDS = 4.0  # eight heartbeats: the line is dead
+CONNECT_SECONDS = 10.0
+GONE = (aiohttp.ClientError, OSError, TimeoutError, asyncio.IncompleteReadError, AssertionError)
+
+
+class Persistent(Writer):
+    """A writer that comes back when the database went, whatever became of its transaction."""
+
+    async def run(self, ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            try:
+                async with await self.database.connect(autocommit=False) as self.connection:
+                    mode = self.dice.choice(("on", "off"))
+                    await self.connection.execute(f"SET synchronous_commit = {mode}".encode())
+                    await self.connection.commit()
+                    await self._write(ended)
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError):
+                await pause(0.2 + self.dice.random() * 0.3)
+
+    async def _write(self, ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            try:
+                await self._transaction()
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation):
+                await self.connection.rollback()
+                self.tally.conflicts += 1
+            await pause(self.dice.random() * self.pace)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A position and when it was last known to be good (seconds of the monotonic clock)."""
+
+    position: str
+    at: float
+
+
+@dataclass(frozen=True)
+class SeenReset:
+    client: str
+    reason: str
+    channels: tuple[str, ...]
+    held: tuple[Held, ...]  # what the client came with: one for each channel
+    at: float
+    clock: float  # seconds since the epoch
+    position: str
+
+
+class Books:
+    """What a client keeps in place of every raw message."""
+
+    def __init__(self) -> None:
+        self.deliveries = self.units = 0
+        moment = time.monotonic()
+        self.heard_at = self.position_at = self.pause_from = moment
+        self.longest_pause = 0.0
+        self.resets: list[SeenReset] = []
+        self.ages: dict[str, float] = {}  # of positions that a subscribe went out with
+
+
+class Kept(Stream):
+    """The stream of a client, with its books; `raw` are the lists that the client fills and that stay empty."""
+
+    def __init__(self, name: str, *raw: list[Any]) -> None:
+        super().__init__(name)
+        self.books, self._raw = Books(), raw
+
+    def feed(self, message: Message) -> None:
+        books, moment = self.books, time.monotonic()
+        books.heard_at = moment
+        if message["type"] == "reset":
+            books.resets.append(self._seen(message, moment))
+        if "position" in message and message["type"] != "subscribed":
+            books.longest_pause = max(books.longest_pause, moment - books.pause_from)
+            books.pause_from = moment
+            books.units += 1
+            if message["position"] != self.position:
+                books.position_at = moment
+        books.deliveries += len(message.get("changes", ()))
+        for raw in self._raw:
+            raw.clear()
+        super().feed(message)
+
+    def _seen(self, message: Message, moment: float) -> SeenReset:
+        held = []
+        for channel in message["channels"]:
+            asked = self.pending.get(channel)
+            if asked is not None:
+                held.append(Held(asked, self.books.ages.get(asked, self.books.position_at)))
+            elif self.position is not None:
+                held.append(Held(self.position, self.books.position_at))
+        return SeenReset(
+            self.name, message["reason"], tuple(message["channels"]), tuple(held), moment, time.time(),
+            message["position"],
+        )  # fmt: skip
+
+
+class Socket(WebSocketClient):
+    def __init__(self, url: str, name: str) -> None:
+        super().__init__(url, name)
+        self.stream: Kept = Kept(name, self.messages, self.raw, self.arrivals)
+
+
+class Events(EventStreamClient):
+    def __init__(self, url: str, *channels: str, name: str) -> None:
+        super().__init__(url, *channels, name=name)
+        self.stream: Kept = Kept(name, self.messages, self.raw, self.arrivals)
+
+    def _check_id(self, event: Event, message: Message) -> None:
+        """Only in `subscribed`: after a crash the same point in history is minted anew, under the new incarnation."""
+        had = self.stream.position
+        if message["type"] != "subscribed" or event.id is None or had is None or not same_point(event.id, had):
+            super()._check_id(event, message)
+
+
+def same_point(one: str, other: str) -> bool:
+    return (token.read(one).xmax, token.read(one).xip) == (token.read(other).xmax, token.read(other).xip)
+
+
+class Restless:
+    """One client that hops, loses its line, is away for a while, and joins and leaves channels."""
+
+    def __init__(self, client: Socket | Events, stations: Sequence[Station], seed: str, heard: list[Held]) -> None:
+        self.client, self.stations, self.heard = client, stations, heard
+        self.dice = random.Random(seed)
+        self.connected = False
+        self.hops = self.holidays = self.failures = 0
+        self.away_until = 0.0
+
+    async def run(self, ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            await pause(self.dice.uniform(0.1, 1.5))
+            await self.step()
+
+    async def step(self, still: bool = False) -> None:
+        """Come back where the line is dead; else, unless `still`, do something unforeseen."""
+        if not still and time.monotonic() < self.away_until:
+            return
+        if not self.connected or self._dead():
+            await self._come_back()
+        elif not still:
+            await self._something()
+
+    def _dead(self) -> bool:
+        client = self.client
+        refused = bool(client.stream.errors)
+        client.stream.errors.clear()
+        return refused or client.ended.is_set() or time.monotonic() - client.stream.books.heard_at > SILENT_SECONDS
+
+    async def _come_back(self) -> None:
+        self.connected = False
+        station = self.dice.choice(self.stations)
+        with suppress(*GONE):
+            await self.client.abort()
+        try:
+            await asyncio.wait_for(self.client.connect(station.url), CONNECT_SECONDS)
+            self.client.stream.books.heard_at = time.monotonic()
+            self.connected = True
+            if self.away_until:  # a holiday is no pause of the stream
+                self.client.stream.books.pause_from, self.away_until = time.monotonic(), 0.0
+            self.hops += 1
+        except GONE:
+            self.failures += 1
+
+    async def _something(self) -> None:
+        client, dice = self.client, self.dice.random()
+        if client.stream.position is not None:
+            self.heard.append(Held(client.stream.position, client.stream.books.position_at))
+            del self.heard[:-200]
+        if dice < 0.004:
+            await self._holiday()
+        elif isinstance(client, Socket) and dice < 0.4:
+            with suppress(*GONE):
+                await asyncio.wait_for(self._more_or_fewer(client), SILENT_SECONDS)
+        elif dice < 0.6:
+            await self._come_back()
+
+    async def _holiday(self) -> None:
+        """Longer than the log reaches back, or not quite."""
+        self.holidays += 1
+        self.connected = False
+        await self.client.abort()
+        self.away_until = time.monotonic() + self.dice.uniform(5.0, 60.0)
+
+    async def _more_or_fewer(self, client: Socket) -> None:
+        joined, absent = client.stream.joined, [c for c in CHANNELS if c not in client.stream.open]
+        if absent and (len(joined) < 4 or self.dice.random() < 0.6):
+            held = self.dice.choice([None, *self.heard[-40:]])
+            if held is not None:
+                client.stream.books.ages[held.position] = held.at
+            channel = self.dice.choice(absent)
+            await client.subscribe(channel, position=held.position if held is not None else None)
+        elif len(joined) > 2:
+            await client.unsubscribe(self.dice.choice(joined))
+
+
+def crowd(world: World, seed: str, heard: list[Held]) -> list[Restless]:
+    """Six of each kind. They begin to connect when they are run."""
+    people = []
+    for i in range(6):
+        url = world.stations[i % 3].url
+        socket = Socket(url, f"socket {i}")
+        socket.stream.asking(TABLES if i == 0 else CHANNELS[i : i + 2], None)
+        channels = TABLES if i == 0 else CHANNELS[2 * i : 2 * i + 3]
+        events = Events(url, *channels, name=f"events {i}")
+        people += [Restless(c, world.stations, f"{seed} {c.stream.name}", heard) for c in (socket, events)]
+    return people
+
+
+def writers(world: World, seed: str, tally: Tally, count: int = 16) -> list[Persistent]:
+    made = [Persistent(world.database, i, tally, PACE) for i in range(count)]
+    for i, writer in enumerate(made):
+        writer.dice = random.Random(f"{seed} writer {i}")
+    return made
+
+
+def emptied(client: Socket | Events) -> None:
+    """Forget what has been judged: the record goes on from where the client is."""
+    stream = client.stream
+    assert stream.position is not None
+    stream.done, stream.resets, stream.duplicates, stream.faults = [], [], [], []
+    stream._again = {}
+    stream.open = {channel: Segment(channel, stream.position) for channel in stream.open}

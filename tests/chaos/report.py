@@ -1,0 +1,132 @@
+"""What a run came to: a table in Markdown, and the timeline as an SVG."""
+
+from collections import Counter
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+from tests.chaos.faults import Noted
+from tests.chaos.judging import Score
+from tests.e2e.writers import Tally
+
+WIDTH, LEFT, RIGHT, LANE, CHART = 1200, 190, 20, 18, 110
+INK, QUIET, RED, BLUE, GREEN = "#222222", "#dddddd", "#c0392b", "#2c6fbb", "#2e8b57"
+
+
+@dataclass(frozen=True)
+class Sample:
+    at: float  # seconds since the start
+    commits: int
+    deliveries: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Run:
+    seed: str
+    seconds: float
+    servers: int
+    clients: int
+    noted: list[Noted]
+    samples: list[Sample]
+    tally: Tally
+    score: Score
+    hops: int
+    holidays: int
+    internal: int  # errors that nobody foresaw, in the servers' logs
+    polls: int  # finds of the safety poll
+
+
+def table(run: Run) -> str:
+    score, kinds = run.score, Counter(noted.kind for noted in run.noted)
+    rows = [
+        ("length", f"{run.seconds / 60:.1f} min, {score.rounds} rounds, seed {run.seed}"),
+        ("servers, clients, writers", f"{run.servers}, {run.clients}, 16"),
+        ("faults injected", f"{len(run.noted)}"),
+        *((f"&nbsp;&nbsp;{kind}", str(count)) for kind, count in sorted(kinds.items())),
+        ("transactions committed", f"{run.tally.committed} (acknowledged to the writers)"),
+        ("changes in the log", str(score.changes)),
+        ("deliveries", f"{score.deliveries} changes in {score.units} units"),
+        ("reconnects, holidays", f"{run.hops}, {run.holidays}"),
+        ("**lost**", str(score.found["lost"])),
+        (
+            "**duplicated**",
+            f"{score.found['duplicated']} (beyond {score.repeated} in units that a disconnect left open)",
+        ),
+        ("**reordered**", str(score.found["reordered"])),
+        ("other breaches of the protocol", str(sum(score.found.values()) - sum(score.found[k] for k in NAMED))),
+        ("resets", ", ".join(f"{n} {r}" for r, n in sorted(score.resets.items())) or "none"),
+        ("resets unexplained", str(len(score.unexplained))),
+        ("longest pause of a client's stream", f"{score.longest_pause:.1f} s"),
+        ("internal errors of servers", str(run.internal)),
+        ("found by the safety poll alone", str(run.polls)),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+NAMED = ("lost", "duplicated", "reordered")
+
+
+def picture(run: Run) -> str:
+    kinds = sorted({noted.kind for noted in run.noted})
+    scale = (WIDTH - LEFT - RIGHT) / max(run.seconds, 1.0)
+    top = 50 + 2 * (CHART + 30)
+    height = top + LANE * len(kinds) + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        _text(LEFT, 22, f"{len(run.noted)} faults in {run.seconds / 60:.0f} minutes: {_outcome(run)}", 15),
+        *_minutes(run.seconds, scale, 40, height - 25),
+        *_chart(run, 50, "commits a second", [(s.at, s.commits) for s in run.samples], scale, BLUE),
+        *_chart(run, 80 + CHART, "deliveries a second", [(s.at, s.deliveries) for s in run.samples], scale, GREEN),
+    ]
+    for lane, kind in enumerate(kinds):
+        y = top + lane * LANE
+        parts.append(_text(LEFT - 8, y + 11, kind, anchor="end"))
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y + 7}" y2="{y + 7}" stroke="{QUIET}"/>')
+        for noted in (n for n in run.noted if n.kind == kind):
+            x, width = LEFT + noted.began * scale, max(2.0, (noted.ended - noted.began) * scale)
+            parts.append(f'<rect x="{x:.1f}" y="{y + 2}" width="{width:.1f}" height="10" fill="{RED}" opacity="0.75"/>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _outcome(run: Run) -> str:
+    score = run.score
+    return (
+        f"{run.tally.committed:,} commits, {score.deliveries:,} deliveries, {score.found['lost']} lost, "
+        f"{score.found['duplicated']} duplicated, {score.found['reordered']} reordered"
+    )
+
+
+def _text(x: float, y: float, text: str, size: int = 11, anchor: str = "start") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" text-anchor="{anchor}" fill="{INK}">{escape(text)}</text>'
+
+
+def _minutes(seconds: float, scale: float, top: float, bottom: float) -> list[str]:
+    step = max(1, round(seconds / 60 / 15)) * 60
+    parts = []
+    for at in range(0, int(seconds) + 1, step):
+        x = LEFT + at * scale
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="{QUIET}" stroke-dasharray="2 4"/>'
+        )
+        parts.append(_text(x, bottom + 14, f"{at // 60} min", anchor="middle"))
+    return parts
+
+
+def _chart(run: Run, top: float, title: str, counted: list[tuple[float, int]], scale: float, colour: str) -> list[str]:
+    """A rate from a running count."""
+    rates = [
+        (later[0], (later[1] - earlier[1]) / (later[0] - earlier[0]))
+        for earlier, later in pairwise(counted)
+        if later[0] > earlier[0]
+    ]
+    most = max((rate for _, rate in rates), default=1.0) or 1.0
+    points = " ".join(f"{LEFT + at * scale:.1f},{top + CHART - rate / most * CHART:.1f}" for at, rate in rates)
+    base = top + CHART
+    return [
+        _text(LEFT - 8, top + 12, title, anchor="end"),
+        _text(LEFT - 8, top + 28, f"up to {most:,.0f}", anchor="end"),
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}" stroke="{INK}"/>',
+        f'<polyline points="{points}" fill="none" stroke="{colour}"/>',
+    ]

@@ -1,0 +1,149 @@
+"""What a run plays on: one PostgreSQL, three servers that each reach it through a proxy of their own, and a proxy in
+front of each for its clients.
+
+Invariants: the judge's own copy of the log (schema chaos) is written in the writers' own transactions, so that it
+stands or falls with them, and the ring of the log may turn at will; every server and PostgreSQL itself is brought
+back by `heal`, whatever was done to them.
+"""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+from typing import Self
+
+from tests.e2e.writers import SETUP
+from tests.support.cluster import Cluster, alive
+from tests.support.database import Database
+from tests.support.facts import eventually, pause
+from tests.support.proxy import Proxy
+from tests.support.server import Server
+
+SERVERS = ("one", "two", "three")
+RETENTION = 25.0  # seconds: the ring turns all the time, and who is away for longer may be reset
+LEDGER = """
+CREATE SCHEMA chaos;
+CREATE TABLE chaos.ledger (LIKE realtime.events);
+CREATE FUNCTION chaos.copy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS
+  'BEGIN INSERT INTO chaos.ledger VALUES (NEW.*); RETURN NULL; END';
+CREATE TRIGGER chaos_ledger AFTER INSERT ON realtime.events FOR EACH ROW EXECUTE FUNCTION chaos.copy()"""
+
+
+class Station:
+    """One server with its two lines."""
+
+    def __init__(self, name: str, database: Database) -> None:
+        self.name = name
+        self.line = Proxy("127.0.0.1", database.cluster.port)  # to PostgreSQL
+        self._database = database
+        self.lock = asyncio.Lock()  # one fault at a time
+        self.stopped = False
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        await stack.enter_async_context(self.line)
+        self.server = Server(
+            self.line.url(self._database.name), self.name,
+            SOBRANIE_RETENTION=f"{RETENTION:.0f}s", SOBRANIE_LOG_BYTES="64MB", SOBRANIE_RING_BYTES="256kB",
+            SOBRANIE_OUTBOUND_BYTES="16kB",
+        )  # fmt: skip
+        stack.push_async_exit(self.server)
+        await self.server.start()
+        self.door = await stack.enter_async_context(Proxy("127.0.0.1", self.server.port))  # for clients
+
+    @property
+    def url(self) -> str:
+        """Where its clients connect."""
+        return f"http://127.0.0.1:{self.door.port}"
+
+    @property
+    def running(self) -> bool:
+        return self.server.process.returncode is None and not self.stopped
+
+    async def revive(self) -> None:
+        """Start it until it stands: while PostgreSQL is away a start is refused."""
+        while self.server.process.returncode is not None:
+            with suppress(AssertionError):
+                await self.server.start()
+
+    def sigstop(self) -> None:
+        self.stopped = True
+        self.server.sigstop()
+
+    def sigcont(self) -> None:
+        self.stopped = False
+        if self.server.process.returncode is None:
+            self.server.sigcont()
+
+
+class World:
+    def __init__(self) -> None:
+        self.cluster = Cluster(max_connections="200", restart_after_crash="on", autovacuum_naptime="5s")
+        self.database = Database(self.cluster, self.cluster.create_database(migrated=True))
+        self.stations = [Station(name, self.database) for name in SERVERS]
+        self.cluster_lock = asyncio.Lock()
+        self._stack = AsyncExitStack()
+        self.started = time.monotonic()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start of the run."""
+        return time.monotonic() - self.started
+
+    async def __aenter__(self) -> Self:
+        await self.database.execute(LEDGER)
+        await self.database.execute(SETUP)
+        for station in self.stations:
+            await station.start(self._stack)
+        self.started = time.monotonic()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for station in self.stations:
+            station.sigcont()
+            station.line.resume()
+        try:
+            await self._stack.__aexit__(None, None, None)
+        finally:
+            self.cluster.close()
+
+    async def start_postgres(self) -> None:
+        """After a crash the dying children may keep the shared memory for a moment."""
+        for attempt in range(20):
+            try:
+                await asyncio.to_thread(self.cluster.start)
+                return
+            except RuntimeError:
+                if attempt == 19:
+                    raise
+                await pause(0.5)
+
+    async def postgres_up(self) -> None:
+        """Waits until PostgreSQL takes connections (it restarts itself when a backend was killed)."""
+
+        async def answers() -> bool:
+            with suppress(Exception):
+                return bool(await self.database.value("SELECT 1") == 1)
+            return False
+
+        await eventually(answers, 60, "PostgreSQL answers", every=0.1)
+
+    async def leader(self) -> Station | None:
+        for station in self.stations:
+            if station.running:
+                with suppress(AssertionError):
+                    if await station.server.metric("sobranie_leader") == 1:
+                        return station
+        return None
+
+    async def heal(self) -> None:
+        """Everything stands again."""
+        if not (self.cluster.data / "postmaster.pid").exists() or not alive(self.cluster.pid):
+            await self.start_postgres()
+        await self.postgres_up()
+        for station in self.stations:
+            station.line.resume()
+            station.door.resume()
+            station.sigcont()
+            await station.revive()
