@@ -22,6 +22,8 @@ Connect = Callable[[str], Awaitable[Connection]]
 
 LISTEN: Final = b"LISTEN realtime_bus"
 NOTIFY: Final = b"SELECT pg_catalog.pg_notify('realtime_bus', %s)"
+LISTENERS: Final = b"""SELECT count(*) FROM pg_catalog.pg_stat_activity
+WHERE datname = current_database() AND application_name = 'sobranie bus listener'"""
 SPACING_SECONDS: Final = 0.010
 QUIET_SECONDS: Final = 5.0  # a line that said nothing for so long is asked whether it is alive
 ANSWER_SECONDS: Final = 5.0
@@ -36,6 +38,7 @@ class PostgresBus:
         self.ready = False
         self._news = asyncio.Event()
         self._dirty = False
+        self._alone = False
         self._position: str | None = None
 
     async def run(self, receiver: Receiver) -> None:
@@ -104,13 +107,21 @@ class PostgresBus:
                 self._news.clear()
                 if self._dirty:
                     self._dirty = False
-                    await self._notify(connection, None)
+                    if not self._alone:
+                        await self._notify(connection, None)
                 if self._position is not None:
                     position, self._position = self._position, None
                     await self._notify(connection, position)
+                    self._alone = await self._nobody_else(connection)
                 await asyncio.sleep(SPACING_SECONDS)
         finally:
             await connection.close()
+
+    async def _nobody_else(self, connection: Connection) -> bool:
+        """Whether wake-ups can be spared. A server that comes reads when it does, and hears the beat within a second."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            row = await (await connection.execute(LISTENERS)).fetchone()
+        return row is not None and row[0] <= 1
 
     async def _notify(self, connection: Connection, position: str | None) -> None:
         message = {"from": self._server_id} | ({"position": position} if position is not None else {})
