@@ -181,6 +181,8 @@ async def test_a_crash_of_the_new_primary_before_anybody_connects_hides_no_lost_
 
 
 async def test_a_dump_restored_elsewhere_or_over_the_same_database_is_foreign(primary: Database) -> None:
+    await primary.execute("CREATE SCHEMA shop; CREATE TABLE shop.orders (id int PRIMARY KEY)")  # nobody else may use it
+    await primary.execute("SELECT realtime.watch('shop.orders')")
     async with Server(primary.url) as server, await WEBSOCKET.open(server, "posts") as client:
         await write(primary, "one")
         await told(client, "one")

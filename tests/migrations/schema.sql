@@ -366,7 +366,8 @@ BEGIN
     PERFORM setval(s, nextval(s)) FROM unnest(ARRAY['realtime.event_id', pg_get_serial_sequence('realtime.incarnation', 'n')]::regclass[]) s;
     UPDATE realtime.log_state SET floor = realtime.floor_now();
     -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
-    UPDATE realtime.generations g SET xid = '3', relid = coalesce(to_regclass(format('%I.%I', g.schema, g.name))::oid, g.relid);
+    UPDATE realtime.generations g SET xid = '3', relid = coalesce((SELECT c.oid FROM pg_class c
+      WHERE c.relname = g.name AND c.relnamespace = (SELECT s.oid FROM pg_namespace s WHERE s.nspname = g.schema)), g.relid);
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)
