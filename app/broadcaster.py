@@ -268,6 +268,9 @@ class Broadcaster:
         that is none of its type or not in its canonical spelling; Unavailable where the database is away."""
         try:
             table = await self.tables.current(address.schema, address.table)
+            if table is not None and address.route and address.route not in table.picks:
+                await self.refresh()  # declared a moment ago, it is in the log and perhaps not yet here
+                table = await self.tables.current(address.schema, address.table)
             if table is None or table.ended:
                 raise BadChannel(
                     f"no table {address.table!r} is on the air in schema {address.schema!r}", channel=str(address)

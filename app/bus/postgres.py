@@ -118,7 +118,7 @@ class PostgresBus:
             await connection.close()
 
     async def _nobody_else(self, connection: Connection) -> bool:
-        """Whether wake-ups can be spared. A server that comes reads when it does, and hears the beat within a second."""
+        """Whether wake-ups can be spared. One that comes reads when it does, and hears the beat within a second."""
         async with asyncio.timeout(ANSWER_SECONDS):
             row = await (await connection.execute(LISTENERS)).fetchone()
         return row is not None and row[0] <= 1
