@@ -90,10 +90,25 @@ class Kept(Stream):
     def __init__(self, name: str, *raw: list[Any]) -> None:
         super().__init__(name)
         self.books, self._raw = Books(), raw
+        self._refused = False
+
+    def connected(self) -> None:
+        self._refused = False
+        super().connected()
 
     def feed(self, message: Message) -> None:
         books, moment = self.books, time.monotonic()
         books.heard_at = moment
+        for raw in self._raw:
+            raw.clear()
+        # A subscribe that was refused leaves its channels out: this connection's positions are none of theirs.
+        if not self._refused:
+            self._note(message, moment)
+            super().feed(message)
+        self._refused = self._refused or message["type"] == "error"
+
+    def _note(self, message: Message, moment: float) -> None:
+        books = self.books
         if message["type"] == "reset":
             books.resets.append(self._seen(message, moment))
         if "position" in message and message["type"] != "subscribed":
@@ -103,9 +118,6 @@ class Kept(Stream):
             if message["position"] != self.position:
                 books.position_at = moment
         books.deliveries += len(message.get("changes", ()))
-        for raw in self._raw:
-            raw.clear()
-        super().feed(message)
 
     def _seen(self, message: Message, moment: float) -> SeenReset:
         held = []
