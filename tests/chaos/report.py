@@ -121,12 +121,16 @@ def _chart(run: Run, top: float, title: str, counted: list[tuple[float, int]], s
         for earlier, later in pairwise(counted)
         if later[0] > earlier[0]
     ]
-    most = max((rate for _, rate in rates), default=1.0) or 1.0
-    points = " ".join(f"{LEFT + at * scale:.1f},{top + CHART - rate / most * CHART:.1f}" for at, rate in rates)
+    # The peaks, of a round's end, would flatten everything else: they are cut off.
+    usual = sorted(rate for _, rate in rates)[: max(1, len(rates) * 97 // 100)]
+    most = max(usual, default=1.0) or 1.0
+    points = " ".join(
+        f"{LEFT + at * scale:.1f},{top + CHART - min(1.0, rate / most) * CHART:.1f}" for at, rate in rates
+    )
     base = top + CHART
     return [
         _text(LEFT - 8, top + 12, title, anchor="end"),
-        _text(LEFT - 8, top + 28, f"up to {most:,.0f}", anchor="end"),
+        _text(LEFT - 8, top + 28, f"0 to {most:,.0f}", anchor="end"),
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}" stroke="{INK}"/>',
         f'<polyline points="{points}" fill="none" stroke="{colour}"/>',
     ]
