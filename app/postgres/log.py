@@ -190,7 +190,7 @@ class PostgresLog:
         async with deadline(connection, LIVE_SECONDS):
             cursor = await connection.cursor(binary=True).execute(SQL["difference"], parameters)
             found = await cursor.fetchall()
-        snapshot, floor, written, flushed, *event = found[0]
+        snapshot, floor, written, flushed, *event = next(row for row in found if row[0] is not None)
         if floor is None:
             raise DatabaseAway("the log was replaced by another, from a dump")
         self._floor = (time.monotonic(), Snapshot.parse(floor))
