@@ -95,13 +95,15 @@ def grouped(page: Sequence[Listed]) -> Iterator[list[Listed]]:
 
 
 def split(found: list[Transaction], upto: Snapshot) -> Iterator[Portion]:
-    """Portions of about PORTION_BYTES; only the last has the position."""
+    """Portions of about PORTION_BYTES; only the last has the position. A statement is in one portion, unless it
+    alone is more than that: of its rows those that leave a channel come first."""
     held: list[Transaction] = []
     size = 0
     for t in found:
         rest = t.changes
         while size + sum(c.size for c in rest) > PORTION_BYTES and (held or len(rest) > 1):
-            cut = max(_fitting(rest, PORTION_BYTES - size), 0 if held else 1)
+            cut = _fitting(rest, PORTION_BYTES - size)
+            cut = _between_statements(rest, cut) or (0 if held else max(cut, 1))
             if cut:
                 held.append(Transaction(t.xid, t.last, rest[:cut]))
                 rest = rest[cut:]
@@ -110,6 +112,13 @@ def split(found: list[Transaction], upto: Snapshot) -> Iterator[Portion]:
         held.append(Transaction(t.xid, t.last, rest, t.schema))
         size += sum(c.size for c in rest)
     yield Portion(held, upto)
+
+
+def _between_statements(changes: Sequence[Change], most: int) -> int:
+    """Where at most so many changes end with a statement; 0 where they are all of one that goes on."""
+    while 0 < most < len(changes) and changes[most - 1].number == changes[most].number:
+        most -= 1
+    return most
 
 
 def _fitting(changes: Sequence[Change], room: int) -> int:
