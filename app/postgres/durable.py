@@ -13,7 +13,7 @@ from app.postgres.queries import SQL
 
 FORCE_SECONDS: Final = 0.005
 FORCED_SECONDS: Final = 0.001
-POLL_SECONDS: Final = 0.0005
+POLL_SECONDS: Final = 0.001
 EMIT_FLUSHES: Final = 170000  # the server version from which a message can be flushed without a transaction
 
 

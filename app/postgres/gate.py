@@ -28,14 +28,16 @@ AWAKE_SECONDS: Final = 0.025  # the pace where sleeping is not allowed
 ASK_AGAIN_FIRST: Final = 0.1
 ASK_AGAIN_LAST: Final = 5.0
 ANSWER_SECONDS: Final = 5.0
-LIGHT, HEAVY = 4, 64  # commits a read
+LIGHT, HEAVY, FULL = 4, 64, 160  # commits a read
 
 
 def pace(commits: int) -> float:
     """Seconds until the next read: short when light, long enough under load for commits to gather."""
     if commits < LIGHT:
         return 0.001
-    return 0.005 if commits < HEAVY else 0.020
+    if commits < HEAVY:
+        return 0.005
+    return 0.020 if commits < FULL else 0.040
 
 
 class Gate:
