@@ -135,7 +135,8 @@ class Connection:
             session.point = self.broadcaster.point if snapshot is None else self._catchup.point(snapshot)
             self._begun, snapshot = snapshot, None
         if snapshot is None:
-            self.line.send(wire.subscribed(id, names, session.point.token))
+            # A refused client gets its position with the `reset`: an EventSource cut between would never hear it.
+            self.line.send(wire.subscribed(id, names, session.point.token if refused is None else None))
         else:
             await self._catch_up_to(snapshot)
             self.line.send(wire.subscribed(id, names, self._catchup.point(snapshot).token))
