@@ -34,8 +34,12 @@ $(STAMP): requirements-dev.lock
 run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DATABASE_URL)
 	@exec $(BIN)/python -m app serve
 
-test: setup ## run all tests
+test: setup ## run all tests, in two halves at a time (or those of TESTS=…)
+ifeq ($(TESTS),tests)
+	@$(BIN)/python -m tests.halves
+else
 	$(BIN)/python -m pytest $(TESTS)
+endif
 
 ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
 	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py
