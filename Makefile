@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test ledger chaos bench-writers lint format lock clean
+.PHONY: help setup run test test-long ledger chaos bench-writers lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -34,12 +34,11 @@ $(STAMP): requirements-dev.lock
 run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DATABASE_URL)
 	@exec $(BIN)/python -m app serve
 
-test: setup ## run all tests, in two halves at a time (or those of TESTS=…)
-ifeq ($(TESTS),tests)
-	@$(BIN)/python -m tests.halves
-else
+test: setup ## run all tests
 	$(BIN)/python -m pytest $(TESTS)
-endif
+
+test-long: setup ## the tests that are too long for `make test`, and a hundred crashes
+	LONG=1 CRASH_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_promotion.py tests/faults/test_positions.py
 
 ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
 	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py

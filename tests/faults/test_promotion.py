@@ -3,6 +3,7 @@ or in a `reset` with the right reason, and never in silence.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,8 @@ from tests.support.facts import eventually
 from tests.support.server import Server
 from tests.support.standby import caught_up, clone, dump, either, fall_behind, promote, restore, shut_down, standby
 from tests.support.transport import Transport, verdict
+
+LONG = pytest.mark.skipif("LONG" not in os.environ, reason="half a minute: make test-long")
 
 WRITE = "INSERT INTO posts (author_id, title) VALUES (1, %s)"
 WEBSOCKET = Transport("websocket")
@@ -140,6 +143,7 @@ async def acknowledge(database: Database, acknowledged: list[str]) -> None:
         pass
 
 
+@LONG
 async def test_a_second_failover_goes_on_too(primary: Database) -> None:
     """Two switches of timeline between a position and the history that it is shown to; the first went unseen."""
     async with Server(primary.url) as server, await WEBSOCKET.open(server, "posts") as client:
@@ -200,6 +204,7 @@ async def test_a_dump_restored_elsewhere_or_over_the_same_database_is_foreign(pr
             await told(client, "two")
 
 
+@LONG
 async def test_a_restore_over_the_database_that_is_being_served_is_told(primary: Database) -> None:
     async with Server(primary.url) as server, await WEBSOCKET.open(server, "posts") as client:
         await write(primary, "one")
