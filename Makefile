@@ -14,8 +14,8 @@ STAMP := $(VENV)/.installed
 SOURCES := app migrations tests bench
 # Tests to run, e.g. make test TESTS=tests/unit
 TESTS ?= tests
-COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
-	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+# Its options stand in pyproject.toml.
+COMPILE := $(BIN)/pip-compile --quiet
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
