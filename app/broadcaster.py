@@ -249,12 +249,11 @@ class Broadcaster:
         key = tuple(str(address) for _, address in wanted)
         try:
             while True:
-                if key not in self._snapshots:
+                task = self._snapshots.get(key)
+                if task is None or task.done():  # one that has ended may be too old, and to await it yields to nobody
                     task = self._snapshots[key] = asyncio.create_task(self.snapshots.snapshot(wanted))
-                    task.add_done_callback(
-                        lambda task: (self._snapshots.pop(key), task.cancelled() or task.exception())
-                    )
-                rows = await asyncio.shield(self._snapshots[key])
+                    task.add_done_callback(lambda task: self._forget_rows(key, task))
+                rows = await asyncio.shield(task)
                 if after is None or rows.position.contains(after):
                     break
             if not self.point.snapshot.contains(rows.position):
@@ -262,6 +261,11 @@ class Broadcaster:
         except DatabaseAway as error:
             raise Unavailable("the database is away; try again") from error
         return rows
+
+    def _forget_rows(self, key: tuple[str, ...], task: asyncio.Task[Rows]) -> None:
+        if self._snapshots.get(key) is task:
+            del self._snapshots[key]
+        _ = task.cancelled() or task.exception()
 
     async def locate(self, address: Address) -> tuple[Table, Address]:
         """The table of a channel. Raises BadChannel for a table that is not on the air, an undeclared route, a value

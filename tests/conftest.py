@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from tests.support.ahead import Ahead
 from tests.support.cluster import Cluster
 from tests.support.database import Database
 from tests.support.proxy import Proxy
@@ -35,20 +36,39 @@ def cluster() -> Iterator[Cluster]:
     made.close()
 
 
-@pytest.fixture
-def own_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL for this test alone: stop it, kill it, restart it."""
-    made = Cluster()
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Ahead[Cluster]]:
+    made = Ahead(lambda: Cluster().with_template(), Cluster.close)
     yield made
     made.close()
 
 
 @pytest.fixture
-def database(cluster: Cluster) -> Iterator[Database]:
+def own_cluster(clusters: Ahead[Cluster]) -> Iterator[Cluster]:
+    """A PostgreSQL for this test alone: stop it, kill it, restart it."""
+    with clusters.one() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def databases(cluster: Cluster) -> Iterator[Ahead[str]]:
+    made = Ahead(lambda: cluster.create_database(migrated=True), cluster.drop_database)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(cluster: Cluster, databases: Ahead[str]) -> Iterator[Database]:
     """A fresh database, migrated to head."""
-    name = cluster.create_database(migrated=True)
-    yield Database(cluster, name)
-    cluster.drop_database(name)
+    with databases.one() as name:
+        yield Database(cluster, name)
+
+
+@pytest.fixture
+def quiet_database(cluster: Cluster, databases: Ahead[str]) -> Iterator[Database]:
+    """The same, while no other transaction of the cluster is in progress: none stands in a position."""
+    with databases.one(quiet=True) as name:
+        yield Database(cluster, name)
 
 
 @pytest.fixture

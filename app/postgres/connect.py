@@ -26,6 +26,13 @@ CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 70.0  # a little more than the statement_timeout of queries.sql
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_LAST: Final = 10.0
+# Our own schema is not there, or not whole: it is being restored, or taken down.
+OURS: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+)
 PARAMETERS: Final[dict[str, Any]] = {
     "connect_timeout": CONNECT_SECONDS,
     "client_encoding": "utf8",
@@ -64,11 +71,12 @@ def _conninfo(url: str, name: str) -> str:
 
 
 @contextmanager
-def away() -> Iterator[None]:
-    """Turns every failure of the line or the server into DatabaseAway; errors of a statement itself pass."""
+def away(*more: type[psycopg.Error]) -> Iterator[None]:
+    """Turns every failure of the line or the server into DatabaseAway, and `more`; other errors of a statement pass."""
+    failures: tuple[type[Exception], ...] = (psycopg.OperationalError, psycopg.InterfaceError, OSError, *more)
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+    except failures as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise DatabaseAway(text) from error
 

@@ -24,7 +24,7 @@ from app.observe import (
     WatchProblem,
 )
 from app.position import Snapshot
-from app.postgres.connect import Connection, away, backoff, connect, deadline
+from app.postgres.connect import OURS, Connection, away, backoff, connect, deadline
 from app.postgres.gate import Gate, Pull
 from app.postgres.queries import SQL
 
@@ -82,7 +82,7 @@ class Leader:
                 await asyncio.sleep(next(pauses))
 
     async def _elected(self, connection: Connection) -> bool:
-        with away():
+        with away(*OURS):
             async with deadline(connection, ANSWER_SECONDS):
                 row = await (await connection.execute(SQL["lead"])).fetchone()
         return row is not None and bool(row[0])
@@ -93,7 +93,7 @@ class Leader:
         self.leading = True
         self._observe(Led())
         try:
-            with away():
+            with away(*OURS):
                 row = await (await connection.execute(SQL["two_phase"])).fetchone()
             # NOTIFY forbids PREPARE TRANSACTION: where that is in use, writers are never made to notify.
             driver = Gate(gate, self._pull, self._observe, may_park=row is not None and row[0] == 0)
@@ -118,7 +118,7 @@ class Leader:
         while True:
             started = time.monotonic()
             await self._beat()
-            with away():
+            with away(*OURS):
                 async with deadline(connection, ANSWER_SECONDS):
                     if beats % TURN_EVERY == 0:
                         await self._turn(connection)
@@ -155,7 +155,7 @@ class Leader:
         closed. Raises DatabaseAway."""
         connection = await connect(self._url, name="follower")
         try:
-            with away():
+            with away(*OURS):
                 async with deadline(connection, ANSWER_SECONDS):
                     for row in await (await connection.execute(SQL["end_leader"])).fetchall():
                         self._observe(LeaderEnded(row[0], silent_seconds))

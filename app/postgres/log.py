@@ -21,7 +21,7 @@ from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observer
 from app.position import Position, Snapshot
 from app.postgres import pages, replay, rows, snapshot
 from app.postgres.catalog import Catalog
-from app.postgres.connect import ANSWER_SECONDS, Connection, away, connect, deadline
+from app.postgres.connect import ANSWER_SECONDS, OURS, Connection, away, connect, deadline
 from app.postgres.durable import Flush
 from app.postgres.incarnation import Incarnation, Incarnations
 from app.postgres.pool import Pool
@@ -32,6 +32,7 @@ READERS: Final = 4
 SNAPSHOTS: Final = 2  # read at once
 LIVE_SECONDS: Final = 10.0  # without an answer to a live read the line is dead
 FLOOR_SECONDS: Final = 1.0
+REPLACED: Final = "the log is being replaced by another, from a dump"
 
 
 class PostgresLog:
@@ -63,7 +64,7 @@ class PostgresLog:
     async def _open(self, name: str) -> tuple[Connection, Incarnation]:
         connection = await connect(self._url, name=name)
         try:
-            with away():
+            with away(*OURS):
                 async with deadline(connection, LIVE_SECONDS):
                     rows.register(connection)
                     await connection.execute(SQL["plan_for_log"], prepare=False)
@@ -86,7 +87,7 @@ class PostgresLog:
     async def reader(self) -> AsyncIterator[Connection]:
         """A connection to read the log with, for the length of a block. Raises DatabaseAway."""
         async with self._pool.lend() as connection:
-            with away():
+            with away(*OURS):
                 async with deadline(connection, ANSWER_SECONDS):
                     yield connection
 
@@ -99,7 +100,7 @@ class PostgresLog:
             if self._live is None:
                 await self._reconnect()
             assert self._live is not None
-            with away():
+            with away(*OURS):
                 async with deadline(self._live, ANSWER_SECONDS):
                     yield self._live
         except PositionRefused:
@@ -120,7 +121,7 @@ class PostgresLog:
     async def _reconnect(self) -> None:
         connection, found = await self._open("live")
         self._live, self._raw, self._upto, self._floor, self._doubted = connection, None, None, None, False
-        with away():
+        with away(*OURS):
             row = await (await connection.execute(SQL["log"])).fetchone()
         self._log = row[0] if row is not None else 0
         if self._lost_at is not None:
@@ -132,7 +133,7 @@ class PostgresLog:
             self._observe(IncarnationChanged(str(before), str(found)))
             await self._pool.close()
             self.catalog.forget()
-            with away():
+            with away(*OURS):
                 await self.catalog.load(connection)
             await self._carry(connection, before, found)
         self._serving = found
@@ -144,7 +145,7 @@ class PostgresLog:
         except PositionRefused:
             self._serving = found
             raise
-        with away():
+        with away(*OURS):
             origin = await self._origin(connection)
         self.on_incarnation(origin)
 
@@ -190,9 +191,10 @@ class PostgresLog:
         async with deadline(connection, LIVE_SECONDS):
             cursor = await connection.cursor(binary=True).execute(SQL["difference"], parameters)
             found = await cursor.fetchall()
-        snapshot, floor, written, flushed, *event = next(row for row in found if row[0] is not None)
-        if floor is None:
-            raise DatabaseAway("the log was replaced by another, from a dump")
+        first = next((row for row in found if row[0] is not None), None)
+        if first is None or first[1] is None:
+            raise DatabaseAway(REPLACED)
+        snapshot, floor, written, flushed, *event = first
         self._floor = (time.monotonic(), Snapshot.parse(floor))
         events = [row[5:] for row in found] if event[0] is not None else []
         too_large = bool(events) and (
@@ -268,7 +270,8 @@ class PostgresLog:
 
     async def _origin(self, connection: Connection) -> Origin:
         row = await (await connection.cursor(binary=True).execute(SQL["origin"])).fetchone()
-        assert row is not None
+        if row is None:
+            raise DatabaseAway(REPLACED)
         raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2], row[3]
         highest = max(highest or 0, floor.xmax - 1)
         await self._flush.reach(connection, lsn, 0)

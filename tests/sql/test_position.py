@@ -16,7 +16,8 @@ async def minted(database: Database) -> Position:
     return Position.decode(await database.value("SELECT realtime.position()"))
 
 
-async def test_the_token_is_the_one_that_the_server_reads(database: Database) -> None:
+async def test_the_token_is_the_one_that_the_server_reads(quiet_database: Database) -> None:
+    database = quiet_database
     await database.execute("SELECT realtime.incarnate()")
     await database.execute(WRITE)
     n, tag = (
@@ -56,7 +57,8 @@ async def test_the_caller_s_own_changes_are_outside(database: Database) -> None:
     assert (position.snapshot.sees(mine), position.snapshot.sees(other)) == (False, True)
 
 
-async def test_it_stands_still_while_nothing_is_logged(database: Database) -> None:
+async def test_it_stands_still_while_nothing_is_logged(quiet_database: Database) -> None:
+    database = quiet_database
     await database.execute(WRITE)
     before = await minted(database)
     await database.execute("CREATE TABLE unwatched (id int); INSERT INTO unwatched VALUES (1)")
@@ -65,7 +67,8 @@ async def test_it_stands_still_while_nothing_is_logged(database: Database) -> No
         assert (await minted(database)).snapshot == before.snapshot
 
 
-async def test_rolled_back_events_are_in_no_position(database: Database) -> None:
+async def test_rolled_back_events_are_in_no_position(quiet_database: Database) -> None:
+    database = quiet_database
     await database.execute(WRITE)
     before = await minted(database)
     await database.execute(f"BEGIN; {WRITE}; ROLLBACK")

@@ -5,6 +5,7 @@ processes then run as `nobody`, since PostgreSQL refuses root) and as anybody el
 """
 
 import importlib.util
+import itertools
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self
 
 import psycopg
 
@@ -65,7 +66,7 @@ class Cluster:
         self.port = free_port()
         self.settings = {**SETTINGS, **settings}
         self.bin = self._usable(bin_dir or wheel_binaries())
-        self._count = 0
+        self._numbers = itertools.count(1)
         if os.geteuid() == 0:
             shutil.chown(self.dir, "nobody")
         if base is None:
@@ -161,10 +162,9 @@ class Cluster:
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, *, migrated: bool) -> str:
-        self._count += 1
-        name = f"test_{self._count}"
+        name = f"test_{next(self._numbers)}"
         if migrated:
-            self._ensure_template()
+            self.with_template()
         template = TEMPLATE if migrated else "template1"
         self._ddl(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
@@ -172,12 +172,13 @@ class Cluster:
     def drop_database(self, name: str) -> None:
         self._ddl(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    def _ensure_template(self) -> None:
-        if self.execute("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
-            return
-        self._ddl("CREATE DATABASE migrating")
-        migrate(self.url("migrating"))
-        self._ddl(f"ALTER DATABASE migrating RENAME TO {TEMPLATE}")
+    def with_template(self) -> Self:
+        """The same, with a migrated database to copy from."""
+        if not self.execute("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
+            self._ddl("CREATE DATABASE migrating")
+            migrate(self.url("migrating"))
+            self._ddl(f"ALTER DATABASE migrating RENAME TO {TEMPLATE}")
+        return self
 
     def _ddl(self, statement: str) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:

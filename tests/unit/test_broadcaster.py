@@ -1,0 +1,54 @@
+"""Rows that are read once for all who ask: what is shared must still be new enough for each."""
+
+import asyncio
+from collections.abc import Sequence
+
+from app.broadcaster import Snapshots
+from app.change import Table
+from app.channel import Address, parse
+from app.history import Rows
+from app.position import Snapshot
+from tests.unit.stage import Stage
+
+PATIENCE = 5.0  # seconds
+LOOKS = 100
+
+
+class Impatient(Snapshot):
+    """A position that is not asked for ever: a loop that never yields would hang the test instead of failing it."""
+
+    looks = 0
+
+    def contains(self, other: Snapshot) -> bool:
+        Impatient.looks += 1
+        assert Impatient.looks < LOOKS, "the same rows are looked at again and again"
+        return super().contains(other)
+
+
+class Reads(Snapshots):
+    """Reads that end when they are told to, each with the rows of the position that it was given."""
+
+    def __init__(self) -> None:
+        self.ends: list[asyncio.Future[Snapshot]] = []
+
+    async def snapshot(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
+        end = asyncio.get_running_loop().create_future()
+        self.ends.append(end)
+        return Rows(await end, 0, {str(address): [] for _, address in wanted})
+
+
+async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_ever(stage: Stage) -> None:
+    """The second client comes in the very turn of the loop in which the read of the first has ended."""
+    broadcaster, reads = stage.server.broadcaster, Reads()
+    broadcaster.snapshots = reads
+    located = [await broadcaster.locate(parse("posts"))]
+    old = broadcaster.point.snapshot
+    await stage.commit()
+    first = asyncio.create_task(broadcaster.rows(located, old))
+    await stage.until(lambda: reads.ends)
+    reads.ends[0].set_result(Impatient(old.xmax, old.xip))
+    second = asyncio.create_task(broadcaster.rows(located, broadcaster.point.snapshot))
+    assert (await asyncio.wait_for(first, PATIENCE)).position.contains(old)
+    await stage.until(lambda: len(reads.ends) == 2)
+    reads.ends[1].set_result(broadcaster.point.snapshot)
+    assert (await asyncio.wait_for(second, PATIENCE)).position == broadcaster.point.snapshot
