@@ -37,8 +37,9 @@ run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DAT
 test: setup ## run all tests
 	$(BIN)/python -m pytest $(TESTS)
 
-test-long: setup ## the tests that are too long for `make test`, and a hundred crashes
-	LONG=1 CRASH_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_promotion.py tests/faults/test_positions.py
+test-long: setup ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots
+	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 $(BIN)/python -m pytest tests/faults/test_promotion.py tests/faults/test_positions.py \
+		tests/e2e/test_snapshot.py
 
 ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
 	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py
