@@ -33,13 +33,17 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="command")
-    commands.add_parser("serve", help="serve WebSocket and Server-Sent Events until SIGINT or SIGTERM")
-    if parser.parse_args(arguments).command is None:
+    serve = commands.add_parser("serve", help="serve WebSocket and Server-Sent Events until SIGINT or SIGTERM")
+    serve.add_argument("--workers", metavar="N", help="so many processes on one port (SOBRANIE_WORKERS, 1)")
+    serve.add_argument("--worker", help=argparse.SUPPRESS)  # the socket of one of them
+    asked = parser.parse_args(arguments)
+    if asked.command is None:
         parser.print_help()
         return 0
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _serve(Settings.from_env(os.environ, tty=sys.stderr.isatty()))
+        settings = Settings.from_env(os.environ, tty=sys.stderr.isatty())
+        return _serve(settings.in_workers(asked.workers, asked.worker))
     except SettingsError as error:
         return _complain(error, 2)
     except StartError as error:
@@ -65,6 +69,10 @@ def _serve(settings: Settings) -> int:
 
 
 def _run(settings: Settings) -> int:
+    if settings.workers > 1 and settings.worker is None:
+        from app.workers import keep
+
+        return keep(settings)
     from app.main import serve
 
     return serve(settings)

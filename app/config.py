@@ -28,7 +28,9 @@ class _Bad(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Durations in seconds, sizes in bytes. `database_url` is a libpq URI; None means the embedded database."""
+    """Durations in seconds, sizes in bytes. `database_url` is a libpq URI; None means the embedded database.
+
+    `worker` is no setting but its keeper's word: the path of this process's own socket, where several share a port."""
 
     database_url: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
@@ -50,6 +52,8 @@ class Settings:
     snapshot_rows: int = 100_000
     snapshot_bytes: int = 64 << 20
     data: str = ".data"
+    workers: int = 1
+    worker: str | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -70,6 +74,11 @@ class Settings:
     def redacted(self) -> str:
         """The database's URL without its password, for people and logs."""
         return redact_url(self.database_url) if self.database_url else "the embedded database"
+
+    def in_workers(self, count: str | None, worker: str | None) -> "Settings":
+        """With what the command line says of workers. Raises SettingsError."""
+        workers = self.workers if count is None else _SETTINGS["SOBRANIE_WORKERS"].read("--workers", count)
+        return replace(self, workers=workers, worker=worker)
 
     def with_database(self, url: str) -> "Settings":
         """The same settings with the embedded database's URL filled in."""
@@ -121,6 +130,12 @@ def _port(text: str) -> int:
 def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
         raise _Bad("not a number from 1 to 999999999")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text) or int(text) > 256:
+        raise _Bad("not a number from 1 to 256")
     return int(text)
 
 
@@ -216,6 +231,7 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_SNAPSHOT_ROWS": _Setting("snapshot_rows", _count),
     "SOBRANIE_SNAPSHOT_BYTES": _Setting("snapshot_bytes", _size("64kB", "4GB")),
     "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
+    "SOBRANIE_WORKERS": _Setting("workers", _workers),
     "SOBRANIE_DATA": _Setting("data", str),
 }
 

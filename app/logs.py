@@ -24,6 +24,8 @@ DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logg
 LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.Served: INFO,
     observe.Stopped: INFO,
+    observe.WorkerStarted: INFO,
+    observe.WorkerEnded: ERROR,
     observe.Noted: WARNING,
     observe.Failed: ERROR,
     observe.Timeout: WARNING,

@@ -8,10 +8,12 @@ import asyncio
 import gc
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
@@ -34,6 +36,7 @@ from app.postgres.checks import check
 from app.postgres.connect import connect
 from app.postgres.leader import Leader, Retention
 from app.postgres.log import PostgresLog
+from app.siblings import Siblings
 from app.web.demo import Demo
 from app.web.ports import Facts
 from app.web.server import Server as WebServer
@@ -51,6 +54,8 @@ async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if settings.worker is not None:  # its standard input ends with its keeper, who never writes to it
+        asyncio.get_running_loop().add_reader(sys.stdin, lambda: _let_go(stop))
     logs, metrics = (
         Logs(settings.log_format, settings.log_level, server_id=settings.server_id),
         Metrics(settings.server_id),
@@ -63,15 +68,19 @@ async def _serve(settings: Settings) -> int:
         server = await _unless(stop, _start(settings, observe, stack))
         if server is None:
             return 0
+        siblings = Siblings(Path(settings.worker), metrics.render) if settings.worker else None
         web = WebServer(
             settings,
             connect=lambda sink: Connection(sink, server.connections),
             health=server.health,
-            metrics=metrics.render,
+            metrics=siblings.render if siblings is not None else _awaited(metrics.render),
             observe=observe,
             demo=Demo(server.connect, shlex.join(["psql", settings.redacted])) if settings.demo else None,
         )
         await web.start()
+        if siblings is not None:
+            await siblings.start()
+            stack.push_async_callback(siblings.stop)
         _collect_rarely()
         observe(Served(web.url, __version__))
         await stop.wait()
@@ -79,6 +88,18 @@ async def _serve(settings: Settings) -> int:
         await web.stop()
     observe(Stopped(time.monotonic() - asked))
     return 0
+
+
+def _let_go(stop: asyncio.Event) -> None:
+    asyncio.get_running_loop().remove_reader(sys.stdin)
+    stop.set()
+
+
+def _awaited(render: Callable[[], bytes]) -> Callable[[], Coroutine[Any, Any, bytes]]:
+    async def answer() -> bytes:
+        return render()
+
+    return answer
 
 
 def _collect_rarely() -> None:

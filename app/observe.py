@@ -50,6 +50,23 @@ class Stopped(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStarted(Observation):
+    """One of several servers on one port."""
+
+    worker: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded(Observation):
+    """A worker ended that nobody had asked to; it is started again. `code` as the operating system has it."""
+
+    worker: str
+    pid: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
 class Noted(Observation):
     """Something that an operator should know once."""
 

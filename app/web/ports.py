@@ -72,5 +72,5 @@ class Facts(TypedDict):
 
 
 Health = Callable[[], Facts]
-Render = Callable[[], bytes]  # the metrics in Prometheus's text format
+Render = Callable[[], Awaitable[bytes]]  # the metrics in Prometheus's text format
 Database = Callable[[], Awaitable[AsyncConnection[Any]]]  # a fresh autocommit connection; raises DatabaseAway

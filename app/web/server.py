@@ -4,9 +4,7 @@ Invariants: `start` either serves or raises StartError and leaves nothing open; 
 is over after a stated time, whatever the clients do.
 """
 
-import errno
 import logging
-import socket
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +17,7 @@ from app.observe import Observer
 from app.web.clients import Clients
 from app.web.demo import Demo
 from app.web.health import Readiness
+from app.web.listen import why
 from app.web.origins import Origins
 from app.web.ports import Connect, Health, Render
 from app.web.sse import EventStreams
@@ -104,7 +103,7 @@ class Server:
         app.router.add_get("/readyz", self._readiness.readyz)
 
     async def _render(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics(), headers={"Content-Type": _METRICS_TYPE})
+        return web.Response(body=await self._metrics(), headers={"Content-Type": _METRICS_TYPE})
 
     async def _serve(self, app: web.Application, host: str, port: int, setting: str) -> int:
         runner = web.AppRunner(
@@ -118,9 +117,9 @@ class Server:
         self._runners.append(runner)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+            await web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=self._settings.worker is not None).start()
         except OSError as problem:
-            raise StartError(_why(problem, host, port, setting)) from problem
+            raise StartError(why(problem, host, port, setting)) from problem
         address: tuple[str, int] = runner.addresses[0]
         return address[1]
 
@@ -135,12 +134,3 @@ async def _client(_: web.Request) -> web.FileResponse:
     headers = {"Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "no-cache"}
     return web.FileResponse(STATIC / "client.js", headers=headers | {"Access-Control-Allow-Origin": "*"})
 
-
-def _why(problem: OSError, host: str, port: int, setting: str) -> str:
-    if problem.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop who uses it, or set {setting} to another port"
-    if problem.errno == errno.EACCES:
-        return f"port {port} on {host} may not be opened by this user: set {setting} to a port above 1023"
-    if isinstance(problem, socket.gaierror) or problem.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is no address of this machine: set SOBRANIE_HOST"
-    return f"can't listen on {host}, port {port}: {problem.strerror or problem}"

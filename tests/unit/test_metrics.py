@@ -6,7 +6,7 @@ from app.metrics import Metrics
 from app.observe import Observation
 
 # What only the log tells: it has no number.
-ONLY_LOGGED = {observe.Served, observe.Stopped, observe.Noted}
+ONLY_LOGGED = {observe.Served, observe.Stopped, observe.Noted, observe.WorkerStarted, observe.WorkerEnded}
 
 
 def samples(*facts: Observation) -> dict[str, float]:

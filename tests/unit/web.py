@@ -95,6 +95,10 @@ class MemoryLog:
             raise DatabaseAway("the database is away")
 
 
+async def metrics() -> bytes:
+    return b"sobranie_leader 1\n"
+
+
 def _inserted(xid: int, n: int, key: str, author: str, body: str) -> Change:
     row = b'{"id":%s,"author_id":%s,"title":"","body":"%s"}' % (key.encode(), author.encode(), body.encode())
     at = datetime.now(UTC)
@@ -136,7 +140,7 @@ async def running(demo: Demo | None = None, settings: Settings | None = None) ->
         settings or Settings(port=0),
         connect=lambda sink: Connection(sink, connections),
         health=lambda: house.facts,
-        metrics=lambda: b"sobranie_leader 1\n",
+        metrics=metrics,
         observe=seen.append,
         demo=demo,
     )

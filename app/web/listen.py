@@ -1,0 +1,39 @@
+"""Addresses to listen on: what is wrong with one, in words that say what to do, and a port that is held for others."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.errors import StartError
+
+
+@contextmanager
+def held(host: str, port: int, setting: str) -> Iterator[int]:
+    """The port (0: any that is free), held and not listened on, for processes that share it with SO_REUSEPORT.
+
+    Raises StartError where somebody has it, even if that one would share it.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            port = probe.getsockname()[1]
+        with socket.socket(family) as holder:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind((host, port))
+            yield port
+    except OSError as problem:
+        raise StartError(why(problem, host, port, setting)) from problem
+
+
+def why(problem: OSError, host: str, port: int, setting: str) -> str:
+    """Why nobody can listen there, and what to do."""
+    if problem.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop who uses it, or set {setting} to another port"
+    if problem.errno == errno.EACCES:
+        return f"port {port} on {host} may not be opened by this user: set {setting} to a port above 1023"
+    if isinstance(problem, socket.gaierror) or problem.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine: set SOBRANIE_HOST"
+    return f"can't listen on {host}, port {port}: {problem.strerror or problem}"
