@@ -133,4 +133,3 @@ async def _client(_: web.Request) -> web.FileResponse:
     """The browser client; pages of other origins may import it."""
     headers = {"Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "no-cache"}
     return web.FileResponse(STATIC / "client.js", headers=headers | {"Access-Control-Allow-Origin": "*"})
-
