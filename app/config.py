@@ -77,8 +77,10 @@ class Settings:
 
     def in_workers(self, count: str | None, worker: str | None) -> "Settings":
         """With what the command line says of workers. Raises SettingsError."""
-        workers = self.workers if count is None else _SETTINGS["SOBRANIE_WORKERS"].read("--workers", count)
-        return replace(self, workers=workers, worker=worker)
+        asked: dict[str, Any] = {}
+        if count is not None:
+            asked["workers"] = _SETTINGS["SOBRANIE_WORKERS"].read("--workers", count)
+        return replace(self, worker=worker, **asked)
 
     def with_database(self, url: str) -> "Settings":
         """The same settings with the embedded database's URL filled in."""

@@ -112,19 +112,22 @@ async def test_a_killed_postmaster_resets_nobody_and_every_position_gets_what_ca
 
 async def judged(database: Database, server: Server, clients: list[Client], held: list[str]) -> None:
     """All the clients, and one more from each held position, have exactly what the log has."""
-    final, returned = await now(database), list[Client]()
+    final = await now(database)
     async with await database.connect() as connection:
         truth = await Truth.read(connection, "posts")
-    for number, position in enumerate(held):
-        async with await WebSocketClient(server.url, f"held {number}").connect() as late:
-            await late.subscribe("posts", position=position)
-            await late.reach(final, timeout=60)
-            returned.append(late)
-    for client in [*clients, *returned]:
+
+    async def judge_(client: Client) -> None:
         await client.reach(final, timeout=60)
         findings = judge(client.stream, truth, final=final)
         assert not findings, f"{client.stream.name}: {report(findings)}"
         assert not client.stream.resets, f"{client.stream.name}: {client.stream.resets[:2]}"
+
+    for client in clients:
+        await judge_(client)
+    for number, position in enumerate(held):
+        async with await WebSocketClient(server.url, f"held {number}").connect() as late:
+            await late.subscribe("posts", position=position)
+            await judge_(late)
 
 
 async def test_a_clean_restart_resets_nobody_not_even_a_page_rendered_before_it(
