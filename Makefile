@@ -39,7 +39,7 @@ test: setup ## run all tests
 
 test-long: setup ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots
 	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 $(BIN)/python -m pytest tests/faults/test_promotion.py tests/faults/test_positions.py \
-		tests/e2e/test_snapshot.py
+		tests/e2e/test_snapshot.py -o faulthandler_timeout=3600
 
 ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
 	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py
