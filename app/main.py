@@ -32,8 +32,9 @@ from app.observe import Failed, Noted, Observer, Served, Stopped, fan
 from app.position import Snapshot
 from app.postgres.checks import check
 from app.postgres.connect import connect
-from app.postgres.leader import Leader, Retention
+from app.postgres.leader import Leader
 from app.postgres.log import PostgresLog
+from app.postgres.ring import Retention
 from app.web.demo import Demo
 from app.web.ports import Facts
 from app.web.server import Server as WebServer
@@ -137,6 +138,7 @@ class Server:
         )
         broadcaster.on_read = self._publish
         broadcaster.snapshots = log
+        log.on_floor = broadcaster.forget
         log.on_incarnation = lambda origin: broadcaster.rebase(origin, None)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -152,6 +154,7 @@ class Server:
         for name, run in {
             "follower": self.follower.run,
             "leader": self.leader.run,
+            "floor": self.log.watch_floor,
             "bus": lambda: self.bus.run(self.follower),
             "heartbeat": self.connections.beat,
         }.items():
@@ -195,6 +198,7 @@ class Server:
 
     def health(self) -> Facts:
         silent = self.follower.silence > SILENT_SECONDS
+        blocked = self.leader.blocked
         leader = self.server_id if self.leader.leading else (None if silent else self.follower.leader)
         return {
             "database": self.log.connected,
@@ -205,4 +209,12 @@ class Server:
                 {"schema": p.schema, "table": p.table, "problem": p.problem, "remedy": p.remedy}
                 for p in self.leader.problems
             ],
+            "log": None
+            if blocked is None
+            else {
+                "blocked_seconds": round(blocked.seconds, 1),
+                "excess_bytes": blocked.excess_bytes,
+                "reason": blocked.reason,
+                "remedy": blocked.remedy,
+            },
         }
