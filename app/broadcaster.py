@@ -170,6 +170,11 @@ class Broadcaster:
         if reason is not None:
             self.on_reset(reason)
 
+    def forget(self, floor: Snapshot) -> None:
+        """The log reaches back to `floor` and no further; nor does the memory from now on."""
+        self.history.forget(floor)
+        self.observe(RingBytes(self.history.size))
+
     async def look_up(
         self, names: Sequence[str], token: str | None
     ) -> tuple[list[tuple[Table, Address]], Snapshot | None, ResetReason | None]:

@@ -85,7 +85,9 @@ class CatchUp:
                 session.point = point
         except PositionRefused as refused:
             session.point = self.broadcaster.point
-            self.reset(session.channels, refused.reason)
+            # Its position was good when it came, or was given here: the log turned past it since.
+            overrun = refused.reason is ResetReason.EXPIRED
+            self.reset(session.channels, ResetReason.OVERRUN if overrun else refused.reason)
         except DatabaseAway:
             if feed.open:
                 raise

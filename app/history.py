@@ -44,10 +44,11 @@ class Log(Protocol):
 
 
 class History:
-    """The ring of the batches before `position`, newest last."""
+    """The ring of the batches before `position`, newest last. What has left the log (`gone`) leaves it too."""
 
     def __init__(self, position: Snapshot, limit: int) -> None:
         self.limit = limit
+        self.gone = Snapshot(0)
         self.restart(position)
 
     def restart(self, position: Snapshot) -> None:
@@ -60,9 +61,21 @@ class History:
         self.batches.append(batch)
         self.size += batch.size
         while self.size > self.limit and len(self.batches) > 1:
-            gone = self.batches.popleft()
-            self.size -= gone.size
-            self.floor = gone.upto
+            self._drop_oldest()
+        if not batch.since.contains(self.gone):  # read before they went
+            self.forget(self.gone)
+
+    def _drop_oldest(self) -> None:
+        oldest = self.batches.popleft()
+        self.size -= oldest.size
+        self.floor = oldest.upto
+
+    def forget(self, gone: Snapshot) -> None:
+        """Drop every transaction that `gone`, a floor of the log, sees: rows that were purged are nowhere then."""
+        self.gone = gone
+        last = next((i for i in reversed(range(len(self.batches))) if _holds(self.batches[i], gone)), -1)
+        for _ in range(last + 1):
+            self._drop_oldest()
 
     def after(self, position: Snapshot) -> tuple[list[Transaction], Batch] | None:
         """The next unit for a client at `position`: its transactions, and the batch that it ends with.
@@ -91,3 +104,7 @@ class History:
                 break
             found.append(batch)
         return found[::-1]
+
+
+def _holds(batch: Batch, gone: Snapshot) -> bool:
+    return any(gone.sees(t.xid) for t in batch.transactions or ())

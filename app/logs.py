@@ -52,6 +52,7 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.LogState: None,
     observe.LogTurned: INFO,
     observe.LogTurnBlocked: WARNING,
+    observe.LogTurnFree: INFO,
     observe.QueueUsage: None,
     observe.WatchProblem: WARNING,
 }

@@ -34,8 +34,9 @@ from app.observe import Failed, Noted, Observer, Served, Stopped, fan
 from app.position import Snapshot
 from app.postgres.checks import check
 from app.postgres.connect import connect
-from app.postgres.leader import Leader, Retention
+from app.postgres.leader import Leader
 from app.postgres.log import PostgresLog
+from app.postgres.ring import Retention
 from app.siblings import Siblings
 from app.web.demo import Demo
 from app.web.ports import Facts
@@ -158,6 +159,7 @@ class Server:
         )
         broadcaster.on_read = self._publish
         broadcaster.snapshots = log
+        log.on_floor = broadcaster.forget
         log.on_incarnation = lambda origin: broadcaster.rebase(origin, None)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -173,6 +175,7 @@ class Server:
         for name, run in {
             "follower": self.follower.run,
             "leader": self.leader.run,
+            "floor": self.log.watch_floor,
             "bus": lambda: self.bus.run(self.follower),
             "heartbeat": self.connections.beat,
         }.items():
@@ -216,6 +219,7 @@ class Server:
 
     def health(self) -> Facts:
         silent = self.follower.silence > SILENT_SECONDS
+        blocked = self.leader.blocked
         leader = self.server_id if self.leader.leading else (None if silent else self.follower.leader)
         return {
             "database": self.log.connected,
@@ -226,4 +230,12 @@ class Server:
                 {"schema": p.schema, "table": p.table, "problem": p.problem, "remedy": p.remedy}
                 for p in self.leader.problems
             ],
+            "log": None
+            if blocked is None
+            else {
+                "blocked_seconds": round(blocked.seconds, 1),
+                "excess_bytes": blocked.excess_bytes,
+                "reason": blocked.reason,
+                "remedy": blocked.remedy,
+            },
         }

@@ -170,11 +170,17 @@ class Metrics:
         incarnations = self._counter("sobranie_incarnation_changes_total", "Times that positions were re-based")
         log_bytes = self._gauge("sobranie_log_bytes", "Size of the log in the database")
         log_age = self._gauge("sobranie_log_age_seconds", "Age of the oldest event in the log")
+        log_excess = self._gauge("sobranie_log_excess_bytes", "Size of the log above its limit; should read 0")
+        stuck = self._gauge("sobranie_log_blocked_seconds", "For how long the log could not turn; should read 0")
         turns = self._counter("sobranie_log_turns_total", "Partitions of the log that were emptied")
         blocked = self._counter("sobranie_log_turns_blocked_total", "Turns of the log that could not be made")
         queue = self._gauge("sobranie_notification_queue_usage_ratio", "How full PostgreSQL's NOTIFY queue is, 0 to 1")
         problems = self._counter("sobranie_watch_problems_total", "Watched tables found with broken capture", "table")
         up.set(1)  # a server that can't reach the database does not start
+
+        def resign(_: observe.Resigned) -> None:
+            for known_to_the_leader in (leader, log_excess, stuck):
+                known_to_the_leader.set(0)
 
         def lose(_: observe.DatabaseLost) -> None:
             up.set(0)
@@ -183,18 +189,20 @@ class Metrics:
         self._on(observe.DatabaseLost, lose)
         self._on(observe.DatabaseBack, lambda o: up.set(1))
         self._on(observe.Led, lambda o: leader.set(1))
-        self._on(observe.Resigned, lambda o: leader.set(0))
+        self._on(observe.Resigned, resign)
         self._on(observe.Gate, lambda o: hot.set(o.hot))
         self._on(observe.LeaderEnded, lambda o: ended.inc())
         self._on(observe.IncarnationChanged, lambda o: incarnations.inc())
         self._on(observe.LogTurned, lambda o: turns.inc())
-        self._on(observe.LogTurnBlocked, lambda o: blocked.inc())
         self._on(observe.QueueUsage, lambda o: queue.set(o.ratio))
         self._on(observe.WatchProblem, lambda o: problems.labels(f"{o.schema}.{o.table}").inc())
 
         def log_state(fact: observe.LogState) -> None:
             log_bytes.set(fact.bytes)
             log_age.set(fact.age_seconds)
+            log_excess.set(fact.excess_bytes)
+            stuck.set(fact.blocked_seconds)
+            blocked.inc(fact.blocked_seconds > 0)
 
         self._on(observe.LogState, log_state)
 

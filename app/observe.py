@@ -249,10 +249,13 @@ class RingBytes(Observation):
 
 @dataclass(frozen=True, slots=True)
 class LogState(Observation):
-    """The log in the database: its size, and the age of its oldest event."""
+    """The log in the database: its size, the age of its oldest event, what it has above its limit, and for how long it
+    has been unable to turn."""
 
     bytes: int
     age_seconds: float
+    excess_bytes: int = 0
+    blocked_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +265,20 @@ class LogTurned(Observation):
 
 @dataclass(frozen=True, slots=True)
 class LogTurnBlocked(Observation):
-    """The ring of the log should turn and cannot; it grows meanwhile."""
+    """The ring of the log should turn and has not been able to for so long; it grows meanwhile. Told when that begins,
+    and from time to time; `remedy` is what ends it, where it is somebody's doing."""
 
+    seconds: float
+    excess_bytes: int
     reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogTurnFree(Observation):
+    """What was told by LogTurnBlocked is over, after `seconds`."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

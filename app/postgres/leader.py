@@ -1,4 +1,4 @@
-"""One server of the fleet leads: it reads first, wakes the others, and turns the ring of the log.
+"""One server of the fleet leads: it reads first, wakes the others, and has the ring of the log turned.
 
 Invariants: who leads holds the session lock of the leader; when any connection of the leader is lost all are closed and
 it starts over as a follower. A follower needs nothing from the leader but wake-ups, and may end one that is silent.
@@ -7,19 +7,14 @@ it starts over as a follower. A follower needs nothing from the leader but wake-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 from app.errors import DatabaseAway
 from app.observe import (
     LeaderEnded,
     Led,
-    LogState,
     LogTurnBlocked,
-    LogTurned,
     Observer,
-    QueueUsage,
     Resigned,
     WatchProblem,
 )
@@ -27,20 +22,12 @@ from app.position import Snapshot
 from app.postgres.connect import OURS, Connection, away, backoff, connect, deadline
 from app.postgres.gate import Gate, Pull
 from app.postgres.queries import SQL
+from app.postgres.ring import Retention, Ring
 
 TRY_SECONDS: Final = 1.0
 BEAT_SECONDS: Final = 1.0
 CHECK_EVERY: Final = 10  # beats
-TURN_EVERY: Final = 5
 ANSWER_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How far back the log reaches: at least `keep`, unless it would take more than `bytes`."""
-
-    keep: timedelta
-    bytes: int
 
 
 class Leader:
@@ -63,6 +50,12 @@ class Leader:
         self._observe = observe
         self.leading = False
         self.problems: list[WatchProblem] = []
+        self._ring: Ring | None = None
+
+    @property
+    def blocked(self) -> LogTurnBlocked | None:
+        """Why the ring of the log can't turn, as far as this server leads and knows."""
+        return self._ring.blocked if self._ring is not None else None
 
     async def run(self) -> None:
         """Forever: follow, and lead when nobody else does."""
@@ -110,39 +103,23 @@ class Leader:
     def _resign(self, reason: str) -> None:
         self.leading = False
         self.problems = []
+        self._ring = None
         self._observe(Resigned(reason))
 
     async def _keep_house(self, connection: Connection) -> None:
         """Every second the beat, now and then the ring and the watches, on the connection that holds the lock."""
         beats = 0
+        ring = self._ring = Ring(self._retention, self._published, self._observe)
         while True:
             started = time.monotonic()
             await self._beat()
             with away(*OURS):
                 async with deadline(connection, ANSWER_SECONDS):
-                    if beats % TURN_EVERY == 0:
-                        await self._turn(connection)
+                    await ring.look(connection)
                     if beats % CHECK_EVERY == 0:
                         await self._check(connection)
-                    await connection.execute(SQL["alive"])
             beats += 1
             await asyncio.sleep(max(0.0, BEAT_SECONDS - (time.monotonic() - started)))
-
-    async def _turn(self, connection: Connection) -> None:
-        parameters = {
-            "keep": self._retention.keep.total_seconds(),
-            "bytes": self._retention.bytes,
-            "published": str(self._published()),
-        }
-        row = await (await connection.execute(SQL["turn"], parameters)).fetchone()
-        if row is not None and row[0] == "emptied":
-            self._observe(LogTurned())
-        elif row is not None and row[0] == "blocked":
-            self._observe(LogTurnBlocked("a transaction or a lock is in the way"))
-        row = await (await connection.execute(SQL["log_state"])).fetchone()
-        assert row is not None
-        self._observe(LogState(row[0], row[1]))
-        self._observe(QueueUsage(row[2]))
 
     async def _check(self, connection: Connection) -> None:
         rows = await (await connection.execute(SQL["check"])).fetchall()

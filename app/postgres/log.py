@@ -11,7 +11,7 @@ Invariants
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from app.change import Batch, Portion, Table
@@ -33,6 +33,7 @@ SNAPSHOTS: Final = 2  # read at once
 LIVE_SECONDS: Final = 10.0  # without an answer to a live read the line is dead
 FLOOR_SECONDS: Final = 1.0
 REPLACED: Final = "the log is being replaced by another, from a dump"
+WATCH_FLOOR_SECONDS: Final = 5.0
 
 
 class PostgresLog:
@@ -45,6 +46,7 @@ class PostgresLog:
         self._observe = observe
         self.incarnations = Incarnations()
         self.on_incarnation: Callable[[Origin], None] = lambda origin: None  # a new one that honours our positions
+        self.on_floor: Callable[[Snapshot], None] = lambda floor: None  # it is another than before
         self._pool = Pool(self._reader, READERS)
         self.catalog = Catalog(self.reader)
         self._live: Connection | None = None
@@ -195,12 +197,11 @@ class PostgresLog:
         if first is None or first[1] is None:
             raise DatabaseAway(REPLACED)
         snapshot, floor, written, flushed, *event = first
-        self._floor = (time.monotonic(), Snapshot.parse(floor))
         events = [row[5:] for row in found] if event[0] is not None else []
         too_large = bool(events) and (
             len(events) > pages.LARGE_CHANGES or max(row[4] for row in found) > pages.LARGE_BYTES
         )
-        return Read(Snapshot.parse(snapshot), self._floor[1], written, flushed, events, too_large)
+        return Read(Snapshot.parse(snapshot), self._found(floor), written, flushed, events, too_large)
 
     async def _batch(
         self, connection: Connection, since: Snapshot, start: Snapshot, found: Read, seen_at: float
@@ -255,9 +256,25 @@ class PostgresLog:
             if self._floor is None or time.monotonic() - self._floor[0] > FLOOR_SECONDS:
                 async with self.reader() as connection:
                     row = await (await connection.execute(SQL["floor"])).fetchone()
-                assert row is not None
-                self._floor = (time.monotonic(), Snapshot.parse(row[0]))
+                if row is None:
+                    raise DatabaseAway(REPLACED)
+                return self._found(row[0])
             return self._floor[1]
+
+    def _found(self, text: str) -> Snapshot:
+        """The floor as just read. Everybody who has to know learns of a new one here."""
+        before, floor = self._floor, Snapshot.parse(text)
+        self._floor = (time.monotonic(), floor)
+        if before is None or before[1] != floor:
+            self.on_floor(floor)
+        return floor
+
+    async def watch_floor(self) -> None:
+        """Ask for the floor every few seconds, for ever: an idle server has to learn of a purge too."""
+        while True:
+            with suppress(DatabaseAway):
+                await self.floor()
+            await asyncio.sleep(WATCH_FLOOR_SECONDS)
 
     async def origin(self) -> Origin:
         """Where the log stands now, durably. Raises DatabaseAway."""

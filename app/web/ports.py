@@ -57,6 +57,15 @@ class Problem(TypedDict):
     remedy: str
 
 
+class Blocked(TypedDict):
+    """Why the log can't turn and so grows, for how long, and what ends that; told by the server that leads."""
+
+    blocked_seconds: float
+    excess_bytes: int
+    reason: str
+    remedy: str
+
+
 class Facts(TypedDict):
     """What `/readyz` is computed from, and shows as `checks`.
 
@@ -69,6 +78,7 @@ class Facts(TypedDict):
     bus: bool
     leader: str | None
     watches: list[Problem]
+    log: Blocked | None
 
 
 Health = Callable[[], Facts]

@@ -11,11 +11,25 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from app.observe import Gate, LeaderEnded, Led, LogState, LogTurned, Observation, QueueUsage, Resigned, WatchProblem
+from app.observe import (
+    Gate,
+    LeaderEnded,
+    Led,
+    LogState,
+    LogTurnBlocked,
+    LogTurned,
+    LogTurnFree,
+    Observation,
+    QueueUsage,
+    Resigned,
+    WatchProblem,
+)
 from app.position import Snapshot
 from app.postgres import leader as module
-from app.postgres.leader import Leader, Retention
+from app.postgres import ring
+from app.postgres.leader import Leader
 from app.postgres.log import PostgresLog
+from app.postgres.ring import Retention
 from tests.support.cluster import ROOT, Cluster, clean_environment, migrate
 from tests.support.database import Database
 from tests.support.facts import eventually
@@ -79,6 +93,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A house kept every few milliseconds instead of every second."""
     monkeypatch.setattr(module, "TRY_SECONDS", 0.02)
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(ring, "SETTLED_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -91,6 +106,7 @@ async def test_one_leads_and_the_other_takes_over_when_it_stops(database: Databa
             await eventually(lambda: leading.commits == 1)
             await eventually(lambda: leading.beats > 3)
             assert (waiting.commits, waiting.beats, waiting.count(Led)) == (0, 0, 0)
+            assert leading.count(LogState) == 1  # an hour's ring is turned every five seconds
         await eventually(lambda: second_to_last.leader.leading)
         await eventually(lambda: second_to_last.commits == 1)
 
@@ -154,10 +170,48 @@ async def test_the_ring_turns_by_age_up_to_what_is_published_and_its_state_is_ob
         assert server.position.contains(floor)
         assert not start.contains(floor)
         states = [o for o in server.observed if isinstance(o, LogState)]
-        assert states
+        assert len(states) > server.beats / 3  # a short one's as fast as it needs
         assert all(0 < o.bytes < 1 << 26 for o in states)
         assert all(0 <= o.age_seconds < 60 for o in states)
         assert all(o.ratio < 0.01 for o in server.observed if isinstance(o, QueueUsage))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_log_that_cannot_turn_is_told_with_who_is_in_the_way_and_what_ends_it(database: Database) -> None:
+    reader = await database.connect(autocommit=False)
+    async with candidate(database.url, Retention(timedelta(seconds=0.2), 1)) as server:
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await reader.execute("LOCK TABLE realtime.events IN ACCESS SHARE MODE")
+        await eventually(lambda: server.leader.blocked)
+        await eventually(lambda: server.leader.blocked and server.leader.blocked.seconds > 0.5)
+        blocked = server.leader.blocked
+        assert blocked is not None
+        assert f"process {reader.info.backend_pid} " in blocked.reason
+        assert "idle in transaction, waits for Client ClientRead" in blocked.reason
+        state = next(o for o in reversed(server.observed) if isinstance(o, LogState))
+        assert state.blocked_seconds > 0.5
+        assert 0 < state.excess_bytes == state.bytes - 1
+        assert server.count(LogTurnBlocked) == 1  # however often it was looked at
+        assert await database.value(blocked.remedy)
+        await eventually(lambda: server.leader.blocked is None)
+        await eventually(lambda: server.count(LogTurnFree) == 1)
+        await eventually(lambda: server.count(LogTurned) > 0)
+    await reader.close()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_purge_is_made_at_once_by_the_leader_without_passing_what_it_published(database: Database) -> None:
+    async with candidate(database.url) as server:
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await eventually(lambda: server.commits == 1)
+        n = await database.value("SELECT realtime.purge()")
+        await eventually(lambda: _is(database, "SELECT done IS NOT NULL FROM realtime.purges WHERE n = %s", True, n))
+        assert await database.value("SELECT count(*) FROM realtime.events") == 0
+        assert server.position.contains(
+            Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
+        )
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await eventually(lambda: server.commits == 2)
 
 
 @pytest.mark.usefixtures("quick")
@@ -185,6 +239,13 @@ async def test_two_phase_commit_works_beside_a_leader_and_is_read_once(own_clust
             for name in ("kept", "gone"):
                 await writer.execute(f"BEGIN; INSERT INTO posts (author_id, title) VALUES (1, '{name}')".encode())
                 await writer.execute(f"PREPARE TRANSACTION '{name}'".encode())
+        await database.execute("SELECT realtime.purge()")
+        await eventually(lambda: server.leader.blocked, timeout=20)
+        blocked = server.leader.blocked
+        assert blocked is not None
+        assert blocked.reason.startswith("the prepared transaction 'kept' holds a lock on the log")
+        assert blocked.reason.endswith(", and 1 more")
+        assert blocked.remedy == "COMMIT PREPARED 'kept' (or ROLLBACK PREPARED 'kept')"
         own_cluster.kill9()
         own_cluster.start()
         await database.execute("COMMIT PREPARED 'kept'")

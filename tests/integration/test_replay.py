@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.change import Portion
 from app.errors import PositionRefused, ResetReason
 from app.history import PORTION_BYTES
-from app.position import Snapshot
+from app.position import Position, Snapshot
 from app.postgres import pages
 from app.postgres.log import PostgresLog
 from app.postgres.pages import Listed
@@ -195,6 +195,45 @@ async def test_rows_that_vanish_in_the_midst_are_an_overrun(
     assert caught.value.reason is ResetReason.OVERRUN
     with pytest.raises(PositionRefused) as caught:
         await anext(aiter(log.replay(start, batch.upto)))
+    assert caught.value.reason is ResetReason.EXPIRED
+
+
+async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
+    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the real ring (adversarial 28): refused whole or cut off between portions, and exact from the floor on."""
+    monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
+    origin = await log.origin()
+    early = Position(origin.incarnation, origin.tag, origin.position, origin.lsn)
+    await log.accept(early)
+    for i in range(3):
+        await database.execute("INSERT INTO posts (author_id) VALUES (%s)", i)
+    middle = await log.difference(early.snapshot)
+    assert middle is not None
+    under_way = log.replay(early.snapshot, middle.upto)
+    assert len((await anext(aiter(under_way))).transactions) == 1
+
+    turn = "SELECT realtime.turn('1 h', 1::bigint << 40, %s::pg_snapshot)"
+    await database.execute("SELECT realtime.purge()")
+    assert await database.value(turn, str(middle.upto)) == "switched"
+    await database.execute("INSERT INTO posts (author_id) VALUES (3)")
+    last = await log.difference(middle.upto)
+    assert last is not None
+    assert await database.value(turn, str(middle.upto)) == "emptied"
+
+    for replay, reason in ((under_way, "overrun"), (log.replay(early.snapshot, last.upto), "expired")):
+        with pytest.raises(PositionRefused) as caught:
+            async for _ in replay:
+                pass
+        assert caught.value.reason == ResetReason(reason)
+    floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
+    assert floor == middle.upto
+    await log.difference(last.upto)  # a read tells of the floor, which otherwise may be known a second late
+    await log.accept(Position(origin.incarnation, origin.tag, floor, middle.lsn))
+    changes = [c for t in await story.replayed(log, floor, last.upto) for c in t.changes]
+    assert [c.new_values and c.new_values[1] for c in changes] == ["3"]
+    with pytest.raises(PositionRefused) as caught:  # one transaction short of the floor
+        await log.accept(Position(origin.incarnation, origin.tag, floor.without([floor.xmax - 1]), middle.lsn))
     assert caught.value.reason is ResetReason.EXPIRED
 
 

@@ -321,6 +321,31 @@ BEGIN
   PERFORM realtime.announce(gen);
 END $$;
 
+CREATE PROCEDURE realtime.finish_purges(IN wait interval DEFAULT '00:01:00'::interval, INOUT still_open bigint DEFAULT NULL::bigint)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+  older pg_snapshot; newer pg_snapshot; step int := 0;
+BEGIN
+  LOOP
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    still_open := (SELECT pg_catalog.count(*) FROM realtime.purges WHERE done IS NULL);
+    EXIT WHEN still_open = 0 OR step >= 10 * EXTRACT(epoch FROM wait);
+    IF step % 20 = 0 THEN
+      older := newer;
+      newer := pg_catalog.pg_current_snapshot();
+    END IF;
+    IF NOT realtime.turn_alone(older) THEN
+      older := NULL;
+      newer := NULL;
+    END IF;
+    step := step + 1;
+    COMMIT;
+    PERFORM pg_catalog.pg_sleep(0.1);
+  END LOOP;
+END $$;
+
 CREATE FUNCTION realtime.floor_now() RETURNS pg_snapshot
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -435,7 +460,7 @@ CREATE FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-  last xid8; f pg_snapshot := (SELECT s.floor FROM realtime.log_state s);
+  last xid8; top xid8; f pg_snapshot := (SELECT s.floor FROM realtime.log_state s);
 BEGIN
   EXECUTE format('SELECT max(xid) FROM realtime.events_%s', slot) INTO last;
   IF last IS NULL THEN
@@ -443,9 +468,11 @@ BEGIN
   ELSIF published IS NULL OR NOT realtime.sees(published, slot) THEN
     RETURN NULL;
   END IF;
-  RETURN (SELECT c.normal FROM (SELECT r.seq, r.snapshot, realtime.normal(r.snapshot,
-        greatest(last, (pg_snapshot_xmax(f)::text::bigint - 1)::text::xid8)) AS normal
-      FROM realtime.recorded r WHERE r.elapsed <= oldest AND pg_snapshot_xmax(r.snapshot) >= pg_snapshot_xmax(f)) c
+  top := greatest(last, (pg_snapshot_xmax(f)::text::bigint - 1)::text::xid8);
+  RETURN (SELECT c.normal FROM (SELECT r.seq, r.snapshot, realtime.normal(r.snapshot, top) AS normal
+      FROM (SELECT r.seq, r.snapshot FROM realtime.recorded r WHERE r.elapsed <= oldest
+        UNION ALL SELECT 0, published WHERE oldest IS NULL) r
+      WHERE pg_snapshot_xmax(r.snapshot) >= pg_snapshot_xmax(f)) c
     WHERE realtime.contains(c.normal, f) AND realtime.sees(c.snapshot, slot) ORDER BY c.seq LIMIT 1);
 END $$;
 
@@ -488,6 +515,16 @@ BEGIN
   RETURN result;
 END $$;
 
+CREATE FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  UPDATE realtime.purges p SET slots = l.rest, done = CASE WHEN l.rest = '{}' THEN clock_timestamp() END
+  FROM (SELECT o.n, ARRAY(SELECT s FROM unnest(o.slots) s WHERE s <> ALL (emptied) ORDER BY s) AS rest
+    FROM realtime.purges o WHERE o.n = ANY (requests)) l
+  WHERE p.n = l.n AND p.slots <> l.rest
+$$;
+
 CREATE FUNCTION realtime."position"() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -518,6 +555,22 @@ BEGIN
   SELECT concat('a', coalesce(max(i.n), 0), '-', coalesce(left((array_agg(i.uuid ORDER BY i.n DESC))[1]::text, 8), '00000000'), '-', top, '-',
     to_hex((pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint), '-', diffs) INTO head FROM realtime.incarnation i;
   RETURN concat(head, '-', left(encode(sha256(convert_to(head, 'UTF8')), 'hex'), 8));
+END $$;
+
+CREATE FUNCTION realtime.purge() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  made bigint;
+BEGIN
+  PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+  INSERT INTO realtime.purges DEFAULT VALUES RETURNING n INTO made;
+  IF NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND (classid, objid, objsubid) = (1919247220, 2, 2)
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
+    RAISE NOTICE 'realtime: no server leads now; the next that does will purge, or: CALL realtime.finish_purges()';
+  END IF;
+  RETURN made;
 END $$;
 
 CREATE FUNCTION realtime.refuse(rel regclass) RETURNS void
@@ -682,6 +735,17 @@ CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
   LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped
 $$;
 
+CREATE FUNCTION realtime.switch(slot integer, age interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  UPDATE realtime.log_state s SET slot = switch.slot;
+  EXECUTE format('CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS %L', format('SELECT %s::smallint', slot));
+  UPDATE realtime.ring SET switched = age;
+  INSERT INTO realtime.recorded (elapsed, snapshot) VALUES (age, pg_current_snapshot());
+END $$;
+
 CREATE FUNCTION realtime.timelines() RETURNS TABLE(tli integer, ended pg_lsn)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -725,39 +789,64 @@ $$;
 CREATE FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '50ms'
     AS $$
 DECLARE
-  current int := (SELECT s.slot FROM realtime.log_state s);
-  sizes bigint[] := ARRAY(SELECT pg_total_relation_size(format('realtime.events_%s', i)) FROM generate_series(0, 3) i ORDER BY i);
-  used bool[] := ARRAY(SELECT pg_relation_size(format('realtime.events_%s', i)) > 0 FROM generate_series(0, 3) i ORDER BY i);
-  oldest int := (SELECT (current + i) % 4 FROM generate_series(1, 3) i WHERE used[(current + i) % 4 + 1] ORDER BY i LIMIT 1);
-  pressed bool := (SELECT sum(b) FROM unnest(sizes) b) >= max_bytes;
-  age interval; due bool; done bool;
+  requests bigint[]; purged int[]; current int; sizes bigint[]; used bool[]; others int[]; free int;
+  pressed bool; large bool; due bool; age interval; s int; done bool; locked bool;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'realtime.turn() needs a READ COMMITTED transaction';
   ELSIF keep <= '0' OR max_bytes <= 0 THEN
     RAISE EXCEPTION 'realtime.turn(): keep and max_bytes have to be positive';
   END IF;
-  age := realtime.ring_time(keep, '15 s', pressed OR sizes[current + 1] >= max_bytes / 4);
-  due := used[current + 1] AND ((SELECT age - r.switched >= keep / 2 FROM realtime.ring r) OR sizes[current + 1] >= max_bytes / 4);
-  IF due AND NOT used[(current + 1) % 4 + 1] THEN
-    UPDATE realtime.log_state SET slot = (current + 1) % 4;
-    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS %L',
-      format('SELECT %s::smallint', (current + 1) % 4));
-    UPDATE realtime.ring SET switched = age;
-    INSERT INTO realtime.recorded (elapsed, snapshot) VALUES (age, pg_current_snapshot());
+  PERFORM FROM realtime.ring FOR UPDATE;   -- one turn at a time, each of what the last one left
+  requests := ARRAY(SELECT p.n FROM realtime.purges p WHERE p.done IS NULL);   -- before the sizes: what they ask for shows in these
+  current := (SELECT l.slot FROM realtime.log_state l);
+  sizes := ARRAY(SELECT pg_total_relation_size(format('realtime.events_%s', i)) FROM generate_series(0, 3) i ORDER BY i);
+  used := ARRAY(SELECT pg_relation_size(format('realtime.events_%s', i)) > 0 FROM generate_series(0, 3) i ORDER BY i);
+  others := ARRAY(SELECT (current + i) % 4 FROM generate_series(1, 3) i WHERE used[(current + i) % 4 + 1] ORDER BY i);   -- oldest first
+  free := (SELECT (current + i) % 4 FROM generate_series(1, 3) i WHERE NOT used[(current + i) % 4 + 1] ORDER BY i LIMIT 1);
+  PERFORM realtime.note_emptied(requests, ARRAY(SELECT i FROM generate_series(0, 3) i WHERE NOT used[i + 1]));
+  purged := ARRAY(SELECT DISTINCT unnest(p.slots) FROM realtime.purges p WHERE p.n = ANY (requests));
+  pressed := (SELECT sum(b) FROM unnest(sizes) b) >= max_bytes;
+  large := sizes[current + 1] >= max_bytes / 4;
+  age := realtime.ring_time(keep, '15 s', pressed OR large);
+  due := used[current + 1] AND (large OR current = ANY (purged) OR (SELECT age - r.switched >= keep / 2 FROM realtime.ring r));
+  IF due AND free IS NOT NULL THEN
+    PERFORM realtime.switch(free, age);
     RETURN 'switched';
   END IF;
   FOR try IN 1 .. 10 LOOP            -- readers come and go within a fraction of a millisecond
-    EXIT WHEN oldest IS NULL OR done IS NOT NULL;
-    done := realtime.empty(oldest, CASE WHEN pressed THEN age ELSE age - keep END, published);
-    PERFORM pg_sleep(0.003) WHERE done IS NULL;
+    locked := false;
+    FOREACH s IN ARRAY others LOOP
+      done := realtime.empty(s, CASE WHEN s = ANY (purged) THEN NULL WHEN pressed THEN age ELSE age - keep END, published);
+      IF done THEN
+        PERFORM realtime.note_emptied(requests, ARRAY[s]);
+        PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+        RETURN 'emptied';
+      END IF;
+      locked := locked OR done IS NULL;
+    END LOOP;
+    EXIT WHEN NOT locked;
+    PERFORM pg_sleep(0.003);
   END LOOP;
-  IF done THEN
-    RETURN 'emptied';
+  RETURN CASE WHEN due OR pressed OR locked OR EXISTS (SELECT FROM realtime.purges p
+    WHERE p.n = ANY (requests) AND p.requested < clock_timestamp() - interval '10 s') THEN 'blocked' END;
+EXCEPTION WHEN lock_not_available THEN   -- of another turn, or of somebody who has locked a whole partition
+  RETURN 'blocked';
+END $$;
+
+CREATE FUNCTION realtime.turn_alone(published pg_snapshot) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(1919247220, 2) THEN
+    RETURN false;
   END IF;
-  RETURN CASE WHEN due THEN 'blocked' END;
+  PERFORM realtime.turn('1000 years', 9223372036854775807, published);
+  RETURN true;
 END $$;
 
 CREATE FUNCTION realtime.unwatch("table" regclass) RETURNS integer
@@ -916,6 +1005,10 @@ CREATE TABLE realtime.events_0 (
     old json
 )
 WITH (autovacuum_enabled='false');
+ALTER TABLE ONLY realtime.events_0 ALTER COLUMN new_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_0 ALTER COLUMN old_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_0 ALTER COLUMN new SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_0 ALTER COLUMN old SET STATISTICS 0;
 
 CREATE TABLE realtime.events_1 (
     slot smallint CONSTRAINT events_slot_not_null NOT NULL,
@@ -933,6 +1026,10 @@ CREATE TABLE realtime.events_1 (
     old json
 )
 WITH (autovacuum_enabled='false');
+ALTER TABLE ONLY realtime.events_1 ALTER COLUMN new_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_1 ALTER COLUMN old_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_1 ALTER COLUMN new SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_1 ALTER COLUMN old SET STATISTICS 0;
 
 CREATE TABLE realtime.events_2 (
     slot smallint CONSTRAINT events_slot_not_null NOT NULL,
@@ -950,6 +1047,10 @@ CREATE TABLE realtime.events_2 (
     old json
 )
 WITH (autovacuum_enabled='false');
+ALTER TABLE ONLY realtime.events_2 ALTER COLUMN new_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_2 ALTER COLUMN old_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_2 ALTER COLUMN new SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_2 ALTER COLUMN old SET STATISTICS 0;
 
 CREATE TABLE realtime.events_3 (
     slot smallint CONSTRAINT events_slot_not_null NOT NULL,
@@ -967,6 +1068,10 @@ CREATE TABLE realtime.events_3 (
     old json
 )
 WITH (autovacuum_enabled='false');
+ALTER TABLE ONLY realtime.events_3 ALTER COLUMN new_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_3 ALTER COLUMN new SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old SET STATISTICS 0;
 
 CREATE TABLE realtime.generations (
     gen integer NOT NULL,
@@ -1021,6 +1126,23 @@ CREATE TABLE realtime.meta (
 
 CREATE TABLE realtime.migrations (
     version_num character varying(32) NOT NULL
+);
+
+CREATE TABLE realtime.purges (
+    n bigint NOT NULL,
+    by text DEFAULT SESSION_USER NOT NULL,
+    requested timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    slots integer[] DEFAULT '{0,1,2,3}'::integer[] NOT NULL,
+    done timestamp with time zone
+);
+
+ALTER TABLE realtime.purges ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME realtime.purges_n_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE realtime.recorded (
@@ -1078,6 +1200,9 @@ ALTER TABLE ONLY realtime.log_state
 
 ALTER TABLE ONLY realtime.migrations
     ADD CONSTRAINT migrations_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE ONLY realtime.purges
+    ADD CONSTRAINT purges_pkey PRIMARY KEY (n);
 
 ALTER TABLE ONLY realtime.recorded
     ADD CONSTRAINT recorded_pkey PRIMARY KEY (seq);
@@ -1154,6 +1279,8 @@ REVOKE ALL ON FUNCTION realtime.encode_name(name text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.end_generation(gen integer) FROM PUBLIC;
 
+REVOKE ALL ON PROCEDURE realtime.finish_purges(IN wait interval, INOUT still_open bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION realtime.floor_now() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
@@ -1175,6 +1302,10 @@ REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.normal_routes(rel regclass, routes text[]) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.purge() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION realtime.refuse(rel regclass) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.ring_time(keep interval, tick interval, pressed boolean) FROM PUBLIC;
@@ -1195,6 +1326,8 @@ REVOKE ALL ON FUNCTION realtime.statement_source(rel oid, gen integer, vals text
 
 REVOKE ALL ON FUNCTION realtime.still_route(rel oid, route text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION realtime.switch(slot integer, age interval) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION realtime.timelines() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.timelines() TO realtime_reader;
 
@@ -1202,6 +1335,8 @@ REVOKE ALL ON FUNCTION realtime.triggers(rel oid, level "char", mark boolean, ca
 
 REVOKE ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.turn_alone(published pg_snapshot) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.unwatch("table" regclass) FROM PUBLIC;
 
@@ -1230,6 +1365,8 @@ GRANT SELECT ON TABLE realtime.incarnation TO realtime_reader;
 GRANT SELECT ON TABLE realtime.log_state TO realtime_reader;
 
 GRANT SELECT ON TABLE realtime.meta TO realtime_reader;
+
+GRANT SELECT ON TABLE realtime.purges TO realtime_reader;
 
 GRANT SELECT ON TABLE realtime.recorded TO realtime_reader;
 

@@ -73,15 +73,31 @@ async def test_up_to_base_leaves_nothing_and_up_again_works(fresh: Database) -> 
         assert await fresh.execute(CATALOG) == before
 
 
+async def test_one_step_back_is_what_the_last_version_made(fresh: Database) -> None:
+    definitions = """SELECT 'function ' || pg_get_functiondef(oid) || coalesce(proacl::text, '') FROM pg_proc
+      WHERE pronamespace = 'realtime'::regnamespace AND proname !~ '^capture_[0-9]'
+      UNION ALL SELECT concat_ws(' ', 'column', attrelid::regclass, attname, attstattarget) FROM pg_attribute
+      WHERE attrelid::regclass::text ~ '^realtime' AND attnum > 0 ORDER BY 1"""
+    migrate(fresh.url, "upgrade", "001")
+    first = await fresh.execute(definitions)
+    migrate(fresh.url)
+    await fresh.execute("SELECT realtime.purge()")
+    migrate(fresh.url, "downgrade", "001")
+    assert await fresh.execute(definitions) == first
+    assert await fresh.execute("SELECT version, compatible_from FROM realtime.meta") == [(1, 1)]
+    migrate(fresh.url)
+    migrate(fresh.url, "downgrade", "base")
+
+
 async def test_upgrading_twice_and_looking_change_nothing(fresh: Database) -> None:
     empty = await fresh.execute(CATALOG)
-    assert "001" not in migrate(fresh.url, "current")
+    assert "00" not in migrate(fresh.url, "current")
     assert await fresh.execute(CATALOG) == empty
     migrate(fresh.url)
     made = await fresh.execute(CATALOG)
     migrate(fresh.url)
     assert await fresh.execute(CATALOG) == made
-    assert "001 (head)" in migrate(fresh.url, "current")
+    assert "002 (head)" in migrate(fresh.url, "current")
 
 
 APPLICATION = """
@@ -191,7 +207,7 @@ async def test_two_migrators_at_once_take_turns(fresh: Database) -> None:
     commands = [sys.executable, "-m", "alembic", "upgrade", "head"]
     both = [subprocess.Popen(commands, cwd=ROOT, env=clean_environment(DATABASE_URL=fresh.url)) for _ in range(3)]
     assert [p.wait(60) for p in both] == [0, 0, 0]
-    assert await fresh.execute("SELECT version_num FROM realtime.migrations") == [("001",)]
+    assert await fresh.execute("SELECT version_num FROM realtime.migrations") == [("002",)]
 
 
 async def test_the_floor_and_the_first_incarnation_are_the_migration_s(fresh: Database) -> None:
@@ -203,7 +219,7 @@ async def test_the_floor_and_the_first_incarnation_are_the_migration_s(fresh: Da
     )[0]
     assert floor == xid
     assert await fresh.execute("SELECT fresh FROM realtime.incarnate()") == [(False,)]
-    assert await fresh.execute("SELECT version, compatible_from FROM realtime.meta") == [(1, 1)]
+    assert await fresh.execute("SELECT version, compatible_from FROM realtime.meta") == [(2, 1)]
 
 
 async def test_a_transaction_open_during_the_installation_is_outside_the_floor(fresh: Database) -> None:

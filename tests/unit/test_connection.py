@@ -133,6 +133,30 @@ async def test_a_position_that_cannot_be_honoured_is_one_reset_from_which_the_st
     await stage.until(lambda: keys(client) == [key])
 
 
+async def test_a_client_behind_what_left_the_log_is_overrun_and_memory_serves_none_of_it(stage: Stage) -> None:
+    """Its position was good when it was looked at: the ring turned before it was read (adversarial 28)."""
+    start = stage.token
+    for _ in range(3):
+        await stage.commit()
+    broadcaster, gone = stage.server.broadcaster, stage.world.now()
+    kept = await stage.commit()
+
+    async def accept(position: Position) -> None:
+        await World.accept(stage.world, position)
+        stage.world.floor = gone
+        broadcaster.forget(gone)
+
+    stage.world.accept = accept  # type: ignore[method-assign]
+    client = stage.client()
+    client.subscribe(["posts"], start)
+    await stage.until(lambda: client.stream.resets)
+    assert [r["reason"] for r in client.stream.resets] == ["overrun"]
+    assert keys(client) == []
+    assert [t.xid for batch in broadcaster.history.batches for t in batch.transactions or ()] == [kept]
+    after = await stage.commit()
+    await stage.until(lambda: keys(client) == [after])
+
+
 async def test_a_route_that_is_gone_is_told_also_when_the_database_is_away_just_then(stage: Stage) -> None:
     client = stage.client()
     client.subscribe(["posts:author_id=1", "posts"], None)

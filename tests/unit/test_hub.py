@@ -150,6 +150,21 @@ def test_the_ring_serves_what_it_reaches_back_to_and_forgets_the_oldest() -> Non
     assert found is None or [t.xid for t in found[0]] == [103]
 
 
+def test_what_left_the_log_leaves_the_ring_whichever_batch_it_is_in_and_however_late_that_comes() -> None:
+    ring = History(Snapshot(100), 10_000)
+    ring.append(batch(change(1, "I", (1, 1, 1)), xid=102, xmax=103))
+    ring.append(batch(change(2, "I", (2, 1, 1)), xid=101, xmax=103))  # committed after it
+    ring.append(batch(change(3, "I", (3, 1, 1)), xid=103, xmax=104))
+    ring.forget(Snapshot(103, frozenset({101})))
+    assert [t.xid for b in ring.batches for t in b.transactions or ()] == [101, 103]
+    ring.forget(Snapshot(103))
+    assert [t.xid for b in ring.batches for t in b.transactions or ()] == [103]
+    assert ring.size == ring.batches[0].size
+    assert ring.floor == Snapshot(103)
+    ring.append(batch(change(4, "I", (2, 1, 1)), xid=101, xmax=104))  # read before it went
+    assert (list(ring.batches), ring.size, ring.floor) == ([], 0, Snapshot(104))
+
+
 def test_bulk_is_never_served_from_memory_and_a_changed_schema_is_a_unit_of_its_own() -> None:
     ring = History(Snapshot(100), 10_000)
     ring.append(batch(change(1, "I", (1, 1, 1)), xid=101, xmax=102))

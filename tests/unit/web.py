@@ -27,7 +27,7 @@ FIRST = 100
 POSTS = Table(
     1, 10, "public", "posts", ("id",), (("author_id",),), ("id", "author_id"), ("bigint",) * 2, "nn", FIRST - 1
 )
-HEALTHY: Facts = {"database": True, "listen": True, "bus": True, "leader": "here", "watches": []}
+HEALTHY: Facts = {"database": True, "listen": True, "bus": True, "leader": "here", "watches": [], "log": None}
 
 
 @dataclass
