@@ -13,11 +13,14 @@ from typing import Protocol
 
 from app.change import Batch, Table, Transaction
 from app.channel import Address, parse
+from app.encoded import Encoded
 from app.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
-from app.history import History, Log, Rows
+from app.history import History, Log, Rows, Stretch
 from app.hub import Delivery, Hub, Point
 from app.observe import BatchRead, Delivered, MessagesSent, Observer, RingBytes
 from app.position import Position, Snapshot
+from app.replays import Replays
+from app.turns import Turns
 
 
 class Origin(Protocol):
@@ -113,6 +116,9 @@ class Broadcaster:
         self._snapshots: dict[tuple[str, ...], asyncio.Task[Rows]] = {}
         self._settle(origin)
         self.history = History(origin.position, ring_bytes)
+        self.replays = Replays(source, lambda: self.point.snapshot)
+        self.encoded = Encoded()
+        self.turns = Turns()
 
     def _settle(self, origin: Origin) -> None:
         self.incarnation, self.tag, self.lsn, self.highest = origin.incarnation, origin.tag, origin.lsn, origin.highest
@@ -153,7 +159,7 @@ class Broadcaster:
         self.point = Point(upto, self.mint(upto))
         # In memory a batch ends where this server was after it, which may be more than the batch saw: so the ends grow
         # from batch to batch, and a client that contains one of them has all before it.
-        self.history.append(replace(batch, upto=upto))
+        self.history.append(Stretch(before.snapshot, upto, batch.transactions, batch.size))
         deliveries = self.hub.fan_out(batch, before, self.point)
         self._observe_deliveries(batch, deliveries)
 
@@ -167,6 +173,8 @@ class Broadcaster:
         else:
             self._settle(origin)
         self.history.restart(self.point.snapshot)
+        self.replays.restart()
+        self.encoded.restart()
         if reason is not None:
             self.on_reset(reason)
 

@@ -4,6 +4,7 @@ Invariant: `session.point` moves only between units. Everything here runs under 
 """
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 
 from app import wire
@@ -33,6 +34,7 @@ class CatchUp:
         self._sink = sink
         self._line = line
         self._observe = observe
+        self._fed = False  # anything, since the client came
         self.doubted: set[int] = set()  # tables (relids) whose channels may have lost their meaning
 
     # Channels.
@@ -79,17 +81,17 @@ class CatchUp:
         session = self.session
         assert session.point is not None
         feed = Feed(self.broadcaster, self._sink, session.channels, self._line.sent)
-        await self._sink.drained()
         try:
             async for point in feed.units(session.point):
-                session.point = point
+                session.point, self._fed = point, True
         except PositionRefused as refused:
             session.point = self.broadcaster.point
-            self.reset(session.channels, refused.reason)
+            overrun = self._fed and refused.reason is ResetReason.EXPIRED  # it did reach back when the client came
+            self.reset(session.channels, ResetReason.OVERRUN if overrun else refused.reason)
         except DatabaseAway:
             if feed.open:
                 raise
-            await asyncio.sleep(AWAY_SECONDS)
+            await asyncio.sleep(AWAY_SECONDS * random.uniform(0.5, 1))
         self.doubted |= feed.schema
 
     async def span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
@@ -110,7 +112,7 @@ class CatchUp:
             refused = await self.span(session.channels, session.point.snapshot, rows.position)
         token = None if refused else self.broadcaster.mint(rows.position)
         pages = {name: rows.channels[name] for name in new}
-        for message in wire.snapshot(pages, token, self.broadcaster.hub.limit):
+        for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):
             await self._sink.drained()
             self._line.sent([message])
         return refused

@@ -25,7 +25,7 @@ from app.observe import Failed, Lagging, Transport
 from app.position import Snapshot
 from app.session import Session, State
 
-BACKLOG_BYTES = 1 << 20  # a live connection with more than this unsent is fed at its own pace
+BACKLOG_BYTES = 128 << 10  # a live connection with more than this unsent is fed at its own pace
 
 
 class Connection:
@@ -79,6 +79,7 @@ class Connection:
 
         Raises ClientError before anything is sent or changed. On a new connection nothing here waits for the client to
         take what is sent."""
+        await self.broadcaster.turns.take()
         self.session.check_subscribe(names)
         async with self._lock:
             await self._send_rows()

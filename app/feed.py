@@ -1,20 +1,24 @@
-"""History for one client at its own pace: units from the ring where it reaches back, else from the log.
+"""History for one client at its own pace: units from the ring where it reaches back, else from what is read of the log.
 
-Before each write the sink's backlog is drained, so a slow reader costs a bounded amount of memory and holds nothing in
-the database. A `Feed` belongs to one use under the connection's lock.
+Before each message the sink's backlog is drained and then a turn is taken, so slow readers cost a bounded amount of
+memory, hold nothing in the database and no place that others wait for, and many feeds at once leave the event loop to
+the live stream. A `Feed` belongs to one use under the connection's lock.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from app import wire
 from app.broadcaster import Broadcaster
 from app.change import Transaction
 from app.errors import ClientError, CloseCode, PositionRefused, ResetReason
+from app.history import PORTION_BYTES, UNIT_BYTES, Stretch
 from app.hub import Channel, Point
 from app.observe import MessagesSent, Observer, Refused, Replayed, Transport
 from app.position import Snapshot
 from app.session import part
+
+Source = Literal["ring", "log"]
 
 
 class Sink(Protocol):
@@ -85,56 +89,107 @@ class Feed:
         self._pending: set[int] = set()
 
     async def units(self, point: Point) -> AsyncIterator[Point]:
-        """Send what follows `point`, and yield each position reached. Ends where the server was, or earlier.
+        """Send what follows `point`, a unit, and yield each position reached; what has nothing for these channels is
+        passed over, PORTION_BYTES at most.
 
         Raises PositionRefused where history does not hold it (nothing of the current unit was sent when EXPIRED),
         DatabaseAway, ConnectionResetError.
         """
-        found = self.broadcaster.history.after(point.snapshot)
-        if found is not None:
-            transactions, batch = found
-            upto = point.snapshot.union(batch.upto)
-            reached = Point(upto, self.broadcaster.mint(upto))
-            await self._send(transactions, reached, "ring")
-            yield reached
-            return
-        async for portion in self.broadcaster.source.replay(point.snapshot, self.broadcaster.point.snapshot):
-            end = Point(portion.upto, self.broadcaster.mint(portion.upto)) if portion.upto is not None else None
-            await self._send(portion.transactions, end, "log")
-            if end is not None:
-                yield end
+        passed = 0
+        while True:
+            await self._room()
+            stretch, source = await self._next(point.snapshot)
+            if stretch.transactions is None:
+                async for reached in self._large(point.snapshot, stretch.upto):
+                    yield reached
+                return
+            before, point = point, self._point(stretch.upto)
+            passed += stretch.size
+            last = passed >= PORTION_BYTES or stretch.upto.contains(self.broadcaster.point.snapshot)
+            told = await self._send(stretch.transactions, before.snapshot, point, source, silently=not last)
+            yield point
+            if told or last:
+                return
 
     async def span(self, since: Snapshot, upto: Snapshot) -> None:
         """Send what `upto` sees and `since` does not, as one unit that the caller closes. Raises as `units`."""
         while not since.contains(upto):
-            found = self.broadcaster.history.after(since)
-            if found is None:
-                break
-            transactions, batch = found
-            await self._send([t for t in transactions if upto.sees(t.xid)], None, "ring")
-            since = since.union(batch.upto)
-        if not since.contains(upto):
-            async for portion in self.broadcaster.source.replay(since, upto):
-                await self._send(portion.transactions, None, "log")
-        self._refuse_schema()
-
-    def _refuse_schema(self) -> None:
+            await self._room()
+            stretch, source = await self._next(since)
+            if stretch.transactions is None:
+                async for portion in self.broadcaster.source.replay(since, stretch.upto.meet(upto)):
+                    await self._send(portion.transactions, None, None, "log")
+            else:
+                await self._send([t for t in stretch.transactions if upto.sees(t.xid)], None, None, source)
+            since = since.union(stretch.upto)
         if self.schema:
             raise PositionRefused(ResetReason.SCHEMA)
 
+    async def _room(self) -> None:
+        """Wait until the client has taken what it was sent, and for a turn to work for it."""
+        await self.sink.drained()
+        await self.broadcaster.turns.take()
+
+    async def _next(self, position: Snapshot) -> tuple[Stretch, Source]:
+        """What comes next, without what `position` sees."""
+        found = self.broadcaster.history.after(position)
+        if found is not None:
+            return found, "ring"
+        found = await self.broadcaster.replays.after(position)
+        if found.transactions is None:
+            return found, "log"
+        unseen = [t for t in found.transactions if not position.sees(t.xid)]
+        return Stretch(position, position.union(found.upto), unseen, found.size), "log"
+
+    async def _large(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Point]:
+        """What is too large to hold: each client reads it, at its own pace."""
+        async for portion in self.broadcaster.source.replay(since, since.union(upto)):
+            end = self._point(portion.upto) if portion.upto is not None else None
+            await self._send(portion.transactions, None, end, "log")
+            if end is not None:
+                yield end
+
+    def _point(self, snapshot: Snapshot) -> Point:
+        return Point(snapshot, self.broadcaster.mint(snapshot))
+
     async def _send(
-        self, transactions: Sequence[Transaction], end: Point | None, source: Literal["ring", "log"]
-    ) -> None:
+        self,
+        transactions: Sequence[Transaction],
+        since: Snapshot | None,
+        end: Point | None,
+        source: Source,
+        *,
+        silently: bool = False,
+    ) -> bool:
+        """Whether anything was said: `silently` leaves out a position alone. With `since` it is a whole unit."""
         changed = {t.relid for transaction in transactions for t in transaction.schema}
         self._pending |= changed
         self.schema |= changed & {channel.relid for channel in self.channels.values()}
         count = 0
-        for message in part(transactions, self.channels, self.broadcaster.hub, end, self._pending):
-            await self.sink.drained()
+        said = False
+        for message in self._messages(transactions, since, end):
+            if silently and message.kind == "position":
+                break
+            if said:
+                await self._room()
             self.write([message])
+            said = True
             self.open = message.position is None
             count += message.changes
         if end is not None:
             self.open = False
             self._pending = set()
         self.broadcaster.observe(Replayed(source, count))
+        return said
+
+    def _messages(
+        self, transactions: Sequence[Transaction], since: Snapshot | None, end: Point | None
+    ) -> Iterable[wire.Message]:
+        made = part(transactions, self.channels, self.broadcaster.hub, end, self._pending)
+        if since is None or end is None or self._pending or _size(transactions) > 2 * UNIT_BYTES:
+            return made  # one by one, as the client takes them
+        return self.broadcaster.encoded.unit((since, end.snapshot, tuple(self.channels.values())), made)
+
+
+def _size(transactions: Sequence[Transaction]) -> int:
+    return sum(c.size for t in transactions for c in t.changes)

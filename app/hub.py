@@ -16,6 +16,8 @@ from app.observe import Transport
 from app.position import Snapshot
 
 MESSAGE_BYTES = 1 << 20
+FED_BYTES = 64 << 10  # what a client that is fed from history is sent at a time
+LIVE_BYTES = 128 << 10  # of one batch that is more a live client is fed
 
 
 class Point(NamedTuple):
@@ -75,10 +77,12 @@ class Delivery(NamedTuple):
 
 
 class Hub:
-    """`limit` is what an outbound message aims at, in bytes."""
+    """`limit` is what an outbound message aims at, in bytes; `fed_limit` that to a client that is fed from history."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit or MESSAGE_BYTES
+        self.fed_limit = min(self.limit, FED_BYTES)
+        self._live_limit = min(self.limit, LIVE_BYTES)
         self._tables: defaultdict[int, _Listeners] = defaultdict(_Listeners)
         self._channels: dict[tuple[int, str], Channel] = {}
 
@@ -165,7 +169,7 @@ class Hub:
             if len(channels) == 1
             else sorted((i for c in channels for i in matched[c]), key=_number)
         )
-        if sum(len(item) for _, _, item in items) > self.limit and len(items) > 1:
+        if sum(len(item) for _, _, item in items) > self._live_limit and len(items) > 1:
             for member in members:
                 member.fall_behind(before)
             return Delivery((), {})

@@ -78,7 +78,7 @@ def part(
     gone = [name for name, channel in channels.items() if channel.relid in schema]
     table = next((c.table.channel for t in transactions for c in t.changes), "")
     sent = False
-    for message in wire.changes(items, None if gone else token, hub.limit, table):
+    for message in wire.changes(items, None if gone else token, hub.fed_limit, table):
         sent = True
         yield message
     if end is not None and gone:

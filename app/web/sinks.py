@@ -56,7 +56,7 @@ class _Sink(ABC):
 
         Raises ConnectionResetError where nothing more will be taken: the client has gone, or the stream has its end.
         """
-        if self._writer is not None:
+        if self._writer is not None and self.backlog():
             # aiohttp has one waiter for all who wait: shielded, so that who gives up does not cancel the others.
             await asyncio.shield(self._writer.drain())
         if self.closed or self._socket.is_closing():

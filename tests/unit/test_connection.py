@@ -175,12 +175,12 @@ async def test_a_database_lost_in_the_midst_of_a_unit_ends_the_connection_rather
     missed = [await stage.commit() for _ in range(8)]
     stage.server.broadcaster.history.restart(stage.server.broadcaster.point.snapshot)
 
-    async def replay(since: Snapshot, upto: Snapshot) -> AsyncIterator[Any]:
-        async for portion in World.replay(stage.world, since, upto):
-            yield portion
+    async def stretches(since: Snapshot, upto: Snapshot) -> AsyncIterator[Any]:
+        async for stretch in World.stretches(stage.world, since, upto):
+            yield stretch
             raise DatabaseAway("gone")
 
-    stage.world.replay = replay  # type: ignore[method-assign]
+    stage.world.stretches = stretches  # type: ignore[method-assign]
     client.subscribe(["posts:author_id=1"], first)
     await stage.until(lambda: not client.connected)
     assert keys(client) == missed

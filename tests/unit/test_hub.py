@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from app import wire
 from app.change import Batch, Change, Table, Transaction
-from app.history import History
+from app.history import History, Stretch
 from app.hub import Hub, Point
 from app.observe import Transport
 from app.position import Snapshot
@@ -137,28 +138,37 @@ def test_the_last_user_takes_the_channel_with_it() -> None:
     assert not hub._tables
 
 
+def stretch(xid: int, *changes: Change, schema: Sequence[Table] = ()) -> Stretch:
+    held = [Transaction(xid, xid, list(changes), list(schema))]
+    return Stretch(Snapshot(xid), Snapshot(xid + 1), held, sum(c.size for c in changes))
+
+
+def xids(found: Stretch) -> list[int]:
+    return [t.xid for t in found.transactions or ()]
+
+
 def test_the_ring_serves_what_it_reaches_back_to_and_forgets_the_oldest() -> None:
-    ring = History(Snapshot(100), 250)
+    ring = History(Snapshot(100), 1_600)
     for n in range(1, 5):
-        ring.append(batch(change(n, "I", (n, 1, 1)), xid=100 + n, xmax=101 + n))
-    assert ring.size <= 250
+        ring.append(stretch(100 + n, change(n, "I", (n, 1, 1))))
+    assert ring.size <= 1_600
     assert ring.after(Snapshot(100)) is None
     found = ring.after(ring.floor)
     assert found is not None
-    assert [t.xid for t in found[0]] == [103, 104]
+    assert xids(found) == [103, 104]
     found = ring.after(Snapshot(105, frozenset({103})))
-    assert found is None or [t.xid for t in found[0]] == [103]
+    assert found is None or xids(found) == [103]
 
 
 def test_bulk_is_never_served_from_memory_and_a_changed_schema_is_a_unit_of_its_own() -> None:
     ring = History(Snapshot(100), 10_000)
-    ring.append(batch(change(1, "I", (1, 1, 1)), xid=101, xmax=102))
-    ring.append(batch(schema=[TABLE], xid=102, xmax=103))
-    ring.append(batch(held=False, xmax=104))
+    ring.append(stretch(101, change(1, "I", (1, 1, 1))))
+    ring.append(stretch(102, schema=[TABLE]))
+    ring.append(replace(stretch(103), transactions=None))
     units = []
     position = Snapshot(100)
     while found := ring.after(position):
-        units.append([t.xid for t in found[0]])
-        position = position.union(found[1].upto)
+        units.append(xids(found))
+        position = found.upto
     assert units == [[101], [102]]
     assert position == Snapshot(103)

@@ -1,0 +1,199 @@
+"""History older than the ring in memory, read from the log once for all who ask for it at the same time.
+
+A *run* reads the log from one position on, a mebibyte at a time, for as long as somebody wants what comes next. It
+begins at the meet of the positions that wait, so it serves all of them, and each joins it where it comes by: ten
+thousand clients with ten thousand positions cost what the oldest of them costs. What was read is kept for a while, for
+those who read more slowly. Who is far ahead of the runs gets one of its own: there are a few.
+
+Invariants: nobody whose position the log does not reach back to has a part in a meet, so nobody is refused for another;
+of what `restart` forgets nothing is served afterwards; one read is under way at a time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Final
+
+from app.errors import DatabaseAway, PositionRefused, ResetReason
+from app.history import Log, Stretch, pieces
+from app.position import Snapshot
+
+KEPT_BYTES: Final = 16 << 20
+RUNS: Final = 4
+NEAR: Final = 50_000  # transactions: closer than this one run is enough
+WOKEN: Final = 32  # at most so many go on in one turn of the event loop
+
+
+@dataclass(eq=False)
+class _Run:
+    """A read in progress from `reached` to `upto`."""
+
+    reached: Snapshot
+    upto: Snapshot
+    rest: AsyncIterator[Stretch]
+
+    def serves(self, position: Snapshot) -> bool:
+        return position.contains(self.reached) and not position.contains(self.upto)
+
+    def near(self, position: Snapshot) -> bool:
+        return position.xmax - self.reached.xmax <= NEAR
+
+
+@dataclass(eq=False)
+class _Waiter:
+    position: Snapshot
+    found: asyncio.Future[Stretch]
+
+    def refuse(self, error: Exception) -> None:
+        if not self.found.done():
+            self.found.set_exception(error)
+
+
+class Replays:
+    """`front` says where the server is: a run goes as far as that was when it began."""
+
+    def __init__(self, log: Log, front: Callable[[], Snapshot], limit: int | None = None) -> None:
+        self._log = log
+        self._front = front
+        self._limit = limit or KEPT_BYTES
+        self._waiting: list[_Waiter] = []
+        self._reading: asyncio.Task[None] | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything: positions have another meaning now, or what was read must not be served again."""
+        self._kept: deque[Stretch] = deque()
+        self._starts: dict[Snapshot, Stretch] = {}
+        self._runs: list[_Run] = []  # the least used first
+        self.size = 0
+
+    async def after(self, position: Snapshot) -> Stretch:
+        """A stretch that serves `position`, which lacks something that the server has.
+
+        Raises PositionRefused(EXPIRED) where the log does not reach back, DatabaseAway.
+        """
+        kept = self._find(position)
+        if kept is not None:
+            return kept
+        waiter = _Waiter(position, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        return await waiter.found
+
+    def _find(self, position: Snapshot) -> Stretch | None:
+        kept = self._starts.get(position)  # nearly always: the end of the one before
+        if kept is not None and kept.serves(position):
+            return kept
+        return next((kept for kept in self._kept if kept.serves(position)), None)
+
+    # Reading.
+
+    async def _read(self) -> None:
+        try:
+            while self._waiting:
+                await self._serve()
+        finally:
+            self._reading = None
+
+    async def _serve(self) -> None:
+        """One read, for the one who has waited longest and whoever else it serves."""
+        run: _Run | None = None
+        try:
+            await self._judge()
+            if not self._waiting:
+                return
+            run = self._run_for(self._waiting[0].position)
+            found = await anext(run.rest)
+        except PositionRefused as refused:
+            await self._refused(run, refused)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs who wait
+            self._drop(run)
+            self._give_up(error)
+        else:
+            if run in self._runs:  # else everything was forgotten meanwhile
+                await self._found(run, found)
+
+    async def _judge(self) -> None:
+        """Refuse those who can't be served, so that the others can."""
+        floor, front = await self._log.floor(), self._front()
+        for waiter in self._waiting:
+            if not front.contains(waiter.position):
+                waiter.refuse(DatabaseAway("the server's own position was lost meanwhile"))
+            elif not waiter.position.contains(floor):
+                waiter.refuse(PositionRefused(ResetReason.EXPIRED))
+        self._tidy()
+
+    def _run_for(self, position: Snapshot) -> _Run:
+        serving = [run for run in self._runs if run.serves(position)]
+        run = max(serving, key=lambda run: run.reached.xmax, default=None)
+        if run is None or (not run.near(position) and len(self._runs) < RUNS):
+            start = reduce(Snapshot.meet, self._unserved(position), position)
+            run = _Run(start, self._front(), self._log.stretches(start, self._front()))
+            del self._runs[: max(0, len(self._runs) + 1 - RUNS)]
+        else:
+            self._runs.remove(run)
+        self._runs.append(run)
+        return run
+
+    def _unserved(self, position: Snapshot) -> list[Snapshot]:
+        """Those near `position` that wait and that no run is near to."""
+        waiting = {waiter.position for waiter in self._waiting}
+        return [
+            p
+            for p in waiting
+            if abs(p.xmax - position.xmax) <= NEAR and not any(run.serves(p) and run.near(p) for run in self._runs)
+        ]
+
+    async def _refused(self, run: _Run | None, refused: PositionRefused) -> None:
+        """The log turned. Who is expired now is refused by the next judgement; if that is nobody, who was served is."""
+        self._drop(run)
+        before = len(self._waiting)
+        try:
+            await self._judge()
+        except DatabaseAway as error:
+            self._give_up(error)
+        if len(self._waiting) == before and run is not None:
+            for waiter in self._waiting:
+                if waiter.position.contains(run.reached):
+                    waiter.refuse(refused)
+            self._tidy()
+
+    async def _found(self, run: _Run, found: Stretch) -> None:
+        run.reached = found.upto
+        if found.upto == run.upto:
+            self._drop(run)
+        new = list(pieces(found))
+        self._keep(new)
+        served = [w for w in self._waiting if w.position.contains(found.since) and not w.position.contains(found.upto)]
+        for n, waiter in enumerate(served, 1):
+            if not waiter.found.done():
+                waiter.found.set_result(next(piece for piece in new if piece.serves(waiter.position)))
+            if n % WOKEN == 0:
+                await asyncio.sleep(0)
+        self._tidy()
+
+    def _keep(self, new: list[Stretch]) -> None:
+        for piece in new:
+            self._kept.append(piece)
+            self._starts[piece.since] = piece
+            self.size += piece.size
+        while self.size > self._limit and len(self._kept) > len(new):
+            gone = self._kept.popleft()
+            self.size -= gone.size
+            if self._starts.get(gone.since) is gone:
+                del self._starts[gone.since]
+
+    def _drop(self, run: _Run | None) -> None:
+        if run in self._runs:
+            self._runs.remove(run)
+
+    def _give_up(self, error: Exception) -> None:
+        for waiter in self._waiting:
+            waiter.refuse(error)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        self._waiting = [waiter for waiter in self._waiting if not waiter.found.done()]
