@@ -116,7 +116,7 @@ class Broadcaster:
         self._snapshots: dict[tuple[str, ...], asyncio.Task[Rows]] = {}
         self._settle(origin)
         self.history = History(origin.position, ring_bytes)
-        self.replays = Replays(source, lambda: self.point.snapshot)
+        self.replays = Replays(source, lambda: self.point.snapshot, observe)
         self.encoded = Encoded()
         self.turns = Turns()
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from app.errors import DatabaseAway, PositionRefused, ResetReason
 from app.history import Log, Stretch, pieces
+from app.observe import Observer, ReplayRead
 from app.position import Snapshot
 
 KEPT_BYTES: Final = 16 << 20
@@ -54,9 +55,10 @@ class _Waiter:
 class Replays:
     """`front` says where the server is: a run goes as far as that was when it began."""
 
-    def __init__(self, log: Log, front: Callable[[], Snapshot], limit: int | None = None) -> None:
+    def __init__(self, log: Log, front: Callable[[], Snapshot], observe: Observer, limit: int | None = None) -> None:
         self._log = log
         self._front = front
+        self._observe = observe
         self._limit = limit or KEPT_BYTES
         self._waiting: list[_Waiter] = []
         self._reading: asyncio.Task[None] | None = None
@@ -116,8 +118,8 @@ class Replays:
             if run in self._runs:  # else everything was forgotten meanwhile
                 await self._found(run, found)
 
-    async def _judge(self) -> None:
-        """Refuse those who can't be served, so that the others can."""
+    async def _judge(self) -> Snapshot:
+        """Refuse those who can't be served, so that the others can; the floor of the log."""
         floor, front = await self._log.floor(), self._front()
         for waiter in self._waiting:
             if not front.contains(waiter.position):
@@ -125,6 +127,7 @@ class Replays:
             elif not waiter.position.contains(floor):
                 waiter.refuse(PositionRefused(ResetReason.EXPIRED))
         self._tidy()
+        return floor
 
     def _run_for(self, position: Snapshot) -> _Run:
         serving = [run for run in self._runs if run.serves(position)]
@@ -148,20 +151,21 @@ class Replays:
         ]
 
     async def _refused(self, run: _Run | None, refused: PositionRefused) -> None:
-        """The log turned. Who is expired now is refused by the next judgement; if that is nobody, who was served is."""
+        """The log turned: who it passed is refused by the next judgement. Where that was not it, who was served is."""
         self._drop(run)
-        before = len(self._waiting)
         try:
-            await self._judge()
+            floor = await self._judge()
         except DatabaseAway as error:
             self._give_up(error)
-        if len(self._waiting) == before and run is not None:
+            return
+        if run is not None and run.reached.contains(floor):
             for waiter in self._waiting:
-                if waiter.position.contains(run.reached):
+                if run.serves(waiter.position):
                     waiter.refuse(refused)
             self._tidy()
 
     async def _found(self, run: _Run, found: Stretch) -> None:
+        self._observe(ReplayRead(found.size))
         run.reached = found.upto
         if found.upto == run.upto:
             self._drop(run)
