@@ -183,10 +183,11 @@ class Connection:
             self.session.feed(self.broadcaster.point)
 
     def _resume(self) -> None:
-        """Go live where nothing is missing and nothing in doubt, else be fed."""
+        """Go live where nothing is missing, nothing in doubt and little unsent, else be fed."""
         if self._over or self.session.state is State.LIVE or self.session.point is None:
             return
-        if self._catchup.at_the_front and not self._catchup.doubted and self._opening is None:
+        ready = self._catchup.at_the_front and not self._catchup.doubted and self._opening is None
+        if ready and self.sink.backlog() <= BACKLOG_BYTES:
             for channel in self.session.channels.values():
                 channel.members.add(self)
             self.session.go_live(self.broadcaster.point)
@@ -207,6 +208,7 @@ class Connection:
                 async with self._lock:
                     await self._send_rows()
                     await self._catchup.look_into_doubts()
+                    await self.sink.drained()  # also at the front: what it has not taken must not grow
                     self._resume()
                     if self.session.state is State.FEEDING and not self._catchup.at_the_front:
                         await self._catchup.units()

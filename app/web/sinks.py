@@ -119,8 +119,14 @@ class EventSink(_Sink):
         self.begin(writer)
         self._begun.set()
         early, self._early = self._early or [], None
-        retry = _RETRY % retry_ms
-        self._send((b"%x\r\n%s\r\n" % (len(retry), retry) if self._chunked else retry) + b"".join(early))
+        self.retry(retry_ms)
+        self._send(b"".join(early))
+
+    def retry(self, ms: int) -> None:
+        """Say how long to wait before a reconnect."""
+        if self._early is None:
+            line = _RETRY % ms
+            self._send(b"%x\r\n%s\r\n" % (len(line), line) if self._chunked else line)
 
     def write(self, messages: Sequence[Message]) -> None:
         if self.closed:
