@@ -207,8 +207,8 @@ class Connection:
             while not self._over and self.session.state is not State.LIVE:
                 async with self._lock:
                     await self._send_rows()
-                    await self._catchup.look_into_doubts()
                     await self.sink.drained()  # also at the front: what it has not taken must not grow
+                    await self._catchup.look_into_doubts()
                     self._resume()
                     if self.session.state is State.FEEDING and not self._catchup.at_the_front:
                         await self._catchup.units()
