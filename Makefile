@@ -38,7 +38,8 @@ test: setup ## run all tests
 	$(BIN)/python -m pytest $(TESTS)
 
 test-long: setup ## the tests that are too long for `make test`, and a hundred crashes
-	LONG=1 CRASH_ROUNDS=100 $(BIN)/python -m pytest tests/faults/test_promotion.py tests/faults/test_positions.py
+	LONG=1 CRASH_ROUNDS=100 STALL_SECONDS=300 $(BIN)/python -m pytest tests/faults/test_promotion.py \
+		tests/faults/test_positions.py tests/e2e/test_stall.py
 
 storm: setup ## 10,000 clients that come back at once, with few and with many positions
 	STORM_CLIENTS=10000 $(BIN)/python -m pytest tests/e2e/test_storm.py

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from app.change import Batch, Table, Transaction
 from app.channel import Address, parse
-from app.encoded import Encoded
 from app.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.history import History, Log, Rows, Stretch
 from app.hub import Delivery, Hub, Point
@@ -117,7 +116,6 @@ class Broadcaster:
         self._settle(origin)
         self.history = History(origin.position, ring_bytes)
         self.replays = Replays(source, lambda: self.point.snapshot, observe)
-        self.encoded = Encoded()
         self.turns = Turns()
 
     def _settle(self, origin: Origin) -> None:
@@ -174,7 +172,6 @@ class Broadcaster:
             self._settle(origin)
         self.history.restart(self.point.snapshot)
         self.replays.restart()
-        self.encoded.restart()
         if reason is not None:
             self.on_reset(reason)
 

@@ -5,8 +5,8 @@ memory, hold nothing in the database and no place that others wait for, and many
 the live stream. A `Feed` belongs to one use under the connection's lock.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final, Literal, Protocol
 
 from app import wire
 from app.broadcaster import Broadcaster
@@ -14,11 +14,15 @@ from app.change import Transaction
 from app.errors import ClientError, CloseCode, PositionRefused, ResetReason
 from app.history import PORTION_BYTES, UNIT_BYTES, Stretch
 from app.hub import Channel, Point
+from app.index import Index, Seen
 from app.observe import MessagesSent, Observer, Refused, Replayed, Transport
 from app.position import Snapshot
 from app.session import part
 
 Source = Literal["ring", "log"]
+RING: Final[Source] = "ring"
+LOG: Final[Source] = "log"
+LOOKS: Final = 32  # stretches in one turn of the event loop
 
 
 class Sink(Protocol):
@@ -89,38 +93,54 @@ class Feed:
         self._pending: set[int] = set()
 
     async def units(self, point: Point) -> AsyncIterator[Point]:
-        """Send what follows `point`, a unit, and yield each position reached; what has nothing for these channels is
-        passed over, PORTION_BYTES at most.
+        """Send what follows `point`, a unit, and yield each position reached. What has nothing for these channels is
+        passed over, much at a time.
 
         Raises PositionRefused where history does not hold it (nothing of the current unit was sent when EXPIRED),
         DatabaseAway, ConnectionResetError.
         """
-        passed = 0
-        while True:
-            await self._room()
-            stretch, source = await self._next(point.snapshot)
-            if stretch.transactions is None:
-                async for reached in self._large(point.snapshot, stretch.upto):
-                    yield reached
-                return
-            before, point = point, self._point(stretch.upto)
+        await self._room()
+        position, unit, source = point.snapshot, list[Seen](), RING
+        size = passed = looked = 0
+        while size < UNIT_BYTES and passed < PORTION_BYTES:
+            stretch = self._known(position)
+            if stretch is None and unit:
+                break
+            if stretch is None:
+                stretch, source = await self.broadcaster.replays.after(position), LOG
+            if stretch.transactions is None or stretch.schema:
+                if position is point.snapshot:
+                    async for reached in self._alone(position, stretch):
+                        yield reached
+                    return
+                break
+            found = [seen for seen in stretch.index.seen(self.channels.values()) if not position.sees(seen[0].xid)]
+            unit += found
+            size += sum(change.size for change, _, _ in found)
             passed += stretch.size
-            last = passed >= PORTION_BYTES or stretch.upto.contains(self.broadcaster.point.snapshot)
-            told = await self._send(stretch.transactions, before.snapshot, point, source, silently=not last)
-            yield point
-            if told or last:
-                return
+            looked += 1
+            position = position.union(stretch.upto)
+            if position.contains(self.broadcaster.point.snapshot):
+                break
+            if looked % LOOKS == 0:
+                await self.broadcaster.turns.take()
+        end = self._point(position)
+        await self._send(unit, end, source)
+        yield end
 
     async def span(self, since: Snapshot, upto: Snapshot) -> None:
         """Send what `upto` sees and `since` does not, as one unit that the caller closes. Raises as `units`."""
         while not since.contains(upto):
             await self._room()
-            stretch, source = await self._next(since)
+            stretch = self._known(since)
+            source = RING if stretch is not None else LOG
+            stretch = stretch or await self.broadcaster.replays.after(since)
             if stretch.transactions is None:
                 async for portion in self.broadcaster.source.replay(since, stretch.upto.meet(upto)):
-                    await self._send(portion.transactions, None, None, "log")
+                    await self._send_all(portion.transactions, None, LOG)
             else:
-                await self._send([t for t in stretch.transactions if upto.sees(t.xid)], None, None, source)
+                missing = [t for t in stretch.transactions if upto.sees(t.xid) and not since.sees(t.xid)]
+                await self._send_all(missing, None, source)
             since = since.union(stretch.upto)
         if self.schema:
             raise PositionRefused(ResetReason.SCHEMA)
@@ -130,66 +150,41 @@ class Feed:
         await self.sink.drained()
         await self.broadcaster.turns.take()
 
-    async def _next(self, position: Snapshot) -> tuple[Stretch, Source]:
-        """What comes next, without what `position` sees."""
-        found = self.broadcaster.history.after(position)
-        if found is not None:
-            return found, "ring"
-        found = await self.broadcaster.replays.after(position)
-        if found.transactions is None:
-            return found, "log"
-        unseen = [t for t in found.transactions if not position.sees(t.xid)]
-        return Stretch(position, position.union(found.upto), unseen, found.size), "log"
+    def _known(self, position: Snapshot) -> Stretch | None:
+        return self.broadcaster.history.after(position) or self.broadcaster.replays.known(position)
 
-    async def _large(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Point]:
-        """What is too large to hold: each client reads it, at its own pace."""
-        async for portion in self.broadcaster.source.replay(since, since.union(upto)):
-            end = self._point(portion.upto) if portion.upto is not None else None
-            await self._send(portion.transactions, None, end, "log")
-            if end is not None:
-                yield end
+    async def _alone(self, position: Snapshot, stretch: Stretch) -> AsyncIterator[Point]:
+        """A change of a definition; or what is too large to hold, which each client reads, at its own pace."""
+        upto = position.union(stretch.upto)
+        if stretch.transactions is not None:
+            end = self._point(upto)
+            await self._send_all([t for t in stretch.transactions if not position.sees(t.xid)], end, LOG)
+            yield end
+            return
+        async for portion in self.broadcaster.source.replay(position, upto):
+            reached = self._point(portion.upto) if portion.upto is not None else None
+            await self._send_all(portion.transactions, reached, LOG)
+            if reached is not None:
+                yield reached
 
     def _point(self, snapshot: Snapshot) -> Point:
         return Point(snapshot, self.broadcaster.mint(snapshot))
 
-    async def _send(
-        self,
-        transactions: Sequence[Transaction],
-        since: Snapshot | None,
-        end: Point | None,
-        source: Source,
-        *,
-        silently: bool = False,
-    ) -> bool:
-        """Whether anything was said: `silently` leaves out a position alone. With `since` it is a whole unit."""
+    async def _send_all(self, transactions: Sequence[Transaction], end: Point | None, source: Source) -> None:
         changed = {t.relid for transaction in transactions for t in transaction.schema}
         self._pending |= changed
         self.schema |= changed & {channel.relid for channel in self.channels.values()}
+        await self._send(Index(transactions).seen(self.channels.values()), end, source)
+
+    async def _send(self, seen: Sequence[Seen], end: Point | None, source: Source) -> None:
         count = 0
-        said = False
-        for message in self._messages(transactions, since, end):
-            if silently and message.kind == "position":
-                break
-            if said:
+        for n, message in enumerate(part(seen, self.channels, self.broadcaster.hub.fed_limit, end, self._pending)):
+            if n > 0:
                 await self._room()
             self.write([message])
-            said = True
             self.open = message.position is None
             count += message.changes
         if end is not None:
             self.open = False
             self._pending = set()
         self.broadcaster.observe(Replayed(source, count))
-        return said
-
-    def _messages(
-        self, transactions: Sequence[Transaction], since: Snapshot | None, end: Point | None
-    ) -> Iterable[wire.Message]:
-        made = part(transactions, self.channels, self.broadcaster.hub, end, self._pending)
-        if since is None or end is None or self._pending or _size(transactions) > 2 * UNIT_BYTES:
-            return made  # one by one, as the client takes them
-        return self.broadcaster.encoded.unit((since, end.snapshot, tuple(self.channels.values())), made)
-
-
-def _size(transactions: Sequence[Transaction]) -> int:
-    return sum(c.size for t in transactions for c in t.changes)

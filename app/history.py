@@ -9,9 +9,11 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from app.change import Batch, Portion, Transaction
+from app.index import Index
 from app.position import Path, Snapshot
 
 PORTION_BYTES = 1 << 20
@@ -27,7 +29,7 @@ class Rows:
     channels: dict[str, list[bytes]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Stretch:
     """All that `upto` sees and `since` does not, in whole transactions, in order; None where that is too much to hold.
 
@@ -43,7 +45,12 @@ class Stretch:
     def serves(self, position: Snapshot) -> bool:
         return position.contains(self.since) and not position.contains(self.upto)
 
-    @property
+    @cached_property
+    def index(self) -> Index:
+        """Its changes by channel; made where somebody is fed from it."""
+        return Index(self.transactions or ())
+
+    @cached_property
     def schema(self) -> bool:
         """Whether a definition changes in it: then it is a unit of its own, for its changes give way to a `reset`."""
         return any(t.schema for t in self.transactions or ())
@@ -101,24 +108,13 @@ class History:
             self.floor = gone.upto
 
     def after(self, position: Snapshot) -> Stretch | None:
-        """What comes next for a client at `position`, without what it sees: about UNIT_BYTES, or a transaction.
-
-        None where memory does not hold it. The caller has made sure that `position` lacks something.
-        """
+        """The stretch that serves `position`, which lacks something that the server has; None where that is not in
+        memory."""
         if not position.contains(self.floor):
             return None
         first = bisect_left(self.stretches, True, key=lambda s: not position.contains(s.upto))
-        unit: list[Transaction] = []
-        size, last = 0, None
-        for i in range(first, len(self.stretches)):
-            stretch = self.stretches[i]
-            if stretch.transactions is None or (
-                last is not None and (stretch.schema or last.schema or size + stretch.size > UNIT_BYTES)
-            ):
-                break
-            unit += [t for t in stretch.transactions if not position.sees(t.xid)]
-            size, last = size + stretch.size, stretch
-        return Stretch(position, position.union(last.upto), unit, size) if last is not None else None
+        found = self.stretches[first] if first < len(self.stretches) else None
+        return found if found is not None and found.transactions is not None else None
 
 
 def pieces(whole: Stretch) -> Iterator[Stretch]:

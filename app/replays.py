@@ -76,7 +76,7 @@ class Replays:
 
         Raises PositionRefused(EXPIRED) where the log does not reach back, DatabaseAway.
         """
-        kept = self._find(position)
+        kept = self.known(position)
         if kept is not None:
             return kept
         waiter = _Waiter(position, asyncio.get_running_loop().create_future())
@@ -85,7 +85,8 @@ class Replays:
             self._reading = asyncio.create_task(self._read())
         return await waiter.found
 
-    def _find(self, position: Snapshot) -> Stretch | None:
+    def known(self, position: Snapshot) -> Stretch | None:
+        """A stretch that serves `position` and was read before."""
         kept = self._starts.get(position)  # nearly always: the end of the one before
         if kept is not None and kept.serves(position):
             return kept

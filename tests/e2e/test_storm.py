@@ -10,24 +10,21 @@ import os
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
+from tests.e2e.watch import Watch, percentile
 from tests.support import token
-from tests.support.clients import WebSocketClient
 from tests.support.cluster import ROOT
 from tests.support.database import Database, rows_of
-from tests.support.facts import pause
 from tests.support.server import Server, Servers
 
 CLIENTS = int(os.environ.get("STORM_CLIENTS", "500"))
 AUTHORS = 50
 PER_CLIENT = 100 << 10  # bytes of memory: aiohttp's own for a connection are half of it
-BEAT = 0.05  # seconds between the changes that the live client watches for
 Order = dict[str, Any]
 
 
@@ -64,46 +61,6 @@ async def orders(database: Database, asked: list[tuple[str, int | None, str]]) -
 @lru_cache(maxsize=AUTHORS + 1)
 def _xids(rows: tuple[tuple[int, int], ...], author: int | None) -> list[int]:
     return [xid for xid, by in rows if author in (None, by)]
-
-
-class Watch:
-    """A live client, changes for it all the time, and how long each takes; and the server's memory meanwhile."""
-
-    def __init__(self, database: Database, server: Server) -> None:
-        self.database, self.server = database, server
-        self.written: list[float] = []
-        self.ended = asyncio.Event()
-        self.memory = self.first = server.rss()
-
-    async def __aenter__(self) -> Self:
-        self.client = await WebSocketClient(self.server.url, "live").connect()
-        assert (await self.client.subscribe("notifications"))["type"] == "subscribed"
-        self._task = asyncio.create_task(self._write())
-        return self
-
-    async def _write(self) -> None:
-        async with await self.database.connect() as connection:
-            while not self.ended.is_set():
-                await connection.execute("INSERT INTO notifications (user_id, kind) VALUES (1, 'x')")
-                self.written.append(time.perf_counter())
-                self.memory = max(self.memory, self.server.rss())
-                await pause(BEAT)
-
-    async def __aexit__(self, *_: object) -> None:
-        self.ended.set()
-        await self._task
-        await self.client.abort()
-
-    async def delays(self, begin: int = 0) -> list[float]:
-        """Of the changes since the `begin`-th, in milliseconds."""
-        count = len(self.written)
-        await self.client.changes(count, timeout=30)
-        came = [
-            at
-            for at, message in zip(self.client.arrivals, self.client.messages, strict=True)
-            for _ in message.get("changes", ())
-        ]
-        return [1000 * (at - sent) for sent, at in zip(self.written[begin:count], came[begin:count], strict=True)]
 
 
 async def burst(server: Server, wanted: list[Order]) -> Order:
@@ -159,7 +116,3 @@ async def test_clients_that_come_back_at_once_cost_few_reads_and_a_bounded_memor
     assert grown < (64 << 20) + PER_CLIENT * len(wanted)
     assert percentile(storm) < 1000
     assert not await server.metric("sobranie_resets_total")
-
-
-def percentile(values: list[float]) -> float:
-    return statistics.quantiles(values, n=100)[98]
