@@ -107,7 +107,7 @@ class Feed:
             if stretch is None and unit:
                 break
             if stretch is None:
-                stretch, source = await self.broadcaster.replays.after(position), LOG
+                stretch, source = await self._read(position), LOG
             if stretch.transactions is None or stretch.schema:
                 if position is point.snapshot:
                     async for reached in self._alone(position, stretch):
@@ -134,7 +134,7 @@ class Feed:
             await self._room()
             stretch = self._known(since)
             source = RING if stretch is not None else LOG
-            stretch = stretch or await self.broadcaster.replays.after(since)
+            stretch = stretch or await self._read(since)
             if stretch.transactions is None:
                 async for portion in self.broadcaster.source.replay(since, stretch.upto.meet(upto)):
                     await self._send_all(portion.transactions, None, LOG)
@@ -152,6 +152,11 @@ class Feed:
 
     def _known(self, position: Snapshot) -> Stretch | None:
         return self.broadcaster.history.after(position) or self.broadcaster.replays.known(position)
+
+    async def _read(self, position: Snapshot) -> Stretch:
+        stretch = await self.broadcaster.replays.after(position)
+        await self.broadcaster.turns.take()  # many waited for the same
+        return stretch
 
     async def _alone(self, position: Snapshot, stretch: Stretch) -> AsyncIterator[Point]:
         """A change of a definition; or what is too large to hold, which each client reads, at its own pace."""
