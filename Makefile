@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long ledger chaos bench-writers lint format lock clean
+.PHONY: help setup run test test-long storm ledger chaos bench-writers lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -37,9 +37,12 @@ run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DAT
 test: setup ## run all tests
 	$(BIN)/python -m pytest $(TESTS)
 
-test-long: setup ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots
-	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 $(BIN)/python -m pytest tests/faults/test_promotion.py tests/faults/test_positions.py \
-		tests/e2e/test_snapshot.py -o faulthandler_timeout=3600
+test-long: setup ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots, a long stall
+	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 STALL_SECONDS=300 $(BIN)/python -m pytest tests/faults/test_promotion.py \
+		tests/faults/test_positions.py tests/e2e/test_snapshot.py tests/e2e/test_stall.py -o faulthandler_timeout=3600
+
+storm: setup ## 10,000 clients that come back at once, with few and with many positions
+	STORM_CLIENTS=10000 $(BIN)/python -m pytest tests/e2e/test_storm.py
 
 ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
 	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py

@@ -14,10 +14,12 @@ from typing import Protocol
 from app.change import Batch, Table, Transaction
 from app.channel import Address, parse
 from app.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
-from app.history import History, Log, Rows
+from app.history import History, Log, Rows, Stretch
 from app.hub import Delivery, Hub, Point
 from app.observe import BatchRead, Delivered, MessagesSent, Observer, RingBytes
 from app.position import Position, Snapshot
+from app.replays import Replays
+from app.turns import Turns
 
 
 class Origin(Protocol):
@@ -113,6 +115,8 @@ class Broadcaster:
         self._snapshots: dict[tuple[str, ...], asyncio.Task[Rows]] = {}
         self._settle(origin)
         self.history = History(origin.position, ring_bytes)
+        self.replays = Replays(source, lambda: self.point.snapshot, observe)
+        self.turns = Turns()
 
     def _settle(self, origin: Origin) -> None:
         self.incarnation, self.tag, self.lsn, self.highest = origin.incarnation, origin.tag, origin.lsn, origin.highest
@@ -153,7 +157,7 @@ class Broadcaster:
         self.point = Point(upto, self.mint(upto))
         # In memory a batch ends where this server was after it, which may be more than the batch saw: so the ends grow
         # from batch to batch, and a client that contains one of them has all before it.
-        self.history.append(replace(batch, upto=upto))
+        self.history.append(Stretch(before.snapshot, upto, batch.transactions, batch.size))
         deliveries = self.hub.fan_out(batch, before, self.point)
         self._observe_deliveries(batch, deliveries)
 
@@ -167,12 +171,14 @@ class Broadcaster:
         else:
             self._settle(origin)
         self.history.restart(self.point.snapshot)
+        self.replays.restart()
         if reason is not None:
             self.on_reset(reason)
 
     def forget(self, floor: Snapshot) -> None:
         """The log reaches back to `floor` and no further; nor does the memory from now on."""
         self.history.forget(floor)
+        self.replays.forget(floor)
         self.observe(RingBytes(self.history.size))
 
     async def look_up(

@@ -4,6 +4,7 @@ Invariant: `session.point` moves only between units. Everything here runs under 
 """
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 
 from app import wire
@@ -79,7 +80,6 @@ class CatchUp:
         session = self.session
         assert session.point is not None
         feed = Feed(self.broadcaster, self._sink, session.channels, self._line.sent)
-        await self._sink.drained()
         try:
             async for point in feed.units(session.point):
                 session.point = point
@@ -91,7 +91,7 @@ class CatchUp:
         except DatabaseAway:
             if feed.open:
                 raise
-            await asyncio.sleep(AWAY_SECONDS)
+            await asyncio.sleep(AWAY_SECONDS * random.uniform(0.5, 1))
         self.doubted |= feed.schema
 
     async def span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
@@ -112,7 +112,7 @@ class CatchUp:
             refused = await self.span(session.channels, session.point.snapshot, rows.position)
         token = None if refused else self.broadcaster.mint(rows.position)
         pages = {name: rows.channels[name] for name in new}
-        for message in wire.snapshot(pages, token, self.broadcaster.hub.limit):
+        for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):
             await self._sink.drained()
             self._line.sent([message])
         return refused

@@ -25,7 +25,7 @@ from app.observe import Failed, Lagging, Transport
 from app.position import Snapshot
 from app.session import Session, State
 
-BACKLOG_BYTES = 1 << 20  # a live connection with more than this unsent is fed at its own pace
+BACKLOG_BYTES = 128 << 10  # a live connection with more than this unsent is fed at its own pace
 
 
 class Connection:
@@ -79,6 +79,7 @@ class Connection:
 
         Raises ClientError before anything is sent or changed. On a new connection nothing here waits for the client to
         take what is sent."""
+        await self.broadcaster.turns.take()
         self.session.check_subscribe(names)
         async with self._lock:
             await self._send_rows()
@@ -182,10 +183,11 @@ class Connection:
             self.session.feed(self.broadcaster.point)
 
     def _resume(self) -> None:
-        """Go live where nothing is missing and nothing in doubt, else be fed."""
+        """Go live where nothing is missing, nothing in doubt and little unsent, else be fed."""
         if self._over or self.session.state is State.LIVE or self.session.point is None:
             return
-        if self._catchup.at_the_front and not self._catchup.doubted and self._opening is None:
+        ready = self._catchup.at_the_front and not self._catchup.doubted and self._opening is None
+        if ready and self.sink.backlog() <= BACKLOG_BYTES:
             for channel in self.session.channels.values():
                 channel.members.add(self)
             self.session.go_live(self.broadcaster.point)
@@ -205,6 +207,7 @@ class Connection:
             while not self._over and self.session.state is not State.LIVE:
                 async with self._lock:
                     await self._send_rows()
+                    await self.sink.drained()  # also at the front: what it has not taken must not grow
                     await self._catchup.look_into_doubts()
                     self._resume()
                     if self.session.state is State.FEEDING and not self._catchup.at_the_front:

@@ -45,17 +45,26 @@ class Connections:
         self._all.discard(connection)
 
     async def beat(self) -> None:
-        """Send live clients that have had no position for a while theirs, forever."""
+        """Send live clients that have had no position for a while theirs, forever. To the others it might close a unit
+        that is open: they get a `pong`, where all that they were sent before has gone out."""
         while True:
             await asyncio.sleep(self.heartbeat * 0.45)
             token = self.broadcaster.point.token
             message = wire.position(token) if token is not None else None
             for connection in list(self._all):
-                if message is not None and connection.line.quiet and connection.session.state is State.LIVE:
-                    connection.line.send(message)
+                if connection.line.quiet:
+                    _beat(connection, message)
                 connection.line.quiet = True
 
     def reset_all(self, reason: ResetReason) -> None:
         """The server's own position could not be kept: the live hear it at once, the others when they are back."""
         for connection in list(self._all):
             connection.rebased(reason)
+
+
+def _beat(connection: "Connection", position: wire.Message | None) -> None:
+    if connection.session.state is not State.LIVE:
+        if not connection.sink.backlog():
+            connection.line.send(wire.pong(None))
+    elif position is not None:
+        connection.line.send(position)

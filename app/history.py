@@ -1,18 +1,23 @@
 """What has been: a ring of recent batches in memory, and behind it the log.
 
-The ring is bounded in bytes. It serves every position that contains its floor; older ones are served from the log by
-`Log.replay`. Positions here are normalised snapshots.
+The ring is bounded in bytes. It serves every position that contains its floor; older ones are served from the log
+(app.replays). Positions here are normalised snapshots. History is kept in *stretches* of about UNIT_BYTES: what a
+client is sent at a time, so that nothing large is held for one that reads slowly.
 """
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from app.change import Batch, Portion, Transaction
-from app.position import Snapshot
+from app.index import Index
+from app.position import Path, Snapshot
 
 PORTION_BYTES = 1 << 20
+UNIT_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,37 @@ class Rows:
     position: Snapshot
     lsn: int
     channels: dict[str, list[bytes]]
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """All that `upto` sees and `since` does not, in whole transactions, in order; None where that is too much to hold.
+
+    It serves every position that contains `since`: what of it the position does not see comes next for the client,
+    who is then at the union of its position and `upto`.
+    """
+
+    since: Snapshot
+    upto: Snapshot
+    transactions: list[Transaction] | None
+    size: int
+
+    def serves(self, position: Snapshot) -> bool:
+        return position.contains(self.since) and not position.contains(self.upto)
+
+    def holds(self, gone: Snapshot) -> bool:
+        """Whether a transaction is in it that `gone` sees."""
+        return any(gone.sees(t.xid) for t in self.transactions or ())
+
+    @cached_property
+    def index(self) -> Index:
+        """Its changes by channel; made where somebody is fed from it."""
+        return Index(self.transactions or ())
+
+    @cached_property
+    def schema(self) -> bool:
+        """Whether a definition changes in it: then it is a unit of its own, for its changes give way to a `reset`."""
+        return any(t.schema for t in self.transactions or ())
 
 
 class Log(Protocol):
@@ -34,6 +70,10 @@ class Log(Protocol):
         """
         ...
 
+    async def floor(self) -> Snapshot:
+        """What a position must contain for the log to reach back to it; at most a second old."""
+        ...
+
     def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
         """What `upto` sees and `since` does not, in order, in portions of about a mebibyte; the last ends at `upto`.
 
@@ -42,9 +82,15 @@ class Log(Protocol):
         """
         ...
 
+    def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
+        """The same in whole transactions, in stretches of about a mebibyte that follow each other. One that is too
+        large to hold is a stretch of its own, and not read: `replay` does. After a refusal `floor` is fresh."""
+        ...
+
 
 class History:
-    """The ring of the batches before `position`, newest last. What has left the log (`gone`) leaves it too."""
+    """The ring of the stretches before the server's position, newest last. Their ends grow. What has left the log
+    (`gone`) leaves it too."""
 
     def __init__(self, position: Snapshot, limit: int) -> None:
         self.limit = limit
@@ -52,59 +98,57 @@ class History:
         self.restart(position)
 
     def restart(self, position: Snapshot) -> None:
-        """Forget all batches: the stream goes on from here (a new incarnation, a hole that can't be filled)."""
-        self.batches: deque[Batch] = deque()
+        """Forget everything: the stream goes on from here (a new incarnation, a hole that can't be filled)."""
+        self.stretches: deque[Stretch] = deque()
         self.size = 0
         self.floor = position
 
-    def append(self, batch: Batch) -> None:
-        self.batches.append(batch)
-        self.size += batch.size
-        while self.size > self.limit and len(self.batches) > 1:
+    def append(self, stretch: Stretch) -> None:
+        """What follows the newest."""
+        for piece in pieces(stretch):
+            self.stretches.append(piece)
+            self.size += piece.size
+        while self.size > self.limit and len(self.stretches) > 1:
             self._drop_oldest()
-        if not batch.since.contains(self.gone):  # read before they went
+        if not stretch.since.contains(self.gone):  # read before it went
             self.forget(self.gone)
 
     def _drop_oldest(self) -> None:
-        oldest = self.batches.popleft()
+        oldest = self.stretches.popleft()
         self.size -= oldest.size
         self.floor = oldest.upto
 
     def forget(self, gone: Snapshot) -> None:
         """Drop every transaction that `gone`, a floor of the log, sees: rows that were purged are nowhere then."""
         self.gone = gone
-        last = next((i for i in reversed(range(len(self.batches))) if _holds(self.batches[i], gone)), -1)
+        last = next((i for i in reversed(range(len(self.stretches))) if self.stretches[i].holds(gone)), -1)
         for _ in range(last + 1):
             self._drop_oldest()
 
-    def after(self, position: Snapshot) -> tuple[list[Transaction], Batch] | None:
-        """The next unit for a client at `position`: its transactions, and the batch that it ends with.
-
-        None where memory does not hold it. The caller has made sure that `position` lacks something.
-        """
+    def after(self, position: Snapshot) -> Stretch | None:
+        """The stretch that serves `position`, which lacks something that the server has; None where that is not in
+        memory."""
         if not position.contains(self.floor):
             return None
-        missing = self._missing(position)
-        unit: list[Transaction] = []
-        size, last = 0, None
-        for batch in missing:
-            if batch.transactions is None or batch.schema or size > PORTION_BYTES:
-                break
-            unit += [t for t in batch.transactions if not position.sees(t.xid)]
-            size, last = size + batch.size, batch
-        if last is None and missing and missing[0].transactions is not None:
-            first = missing[0]
-            return [t for t in first.transactions or () if not position.sees(t.xid)], first
-        return (unit, last) if last is not None else None
-
-    def _missing(self, position: Snapshot) -> list[Batch]:
-        found = []
-        for batch in reversed(self.batches):
-            if position.contains(batch.upto):
-                break
-            found.append(batch)
-        return found[::-1]
+        first = bisect_left(self.stretches, True, key=lambda s: not position.contains(s.upto))
+        found = self.stretches[first] if first < len(self.stretches) else None
+        return found if found is not None and found.transactions is not None else None
 
 
-def _holds(batch: Batch, gone: Snapshot) -> bool:
-    return any(gone.sees(t.xid) for t in batch.transactions or ())
+def pieces(whole: Stretch) -> Iterator[Stretch]:
+    """The same as stretches of about UNIT_BYTES, cut between transactions; one that changes a definition is alone."""
+    transactions = whole.transactions
+    if transactions is None or len(transactions) < 2 or (whole.size <= UNIT_BYTES and not whole.schema):
+        yield whole
+        return
+    path = Path(whole.since, whole.upto, [t.xid for t in transactions])
+    start, held, size = whole.since, list[Transaction](), 0
+    for t in transactions:
+        weight = sum(c.size for c in t.changes)
+        if held and (t.schema or held[-1].schema or size + weight > UNIT_BYTES):
+            yield Stretch(start, path.position, held, size)
+            start, held, size = path.position, [], 0
+        held.append(t)
+        size += weight
+        path.deliver(t.xid)
+    yield Stretch(start, whole.upto, held, size)

@@ -5,10 +5,10 @@ live (replaying, lagging) keep their channels registered here but are no members
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from app import wire
 from app.change import Batch, Change, Form, Table, Transaction, Values, text_json
@@ -16,6 +16,10 @@ from app.observe import Transport
 from app.position import Snapshot
 
 MESSAGE_BYTES = 1 << 20
+FED_BYTES = 64 << 10  # what a client that is fed from history is sent at a time
+LIVE_BYTES = 512 << 10  # of one batch that is more a live client is fed
+
+T = TypeVar("T")
 
 
 class Point(NamedTuple):
@@ -75,10 +79,12 @@ class Delivery(NamedTuple):
 
 
 class Hub:
-    """`limit` is what an outbound message aims at, in bytes."""
+    """`limit` is what an outbound message aims at, in bytes; `fed_limit` that to a client that is fed from history."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit or MESSAGE_BYTES
+        self.fed_limit = min(self.limit, FED_BYTES)
+        self._live_limit = min(self.limit, LIVE_BYTES)
         self._tables: defaultdict[int, _Listeners] = defaultdict(_Listeners)
         self._channels: dict[tuple[int, str], Channel] = {}
 
@@ -111,7 +117,8 @@ class Hub:
             del self._tables[channel.relid]
 
     def matches(self, change: Change) -> list[tuple[Channel, Form]]:
-        """The channels that see this change, and how. A row that changes its route leaves before it enters."""
+        """The channels that see this change, and how (app.index does the same without a hub). A row that changes its
+        route leaves before it enters."""
         listeners = self._tables.get(change.table.relid)
         if listeners is None:
             return []
@@ -123,7 +130,7 @@ class Hub:
             picks = change.table.picks.get(route)
             if picks is None:
                 continue
-            old, new = _chosen(change.old_values, picks), _chosen(change.new_values, picks)
+            old, new = chosen(change.old_values, picks), chosen(change.new_values, picks)
             moved = old is not None and new is not None and old != new
             if old is not None and (moved or new is None) and (channel := channels.get(old)):
                 found.append((channel, Form.LEAVE if moved else Form.WHOLE))
@@ -132,17 +139,8 @@ class Hub:
         return found + entered
 
     def seen(self, transactions: Iterable[Transaction]) -> Iterator[tuple[Change, Channel, Form]]:
-        """What each channel sees, in order. Of one statement the rows that leave a route come first."""
-        for transaction in transactions:
-            if len(transaction.changes) == 1:
-                change = transaction.changes[0]
-                yield from ((change, channel, form) for channel, form in self.matches(change))
-                continue
-            for _, rows in groupby(transaction.changes, key=_statement):
-                found = [(change, channel, form) for change in rows for channel, form in self.matches(change)]
-                if len(found) > 1:
-                    found.sort(key=_stays)
-                yield from found
+        """What each channel sees, in order."""
+        return ordered(transactions, self.matches)
 
     def fan_out(self, batch: Batch, before: Point, after: Point) -> list[Delivery]:
         """Give every live connection its part of the batch.
@@ -165,7 +163,7 @@ class Hub:
             if len(channels) == 1
             else sorted((i for c in channels for i in matched[c]), key=_number)
         )
-        if sum(len(item) for _, _, item in items) > self.limit and len(items) > 1:
+        if sum(len(item) for _, _, item in items) > self._live_limit and len(items) > 1:
             for member in members:
                 member.fall_behind(before)
             return Delivery((), {})
@@ -184,7 +182,23 @@ class Hub:
             member.fall_behind(before)
 
 
-def _chosen(values: Values | None, picks: tuple[int, ...]) -> Values | None:
+def ordered(
+    transactions: Iterable[Transaction], matches: Callable[[Change], Sequence[tuple[T, Form]]]
+) -> Iterator[tuple[Change, T, Form]]:
+    """Who sees what, in order. Of one statement the rows that leave a route come first."""
+    for transaction in transactions:
+        if len(transaction.changes) == 1:
+            change = transaction.changes[0]
+            yield from ((change, who, form) for who, form in matches(change))
+            continue
+        for _, rows in groupby(transaction.changes, key=_statement):
+            found = [(change, who, form) for change in rows for who, form in matches(change)]
+            if len(found) > 1:
+                found.sort(key=_stays)
+            yield from found
+
+
+def chosen(values: Values | None, picks: tuple[int, ...]) -> Values | None:
     return tuple(values[i] for i in picks) if values is not None else None
 
 
@@ -212,5 +226,5 @@ def _statement(change: Change) -> tuple[int, int]:
     return change.number, change.table.relid
 
 
-def _stays(found: tuple[Change, Channel, Form]) -> bool:
+def _stays(found: tuple[Change, object, Form]) -> bool:
     return found[2] is not Form.LEAVE

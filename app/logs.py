@@ -38,6 +38,7 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.Delivered: None,
     observe.Lagging: DEBUG,
     observe.Replayed: DEBUG,
+    observe.ReplayRead: DEBUG,
     observe.Reset: DEBUG,
     observe.DatabaseLost: ERROR,
     observe.DatabaseBack: INFO,

@@ -136,6 +136,8 @@ class Metrics:
         self._on(observe.MessagesReceived, lambda o: received.labels(o.type).inc(o.count))
         self._on(observe.Refused, lambda o: refused.labels(o.code).inc())
         self._on(observe.Reset, lambda o: resets.labels(o.reason).inc(o.count))
+        reads = self._counter("sobranie_replay_reads_total", "Pieces of history read from the log for clients")
+        self._on(observe.ReplayRead, lambda o: reads.inc())
         self._on(observe.Replayed, lambda o: replayed.labels(o.source).inc(o.changes))
         self._on(observe.Delivered, lambda o: delivery.observe(o.seconds, o.count))
 

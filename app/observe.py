@@ -163,6 +163,13 @@ class Replayed(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayRead(Observation):
+    """A piece of history was read from the log, for all clients that waited for it; `bytes` in memory."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reset(Observation):
     """`reset` messages: positions that could not be honoured, so changes that these clients have lost."""
 

@@ -50,6 +50,17 @@ class Snapshot:
         hidden = (x for x in self.xip | other.xip if not self.sees(x) and not other.sees(x))
         return Snapshot(max(self.xmax, other.xmax), frozenset(hidden))
 
+    def meet(self, other: "Snapshot") -> "Snapshot":
+        """Visible here and there, cut back to the highest such transaction."""
+        if self.contains(other):
+            return other
+        if other.contains(self):
+            return self
+        xmax, hidden = min(self.xmax, other.xmax), self.xip | other.xip
+        while xmax - 1 in hidden:
+            xmax -= 1
+        return Snapshot(xmax, frozenset(x for x in hidden if x < xmax))
+
     def without(self, xids: Iterable[int]) -> "Snapshot":
         """The same with `xids` still to come."""
         return Snapshot(self.xmax, self.xip | frozenset(x for x in xids if x < self.xmax))
@@ -75,6 +86,39 @@ class Snapshot:
         if low < newer.xmax:
             ranges.append((low, newer.xmax))
         return ranges
+
+
+class Path:
+    """The positions on the way from `since` to `upto`, as transactions are delivered in an order of their own."""
+
+    def __init__(self, since: Snapshot, upto: Snapshot, xids: Iterable[int]) -> None:
+        """`xids` are the transactions to be delivered, or left out: at least all those that `upto` sees, `since` does
+        not, and that are lower than the highest that will be delivered, or than `since.xmax`."""
+        self._upto = upto
+        self._xmax = since.xmax
+        self._delivered: set[int] = set()
+        self._ahead = sorted(xids, reverse=True)
+        self._holes: set[int] = set()
+        self._pass()
+
+    def deliver(self, xid: int) -> None:
+        self._delivered.add(xid)
+        self._holes.discard(xid)
+        self._xmax = max(self._xmax, xid + 1)
+        self._pass()
+
+    def _pass(self) -> None:
+        while self._ahead and self._ahead[-1] < self._xmax:
+            xid = self._ahead.pop()
+            if xid in self._delivered:
+                self._delivered.discard(xid)
+            else:
+                self._holes.add(xid)
+
+    @property
+    def position(self) -> Snapshot:
+        open_ = frozenset(x for x in self._upto.xip if x < self._xmax)
+        return Snapshot(self._xmax, open_ | self._holes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ States: NEW has no position yet; FEEDING gets history at its own pace; LIVE is a
 Invariant: everything up to `point` has been sent for every channel in `channels`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from app import wire
-from app.change import Transaction
 from app.errors import BadChannel, BadRequest, ResetReason
-from app.hub import Channel, Hub, Point
+from app.hub import Channel, Point
+from app.index import Seen
 
 
 class State(Enum):
@@ -62,9 +62,9 @@ class Session:
 
 
 def part(
-    transactions: Sequence[Transaction],
+    seen: Iterable[Seen],
     channels: Mapping[str, Channel],
-    hub: Hub,
+    limit: int,
     end: Point | None,
     schema: AbstractSet[int],
 ) -> Iterator[wire.Message]:
@@ -74,22 +74,12 @@ def part(
     changes. A unit in which nothing matched is a bare `position`.
     """
     token = end.token if end is not None else None
-    items = _items(transactions, channels, hub, schema)
+    told = [found for found in seen if found[0].table.relid not in schema]
+    items = (wire.change(channel.json, change.body(form)) for change, channel, form in told)
     gone = [name for name, channel in channels.items() if channel.relid in schema]
-    table = next((c.table.channel for t in transactions for c in t.changes), "")
-    sent = False
-    for message in wire.changes(items, None if gone else token, hub.limit, table):
-        sent = True
-        yield message
+    table = told[0][0].table.channel if told else ""
+    yield from wire.changes(items, None if gone else token, limit, table)
     if end is not None and gone:
         yield wire.reset(gone, ResetReason.SCHEMA, token)
-    elif token is not None and not sent:
+    elif token is not None and not told:
         yield wire.position(token)
-
-
-def _items(
-    transactions: Iterable[Transaction], channels: Mapping[str, Channel], hub: Hub, schema: AbstractSet[int]
-) -> Iterator[bytes]:
-    for change, channel, form in hub.seen(transactions):
-        if change.table.relid not in schema and channels.get(channel.name) is channel:
-            yield wire.change(channel.json, change.body(form))

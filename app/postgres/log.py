@@ -16,7 +16,7 @@ from typing import Final
 
 from app.change import Batch, Portion, Table
 from app.errors import DatabaseAway, PositionRefused, ResetReason
-from app.history import PORTION_BYTES, Rows
+from app.history import PORTION_BYTES, Rows, Stretch
 from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observer
 from app.position import Position, Snapshot
 from app.postgres import pages, replay, rows, snapshot
@@ -237,6 +237,15 @@ class PostgresLog:
     def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
         """What `upto` sees and `since` does not, in order, in portions (app.history.Log.replay)."""
         return replay.replay(self.reader, self.catalog, since, upto)
+
+    async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
+        """The same in stretches (app.history.Log.stretches)."""
+        try:
+            async for stretch in replay.stretches(self.reader, self.catalog, since, upto):
+                yield stretch
+        except PositionRefused:
+            self._floor = None  # it rose since it was asked
+            raise
 
     async def snapshot(self, wanted: snapshot.Wanted) -> Rows:
         """The rows of these channels as of one moment (app.postgres.snapshot)."""

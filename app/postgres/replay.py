@@ -8,76 +8,63 @@ Invariants
 - Which transactions are too large depends on the transaction alone, so that every server gives a change the same id.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from app.change import Change, Portion, Transaction
 from app.errors import ResetReason
-from app.history import PORTION_BYTES
-from app.position import Snapshot
+from app.history import PORTION_BYTES, Stretch
+from app.position import Path, Snapshot
+from app.postgres import rows
 from app.postgres.catalog import Catalog, Lend
 from app.postgres.pages import LARGE_CHANGES, Listed, Pages
-
-
-class Path:
-    """The positions on the way from `since` to `upto`, as transactions are delivered in their order."""
-
-    def __init__(self, since: Snapshot, upto: Snapshot, page: Sequence[Listed], behind: Iterable[int]) -> None:
-        """`behind` are transactions that come after the page although they are lower than its highest, or `since`'s."""
-        self._upto = upto
-        self._xmax = since.xmax
-        self._delivered: set[int] = set()
-        self._ahead = sorted([t.xid for t in page] + list(behind), reverse=True)
-        self._holes: set[int] = set()
-        self._pass()
-
-    def deliver(self, xid: int) -> None:
-        self._delivered.add(xid)
-        self._holes.discard(xid)
-        self._xmax = max(self._xmax, xid + 1)
-        self._pass()
-
-    def _pass(self) -> None:
-        while self._ahead and self._ahead[-1] < self._xmax:
-            xid = self._ahead.pop()
-            if xid in self._delivered:
-                self._delivered.discard(xid)
-            else:
-                self._holes.add(xid)
-
-    @property
-    def position(self) -> Snapshot:
-        open_ = frozenset(x for x in self._upto.xip if x < self._xmax)
-        return Snapshot(self._xmax, open_ | self._holes)
 
 
 async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
     """See app.history.Log.replay. Raises PositionRefused (EXPIRED, OVERRUN), DatabaseAway."""
     reader = Pages(lend, catalog, since)
+    async for group, end in _steps(reader, since, upto):
+        found: list[Transaction] = []
+        if _large(group):
+            async for piece in reader.large(group[0]):
+                for portion in split([piece], end):
+                    yield Portion(portion.transactions, None)
+        elif group:
+            found = await reader.whole(group)
+        for portion in split(found, end):
+            yield portion
+
+
+async def stretches(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
+    """See app.history.Log.stretches. Raises as `replay`."""
+    reader, start = Pages(lend, catalog, since), since
+    async for group, end in _steps(reader, since, upto):
+        found = None if _large(group) else await reader.whole(group) if group else []
+        yield Stretch(start, end, found, rows.size(found or ()))
+        start = end
+
+
+async def _steps(reader: Pages, since: Snapshot, upto: Snapshot) -> AsyncIterator[tuple[list[Listed], Snapshot]]:
+    """Groups in order, each with the position after it; `reader.since` is the one before it."""
     refusal = ResetReason.EXPIRED
     while True:
         page, behind, final = await reader.listed(since, upto, refusal)
         refusal = ResetReason.OVERRUN
-        path = Path(since, upto, page, behind)
+        path = Path(since, upto, [*(t.xid for t in page), *behind])
         groups = list(grouped(page))
         for group in groups:
-            last = final and group is groups[-1]
             reader.since = path.position
-            if group[0].large:
-                async for piece in reader.large(group[0]):
-                    for portion in split([piece], upto):
-                        yield Portion(portion.transactions, None)
-                found: list[Transaction] = []
-            else:
-                found = await reader.whole(group)
             for t in group:
                 path.deliver(t.xid)
-            for portion in split(found, upto if last else path.position):
-                yield portion
+            yield group, upto if final and group is groups[-1] else path.position
         if final:
             if not groups:
-                yield Portion([], upto)
+                yield [], upto
             return
-        since = path.position
+        since = reader.since = path.position
+
+
+def _large(group: Sequence[Listed]) -> bool:
+    return bool(group) and group[0].large
 
 
 def grouped(page: Sequence[Listed]) -> Iterator[list[Listed]]:

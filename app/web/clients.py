@@ -58,5 +58,7 @@ class Clients:
         after_ms = random.randint(200, 1000 + len(self._sinks))
         message = wire.reconnect(after_ms, "restart")
         sink.write([message])
+        if isinstance(sink, EventSink):
+            sink.retry(after_ms)  # an EventSource goes by this alone
         self._observe(MessagesSent(message.kind, "", 1, len(message.json)))
         sink.close(CloseCode.RESTART, "restart")

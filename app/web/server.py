@@ -4,6 +4,7 @@ Invariants: `start` either serves or raises StartError and leaves nothing open; 
 is over after a stated time, whatever the clients do.
 """
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,8 @@ from app.web.ports import Connect, Health, Render
 from app.web.sse import EventStreams
 from app.web.ws import WebSockets
 
-BACKLOG: Final = 4096  # a fleet's clients come back at the same time
+BACKLOG: Final = 4096  # a fleet's clients come back at the same time, and wait in the kernel
+ACCEPTS: Final = 2  # connections taken in one turn of the event loop: a handshake is a millisecond's work
 KEEPALIVE: Final = 75.0  # seconds that an idle HTTP connection stays
 STATIC: Final = Path(__file__).parent / "static"
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -117,7 +119,8 @@ class Server:
         self._runners.append(runner)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_port=self._settings.worker is not None).start()
+            shared = self._settings.worker is not None
+            await _Site(runner, host, port, backlog=ACCEPTS, reuse_port=shared).start()
         except OSError as problem:
             raise StartError(why(problem, host, port, setting)) from problem
         address: tuple[str, int] = runner.addresses[0]
@@ -127,6 +130,17 @@ class Server:
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
+
+
+class _Site(web.TCPSite):
+    """asyncio takes as many connections at once as the kernel's queue is long: here the queue alone is long."""
+
+    async def start(self) -> None:
+        await super().start()
+        assert isinstance(self._server, asyncio.Server)
+        for listening in self._server.sockets:
+            with listening.dup() as same:
+                same.listen(BACKLOG)
 
 
 async def _client(_: web.Request) -> web.FileResponse:

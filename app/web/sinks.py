@@ -56,7 +56,7 @@ class _Sink(ABC):
 
         Raises ConnectionResetError where nothing more will be taken: the client has gone, or the stream has its end.
         """
-        if self._writer is not None:
+        if self._writer is not None and self.backlog():
             # aiohttp has one waiter for all who wait: shielded, so that who gives up does not cancel the others.
             await asyncio.shield(self._writer.drain())
         if self.closed or self._socket.is_closing():
@@ -119,8 +119,14 @@ class EventSink(_Sink):
         self.begin(writer)
         self._begun.set()
         early, self._early = self._early or [], None
-        retry = _RETRY % retry_ms
-        self._send((b"%x\r\n%s\r\n" % (len(retry), retry) if self._chunked else retry) + b"".join(early))
+        self.retry(retry_ms)
+        self._send(b"".join(early))
+
+    def retry(self, ms: int) -> None:
+        """Say how long to wait before a reconnect."""
+        if self._early is None:
+            line = _RETRY % ms
+            self._send(b"%x\r\n%s\r\n" % (len(line), line) if self._chunked else line)
 
     def write(self, messages: Sequence[Message]) -> None:
         if self.closed:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from app.change import Portion
 from app.errors import PositionRefused, ResetReason
 from app.history import PORTION_BYTES
-from app.position import Position, Snapshot
+from app.position import Path, Position, Snapshot
 from app.postgres import pages
 from app.postgres.log import PostgresLog
 from app.postgres.pages import Listed
-from app.postgres.replay import Path, grouped
+from app.postgres.replay import grouped
 from tests.integration import story
 from tests.support.database import Database
 
@@ -279,8 +279,7 @@ def test_every_position_on_a_path_sees_exactly_what_was_delivered(
     for i in range(0, len(order), page):
         chunk, later = order[i : i + page], order[i + page :]
         highest = max(*chunk, position.xmax)
-        listed = [Listed(x, i, 1, 1, False) for i, x in enumerate(chunk)]
-        path = Path(position, upto, listed, [x for x in later if x < highest])
+        path = Path(position, upto, [*chunk, *(x for x in later if x < highest)])
         for xid in chunk:
             path.deliver(xid)
             delivered.add(xid)

@@ -18,6 +18,7 @@ from random import Random
 from app.broadcaster import Origin
 from app.change import Batch, Change, Portion, Table, Transaction
 from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
+from app.history import Stretch
 from app.order import transaction
 from app.position import Position, Snapshot
 from tests.support.truth import Event, Truth, canonical
@@ -64,10 +65,11 @@ class World:
         self.rows: dict[str, dict[int, Row]] = {"posts": {}, "notes": {}}
         self.open: list[Writer] = []
         self.committed: dict[int, list[Change]] = {}
-        self.floor = Snapshot(FIRST)
+        self.horizon = Snapshot(FIRST)
         self.past: list[Snapshot] = []
         self.incarnation = 1
         self.away = False
+        self.replays = self.reads = 0  # shared ones, and the pieces of them
         self._xid = count(FIRST)
         self._number = count(1)
         self._gen = count(3)
@@ -139,9 +141,9 @@ class World:
 
     def turn(self, within: list[Snapshot]) -> None:
         """Empty a part of the log that all of these contain."""
-        found = [p for p in self.past if p.contains(self.floor) and all(w.contains(p) for w in within)]
+        found = [p for p in self.past if p.contains(self.horizon) and all(w.contains(p) for w in within)]
         if found:
-            self.floor = self.random.choice(found)
+            self.horizon = self.random.choice(found)
 
     def _row(self, name: str, key: int) -> Row:
         route = "author_id" if name == "posts" else "user_id"
@@ -198,7 +200,7 @@ class World:
 
     @property
     def highest(self) -> int:
-        return max([*self.committed, self.floor.xmax - 1])
+        return max([*self.committed, self.horizon.xmax - 1])
 
     def start(self) -> Start:
         return Start(self.now(), self.highest, self._next, self.incarnation, f"{self.incarnation:08x}")
@@ -214,7 +216,7 @@ class World:
         self._reaches_back(position.snapshot, ResetReason.EXPIRED)
 
     def _reaches_back(self, since: Snapshot, reason: ResetReason) -> None:
-        if not since.contains(self.floor):
+        if not since.contains(self.horizon):
             raise PositionRefused(reason)
 
     async def difference(self, since: Snapshot) -> Batch | None:
@@ -249,6 +251,30 @@ class World:
             yield Portion(group, reached)
             if not rest:
                 return
+
+    async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
+        self.replays += 1
+        reached, refusal = since, ResetReason.EXPIRED
+        rest = self._between(since, upto)
+        while True:
+            self.reads += 1
+            await self._reach()
+            self._reaches_back(reached, refusal)
+            refusal = ResetReason.OVERRUN
+            group, rest = rest[: (k := self.random.randint(1, 3))], rest[k:]
+            large = next((n for n, t in enumerate(group) if len(t.changes) > self.held), None)
+            if large is not None:
+                cut = max(large, 1)
+                group, rest = group[:cut], [*group[cut:], *rest]
+            before, reached = reached, _with(reached, {t.xid for t in group}) if rest else upto
+            size = sum(c.size for t in group for c in t.changes)
+            yield Stretch(before, reached, None if large == 0 else group, size)
+            if not rest:
+                return
+
+    async def floor(self) -> Snapshot:
+        await self._reach()
+        return self.horizon
 
     def _between(self, since: Snapshot, upto: Snapshot) -> list[Transaction]:
         new = [events for xid, events in self.committed.items() if upto.sees(xid) and not since.sees(xid)]

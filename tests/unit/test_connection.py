@@ -143,7 +143,7 @@ async def test_a_client_behind_what_left_the_log_is_overrun_and_memory_serves_no
 
     async def accept(position: Position) -> None:
         await World.accept(stage.world, position)
-        stage.world.floor = gone
+        stage.world.horizon = gone
         broadcaster.forget(gone)
 
     stage.world.accept = accept  # type: ignore[method-assign]
@@ -152,7 +152,7 @@ async def test_a_client_behind_what_left_the_log_is_overrun_and_memory_serves_no
     await stage.until(lambda: client.stream.resets)
     assert [r["reason"] for r in client.stream.resets] == ["overrun"]
     assert keys(client) == []
-    assert [t.xid for batch in broadcaster.history.batches for t in batch.transactions or ()] == [kept]
+    assert [t.xid for s in broadcaster.history.stretches for t in s.transactions or ()] == [kept]
     after = await stage.commit()
     await stage.until(lambda: keys(client) == [after])
 
@@ -199,12 +199,12 @@ async def test_a_database_lost_in_the_midst_of_a_unit_ends_the_connection_rather
     missed = [await stage.commit() for _ in range(8)]
     stage.server.broadcaster.history.restart(stage.server.broadcaster.point.snapshot)
 
-    async def replay(since: Snapshot, upto: Snapshot) -> AsyncIterator[Any]:
-        async for portion in World.replay(stage.world, since, upto):
-            yield portion
+    async def stretches(since: Snapshot, upto: Snapshot) -> AsyncIterator[Any]:
+        async for stretch in World.stretches(stage.world, since, upto):
+            yield stretch
             raise DatabaseAway("gone")
 
-    stage.world.replay = replay  # type: ignore[method-assign]
+    stage.world.stretches = stretches  # type: ignore[method-assign]
     client.subscribe(["posts:author_id=1"], first)
     await stage.until(lambda: not client.connected)
     assert keys(client) == missed

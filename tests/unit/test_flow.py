@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import app.catchup
-import app.history
 import app.hub
 import app.position
+import app.replays
+import app.turns
 from app.errors import ResetReason
 from app.position import Position
 from tests.support import token
@@ -262,7 +263,7 @@ class Play:
     def _honoured(self, client: Client) -> None:
         """`reset` exactly where the log does not reach back, or a definition began since."""
         position = Position.decode(client.stream.name.split()[-1]).snapshot
-        expired = not position.contains(self.world.floor)
+        expired = not position.contains(self.world.horizon)
         older = [made for made in self.world.tables.values() if not position.sees(made.xid)]
         reasons = {reset["reason"] for reset in client.stream.resets}
         assert reasons == ({"expired"} if expired else {"schema"} if older else set()), (client.stream.name, reasons)
@@ -276,7 +277,11 @@ async def test_each_client_gets_exactly_the_committed_changes_of_its_channels(
     monkeypatch.setattr(app.catchup, "AWAY_SECONDS", 0)
     monkeypatch.setattr(app.connection, "BACKLOG_BYTES", 900)
     monkeypatch.setattr(app.hub, "MESSAGE_BYTES", weather.message_bytes)
-    monkeypatch.setattr(app.history, "PORTION_BYTES", 3_000)
+    for name in ("app.history.UNIT_BYTES", "app.feed.UNIT_BYTES", "app.feed.PORTION_BYTES"):
+        monkeypatch.setattr(name, 3_000)
+    monkeypatch.setattr(app.replays, "KEPT_BYTES", 9_000)
+    monkeypatch.setattr(app.replays, "NEAR", 8)
+    monkeypatch.setattr(app.turns, "MANY", 1)
     monkeypatch.setattr(app.position, "TOKEN_LIMIT", weather.token_limit)
     unforeseen: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context))

@@ -11,6 +11,7 @@ from tests.unit.stage import Stage, joined, keys
 async def test_a_database_lost_between_the_parts_of_a_unit_ends_the_connection(stage: Stage) -> None:
     start = stage.token
     missed = [await stage.commit() for _ in range(3)]
+    stage.world.held = 0  # from now on every transaction is too large to hold
     stage.server.broadcaster.history.restart(stage.server.broadcaster.point.snapshot)
 
     async def replay(since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:

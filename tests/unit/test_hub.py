@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from app import wire
 from app.change import Batch, Change, Table, Transaction
-from app.history import History
+from app.history import History, Stretch
 from app.hub import Hub, Point
 from app.observe import Transport
 from app.position import Snapshot
@@ -137,43 +138,53 @@ def test_the_last_user_takes_the_channel_with_it() -> None:
     assert not hub._tables
 
 
+def stretch(xid: int, *changes: Change, schema: Sequence[Table] = ()) -> Stretch:
+    held = [Transaction(xid, xid, list(changes), list(schema))]
+    return Stretch(Snapshot(xid), Snapshot(xid + 1), held, sum(c.size for c in changes))
+
+
+def xids(found: Stretch) -> list[int]:
+    return [t.xid for t in found.transactions or ()]
+
+
 def test_the_ring_serves_what_it_reaches_back_to_and_forgets_the_oldest() -> None:
-    ring = History(Snapshot(100), 250)
+    ring = History(Snapshot(100), 1_600)
     for n in range(1, 5):
-        ring.append(batch(change(n, "I", (n, 1, 1)), xid=100 + n, xmax=101 + n))
-    assert ring.size <= 250
+        ring.append(stretch(100 + n, change(n, "I", (n, 1, 1))))
+    assert ring.size <= 1_600
     assert ring.after(Snapshot(100)) is None
     found = ring.after(ring.floor)
     assert found is not None
-    assert [t.xid for t in found[0]] == [103, 104]
+    assert xids(found) == [103]
     found = ring.after(Snapshot(105, frozenset({103})))
-    assert found is None or [t.xid for t in found[0]] == [103]
+    assert found is None or xids(found) == [103]
 
 
 def test_what_left_the_log_leaves_the_ring_whichever_batch_it_is_in_and_however_late_that_comes() -> None:
     ring = History(Snapshot(100), 10_000)
-    ring.append(batch(change(1, "I", (1, 1, 1)), xid=102, xmax=103))
-    ring.append(batch(change(2, "I", (2, 1, 1)), xid=101, xmax=103))  # committed after it
-    ring.append(batch(change(3, "I", (3, 1, 1)), xid=103, xmax=104))
+    ring.append(Stretch(Snapshot(100), Snapshot(103, frozenset({101})), [Transaction(102, 1, [])], 10))
+    ring.append(Stretch(Snapshot(103, frozenset({101})), Snapshot(103), [Transaction(101, 2, [])], 10))
+    ring.append(Stretch(Snapshot(103), Snapshot(104), [Transaction(103, 3, [])], 10))
     ring.forget(Snapshot(103, frozenset({101})))
-    assert [t.xid for b in ring.batches for t in b.transactions or ()] == [101, 103]
+    assert [xids(s) for s in ring.stretches] == [[101], [103]]
     ring.forget(Snapshot(103))
-    assert [t.xid for b in ring.batches for t in b.transactions or ()] == [103]
-    assert ring.size == ring.batches[0].size
+    assert [xids(s) for s in ring.stretches] == [[103]]
+    assert ring.size == ring.stretches[0].size
     assert ring.floor == Snapshot(103)
-    ring.append(batch(change(4, "I", (2, 1, 1)), xid=101, xmax=104))  # read before it went
-    assert (list(ring.batches), ring.size, ring.floor) == ([], 0, Snapshot(104))
+    late = Stretch(Snapshot(100), Snapshot(104), [Transaction(101, 4, [])], 10)  # read before it went
+    ring.append(late)
+    assert (list(ring.stretches), ring.size, ring.floor) == ([], 0, Snapshot(104))
 
 
 def test_bulk_is_never_served_from_memory_and_a_changed_schema_is_a_unit_of_its_own() -> None:
     ring = History(Snapshot(100), 10_000)
-    ring.append(batch(change(1, "I", (1, 1, 1)), xid=101, xmax=102))
-    ring.append(batch(schema=[TABLE], xid=102, xmax=103))
-    ring.append(batch(held=False, xmax=104))
+    ring.append(stretch(101, change(1, "I", (1, 1, 1))))
+    ring.append(stretch(102, schema=[TABLE]))
+    ring.append(replace(stretch(103), transactions=None))
     units = []
     position = Snapshot(100)
     while found := ring.after(position):
-        units.append([t.xid for t in found[0]])
-        position = position.union(found[1].upto)
+        units.append(xids(found))
+        position = position.union(found.upto)
     assert units == [[101], [102]]
     assert position == Snapshot(103)

@@ -57,6 +57,17 @@ def test_containment_and_union_are_those_of_sets(a: Snapshot, b: Snapshot) -> No
     assert all(x < a.union(b).xmax for x in a.union(b).xip)
 
 
+@given(snapshots(), snapshots(), snapshots())
+def test_the_meet_is_what_both_see_and_ends_at_the_highest_of_it(a: Snapshot, b: Snapshot, c: Snapshot) -> None:
+    met = a.meet(b)
+    assert seen(met) == seen(a) & seen(b)
+    assert met.xmax - 1 == max(seen(met), default=met.xmax - 1)
+    assert all(x < met.xmax for x in met.xip)
+    assert met == b.meet(a)
+    assert a.contains(met)
+    assert seen(met.meet(c)) == seen(a) & seen(b) & seen(c)
+
+
 @given(snapshots(), st.sets(st.integers(0, TOP)))
 def test_without_takes_out_exactly_these(a: Snapshot, xids: set[int]) -> None:
     assert seen(a.without(xids)) == seen(a) - xids

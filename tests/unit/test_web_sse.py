@@ -9,8 +9,11 @@ from typing import Any, Protocol
 import pytest
 from aiohttp import ClientSession
 
+from app.change import Portion
 from app.config import Settings
+from app.errors import DatabaseAway
 from app.observe import ConnectionClosed, ConnectionFailed
+from app.position import Snapshot
 from tests.support.facts import eventually
 from tests.unit.web import House, running
 
@@ -191,11 +194,55 @@ async def test_a_stop_tells_each_stream_and_ends_it_whole(house: House, get: Get
     await raw.head()
     await raw.chunk()
     stopping = asyncio.create_task(house.server.stop())
-    kinds = []
-    while "reconnect" not in kinds:
-        kinds.append((await raw.event())[1]["type"])
+    while (message := (await raw.event())[1])["type"] != "reconnect":
+        pass
+    assert await raw.chunk() == b"retry: %d\n\n" % message["after_ms"]
     assert await raw.reader.read() == b"0\r\n\r\n"
     await asyncio.wait_for(stopping, 5)
+
+
+async def test_the_times_to_come_back_at_are_spread(house: House, get: Get) -> None:
+    retries, ends = [], []
+    streams = [await get("/realtime/events?channel=posts") for _ in range(40)]
+    for raw in streams:
+        await raw.head()
+        retries.append(int((await raw.chunk()).split()[1]))
+    stopping = asyncio.create_task(house.server.stop())
+    for raw in streams:
+        while (message := (await raw.event())[1])["type"] != "reconnect":
+            pass
+        ends.append(message["after_ms"])
+    await stopping
+    for times, least, most in ((retries, 1000, 3000), (ends, 200, 1040)):
+        assert least <= min(times) <= max(times) <= most
+        assert len(set(times)) > 25
+        assert max(times) - min(times) > (most - least) / 2
+
+
+async def test_a_client_that_is_fed_while_the_database_is_away_hears_that_the_server_lives(
+    house: House, get: Get
+) -> None:
+    old = house.broadcaster.point.token
+    await house.insert()
+    house.broadcaster.history.restart(house.broadcaster.point.snapshot)
+    house.log.replay = away  # type: ignore[method-assign]
+    raw = await get(f"/realtime/events?channel=posts&position={old}")
+    await raw.head()
+    await raw.chunk()
+    house.connections.heartbeat = 0.1
+    beating = asyncio.create_task(house.connections.beat())
+    kinds = [(await raw.event())[1]["type"] for _ in range(5)]
+    beating.cancel()
+    assert kinds == ["welcome", "subscribed", "pong", "pong", "pong"]
+    del house.log.replay
+    id, message = await raw.event()
+    assert (message["type"], id) == ("changes", house.broadcaster.point.token)
+
+
+async def away(since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+    if since != upto:
+        raise DatabaseAway("gone")
+    yield Portion([], upto)
 
 
 async def test_a_replay_waits_until_the_stream_has_begun(house: House, get: Get) -> None:

@@ -9,7 +9,10 @@ import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 
 from app.config import Settings
+from app.connection import BACKLOG_BYTES
+from app.hub import LIVE_BYTES
 from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Lagging
+from app.session import State
 from app.web import rate
 from app.web.sinks import HIGH_WATER
 from tests.support.facts import eventually, holds
@@ -255,3 +258,40 @@ async def test_a_stop_does_not_wait_for_a_client_that_never_answers(
     await asyncio.wait_for(house.server.stop(), 3)
     assert b"\x88" in await reader.read()  # the close frame came, then the end
     writer.close()
+
+
+async def test_what_a_client_that_stopped_reading_costs_is_bounded_live_or_fed(house: House) -> None:
+    """Unsent in this process: a backlog and one message; what the kernel took is the kernel's."""
+    old = house.broadcaster.point.token
+    for _ in range(100):
+        await house.insert(body="x" * 1_000, rows=50)
+    stalled = [await _deaf(house) for _ in range(20)]
+    for n, writer in enumerate(stalled):
+        message = {"type": "subscribe", "channels": ["posts"], **({"position": old} if n % 2 else {})}
+        text = json.dumps(message).encode()
+        writer.write(b"\x81\xfe" + len(text).to_bytes(2) + b"\0\0\0\0" + text)
+    connections = house.connections._all
+    await eventually(lambda: sum(c.session.state is State.LIVE for c in connections) == 10)
+    most = 0
+    while any(c.session.state is State.LIVE for c in connections):  # the kernel takes some megabytes of each
+        await house.insert(body="x" * 1_000, rows=50)
+        await asyncio.sleep(0)
+        most = max(most, *(c.sink.backlog() for c in connections))
+        assert len(house.log.committed) < 2_000
+    assert len(connections) == 20
+    assert HIGH_WATER < most < BACKLOG_BYTES + LIVE_BYTES
+    await holds(lambda: all(c.sink.backlog() < BACKLOG_BYTES + LIVE_BYTES for c in connections), 0.2)
+    for writer in stalled:
+        writer.transport.abort()
+
+
+async def _deaf(house: House) -> asyncio.StreamWriter:
+    """A WebSocket whose client reads nothing but the answer's head."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.server.port)
+    writer.write(
+        b"GET /realtime/ws HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return writer

@@ -16,6 +16,7 @@ from app.config import Settings
 from app.connection import Connection
 from app.connections import Connections
 from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
+from app.history import Stretch
 from app.hub import Hub
 from app.observe import Observation
 from app.position import Position, Snapshot
@@ -79,6 +80,16 @@ class MemoryLog:
         for transaction in self.committed:
             if upto.sees(transaction.xid) and not since.sees(transaction.xid):
                 yield Portion([transaction], Snapshot(transaction.xid + 1))
+
+    async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
+        async for portion in self.replay(since, upto):
+            assert portion.upto is not None
+            yield Stretch(since, portion.upto, portion.transactions, 1000)
+            since = portion.upto
+
+    async def floor(self) -> Snapshot:
+        self._reach()
+        return Snapshot(FIRST)
 
     async def current(self, schema: str, name: str) -> Table | None:
         self._reach()
