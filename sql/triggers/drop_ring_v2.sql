@@ -2,10 +2,4 @@
 DROP PROCEDURE realtime.finish_purges(interval, bigint);
 DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.switch(int, interval), realtime.note_emptied(bigint[], int[]);
 DROP TABLE realtime.purges;
-DO $do$
-BEGIN
-  FOR i IN 0 .. 3 LOOP
-    EXECUTE format('ALTER TABLE realtime.events_%s ALTER new_vals SET STATISTICS -1, ALTER old_vals SET STATISTICS -1,
-      ALTER new SET STATISTICS -1, ALTER old SET STATISTICS -1', i);
-  END LOOP;
-END $do$;
+ALTER TABLE realtime.events ALTER new_vals SET STATISTICS -1, ALTER old_vals SET STATISTICS -1, ALTER new SET STATISTICS -1, ALTER old SET STATISTICS -1;

@@ -793,7 +793,7 @@ CREATE FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snap
     AS $$
 DECLARE
   requests bigint[]; purged int[]; current int; sizes bigint[]; used bool[]; others int[]; free int;
-  pressed bool; large bool; due bool; age interval; s int; done bool; locked bool;
+  pressed bool; large bool; due bool; age interval; s int; done bool; locked int[]; stuck bool := false; started timestamptz := clock_timestamp();
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'realtime.turn() needs a READ COMMITTED transaction';
@@ -818,7 +818,7 @@ BEGIN
     RETURN 'switched';
   END IF;
   FOR try IN 1 .. 10 LOOP            -- readers come and go within a fraction of a millisecond
-    locked := false;
+    locked := '{}';
     FOREACH s IN ARRAY others LOOP
       done := realtime.empty(s, CASE WHEN s = ANY (purged) THEN NULL WHEN pressed THEN age ELSE age - keep END, published);
       IF done THEN
@@ -826,12 +826,16 @@ BEGIN
         PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
         RETURN 'emptied';
       END IF;
-      locked := locked OR done IS NULL;
+      locked := CASE WHEN done IS NULL THEN locked || s ELSE locked END;
     END LOOP;
-    EXIT WHEN NOT locked;
+    EXIT WHEN locked = '{}' OR clock_timestamp() - started > '100 ms';   -- beneath an open bulk writer's rows a look is long
     PERFORM pg_sleep(0.003);
   END LOOP;
-  RETURN CASE WHEN due OR pressed OR locked OR EXISTS (SELECT FROM realtime.purges p
+  FOREACH s IN ARRAY locked LOOP     -- where nothing is committed nothing is old
+    EXECUTE format('SELECT max(xid) IS NOT NULL FROM realtime.events_%s', s) INTO done;
+    stuck := stuck OR done OR s = ANY (purged);
+  END LOOP;
+  RETURN CASE WHEN due OR pressed OR stuck OR EXISTS (SELECT FROM realtime.purges p
     WHERE p.n = ANY (requests) AND p.requested < clock_timestamp() - interval '10 s') THEN 'blocked' END;
 EXCEPTION WHEN lock_not_available THEN   -- of another turn, or of somebody who has locked a whole partition
   RETURN 'blocked';
@@ -988,6 +992,10 @@ CREATE TABLE realtime.events (
     old json
 )
 PARTITION BY LIST (slot);
+ALTER TABLE ONLY realtime.events ALTER COLUMN new_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events ALTER COLUMN old_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events ALTER COLUMN new SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events ALTER COLUMN old SET STATISTICS 0;
 
 CREATE TABLE realtime.events_0 (
     slot smallint CONSTRAINT events_slot_not_null NOT NULL,

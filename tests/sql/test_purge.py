@@ -230,3 +230,21 @@ async def test_over_its_size_and_stuck_is_blocked_whether_or_not_a_switch_is_due
         await rows_of(reader, "COMMIT")
     assert await turn(database, keep=HOUR) == "emptied"
     assert await turn(database, keep=timedelta(hours=1)) is None
+
+
+async def test_an_open_bulk_writer_in_a_young_partition_is_in_nobody_s_way(database: Database) -> None:
+    async with await database.connect() as bulk:
+        await rows_of(bulk, f"BEGIN; {SECRET}")
+        assert await turn(database, size=4) == "switched"
+        assert await turns(database, 3) == [None] * 3
+        await purge(database)
+        assert await turn(database) == "blocked"
+        await rows_of(bulk, "ROLLBACK")
+
+
+async def test_an_analyze_keeps_no_values_of_rows(database: Database) -> None:
+    await database.execute(f"{SECRET}; ANALYZE realtime.events; ANALYZE realtime.events_0")
+    found = "SELECT DISTINCT attname FROM pg_stats WHERE schemaname = 'realtime' AND tablename LIKE 'events%'"
+    names = {name for (name,) in await database.execute(found)}
+    assert "xid" in names
+    assert not names & {"new", "old", "new_vals", "old_vals"}
