@@ -25,6 +25,8 @@ AWAY_SECONDS = 1.0
 class CatchUp:
     """`member` is the connection as the hub knows it."""
 
+    __slots__ = ("_line", "_member", "_observe", "_sink", "broadcaster", "doubted", "session")
+
     def __init__(
         self, member: Subscriber, session: Session, broadcaster: Broadcaster, sink: Sink, line: Line, observe: Observer
     ) -> None:

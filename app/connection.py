@@ -29,6 +29,20 @@ BACKLOG_BYTES = 128 << 10  # a live connection with more than this unsent is fed
 
 
 class Connection:
+    __slots__ = (
+        "_begun",
+        "_catchup",
+        "_ended",
+        "_feeder",
+        "_lock",
+        "_opening",
+        "broadcaster",
+        "connections",
+        "line",
+        "session",
+        "sink",
+    )
+
     def __init__(self, sink: Sink, connections: Connections) -> None:
         self.sink = sink
         self.connections = connections
@@ -239,7 +253,7 @@ class Connection:
         elif self.session.state is State.FEEDING:
             self._hang_up("the position of this server was lost")
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Forget the client. Idempotent."""
         if self.session.closed:
             return

@@ -48,6 +48,8 @@ class Sink(Protocol):
 class Line:
     """What is said to one client. `quiet` is true until a position goes out; heartbeats set it again."""
 
+    __slots__ = ("observe", "quiet", "sink")
+
     def __init__(self, sink: Sink, observe: Observer) -> None:
         self.sink = sink
         self.observe = observe

@@ -22,6 +22,8 @@ class State(Enum):
 
 
 class Session:
+    __slots__ = ("channels", "limit", "point", "state")
+
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.state = State.NEW

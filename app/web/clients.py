@@ -6,8 +6,6 @@ Invariant: from `stop` on no client stays longer than the time that it states.
 import asyncio
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from app import wire
 from app.errors import CloseCode
@@ -24,21 +22,18 @@ class Clients:
         self._gone = asyncio.Event()
         self.stopping = False
 
-    @contextmanager
-    def joined(self, sink: AnySink) -> Iterator[None]:
-        """A client is here for as long as the block lasts."""
-        since = time.monotonic()
+    def join(self, sink: AnySink) -> None:
+        """A client is here, until it has `left`."""
         self._sinks.add(sink)
         self._observe(ConnectionOpened(sink.transport))
-        try:
-            if self.stopping:
-                self._dismiss(sink)
-            yield
-        finally:
-            self._sinks.discard(sink)
-            self._observe(ConnectionClosed(sink.transport, time.monotonic() - since, sink.code))
-            if self.stopping and not self._sinks:
-                self._gone.set()
+        if self.stopping:
+            self._dismiss(sink)
+
+    def left(self, sink: AnySink) -> None:
+        self._sinks.discard(sink)
+        self._observe(ConnectionClosed(sink.transport, time.monotonic() - sink.since, sink.code))
+        if self.stopping and not self._sinks:
+            self._gone.set()
 
     async def stop(self) -> None:
         """Ask all to come back, at times spread so that the others are not run over, and wait until they have gone.

@@ -40,7 +40,7 @@ class Client(Protocol):
         """Answer what can't be a message with an error."""
         ...
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let go of everything. Idempotent."""
         ...
 

@@ -4,7 +4,6 @@ Invariant: a client that keeps to the limit is never refused, whatever it did a 
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -16,11 +15,13 @@ STRIKES: Final = 3  # refusals within a minute that end the connection
 class Rate:
     """A token bucket. `clock` is in seconds and never goes back."""
 
+    __slots__ = ("_at", "_clock", "_refusals", "_tokens")
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._tokens = float(BURST)
         self._at = clock()
-        self._refusals: deque[float] = deque(maxlen=STRIKES)
+        self._refusals: tuple[float, ...] = ()  # the last STRIKES at most
 
     def take(self) -> int:
         """0 where a message may pass; otherwise the milliseconds until the next one may."""
@@ -30,7 +31,7 @@ class Rate:
         if self._tokens >= 1:
             self._tokens -= 1
             return 0
-        self._refusals.append(now)
+        self._refusals = (*self._refusals, now)[-STRIKES:]
         return int((1 - self._tokens) * 60_000 / PER_MINUTE) + 1
 
     @property

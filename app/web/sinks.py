@@ -7,15 +7,16 @@ that does not take that end within LINGER seconds, or acknowledges nothing for P
 import asyncio
 import socket
 import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from app.errors import CloseCode
 from app.observe import Transport
+from app.web.peer import Peer
 from app.wire import Message
 
 LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
@@ -30,11 +31,15 @@ _RETRY: Final = b"retry: %d\n\n"
 class _Sink(ABC):
     """What both transports have in common; subclasses say how messages and the end look on the wire."""
 
+    __slots__ = ("_socket", "code", "peer", "since")
+    transport: Transport
+
     def __init__(self, request: web.Request) -> None:
         if request.transport is None:
             raise ConnectionResetError("the client has gone")
         self._socket = request.transport
-        self._writer: AbstractStreamWriter | None = None
+        self.peer = Peer()
+        self.since = time.monotonic()
         self.code: int | None = None  # the close code, once the stream has an end
         self._socket.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         _cut_dead_peers(self._socket)
@@ -43,9 +48,8 @@ class _Sink(ABC):
     def closed(self) -> bool:
         return self.code is not None
 
-    def begin(self, writer: AbstractStreamWriter) -> None:
-        """The response's head is out: from now on bytes may follow."""
-        self._writer = writer
+    @abstractmethod
+    def write(self, messages: Sequence[Message]) -> None: ...
 
     def backlog(self) -> int:
         """Bytes that the kernel has not taken yet."""
@@ -56,9 +60,7 @@ class _Sink(ABC):
 
         Raises ConnectionResetError where nothing more will be taken: the client has gone, or the stream has its end.
         """
-        if self._writer is not None and self.backlog():
-            # aiohttp has one waiter for all who wait: shielded, so that who gives up does not cancel the others.
-            await asyncio.shield(self._writer.drain())
+        await self.peer.drained()
         if self.closed or self._socket.is_closing():
             raise ConnectionResetError("the stream has ended")
 
@@ -82,21 +84,38 @@ class _Sink(ABC):
 
 
 class WebSocketSink(_Sink):
+    __slots__ = ()
     transport: Transport = "ws"
 
     def write(self, messages: Sequence[Message]) -> None:
         if not self.closed:
             self._send(messages[0].ws if len(messages) == 1 else b"".join([m.ws for m in messages]))
 
+    def control(self, frame: bytes) -> None:
+        """A frame of the WebSocket protocol itself."""
+        if not self.closed:
+            self._send(frame)
+
     def _end(self, code: int, reason: str) -> None:
         # 1005 and 1006 mean that there was no code: they must never be on the wire (RFC 6455, 7.4.1).
         payload = b"" if code in (1005, 1006) else struct.pack("!H", code) + _cut(reason, 123)
         self._send(struct.pack("!BB", 0x88, len(payload)) + payload)
 
+    def hang_up(self) -> None:
+        """Both ends have said that this is the end."""
+        self._socket.close()
+
     def finish(self) -> None:
         """Nothing will be written any more, and whatever comes is not read: say so to the peer's kernel."""
         if self._socket.can_write_eof() and not self._socket.is_closing():
             self._socket.write_eof()
+
+    def listen(self, wanted: bool) -> None:
+        """Whether to read what the client sends."""
+        if wanted:
+            self._socket.resume_reading()
+        else:
+            self._socket.pause_reading()
 
 
 class EventSink(_Sink):
@@ -105,22 +124,21 @@ class EventSink(_Sink):
     History must wait for `drained`, and so for the beginning: only a few messages are ever kept.
     """
 
+    __slots__ = ("_chunked", "_early")
     transport: Transport = "sse"
 
     def __init__(self, request: web.Request) -> None:
         super().__init__(request)
         self._chunked = request.version >= (1, 1)
         self._early: list[bytes] | None = []
-        self._begun = asyncio.Event()
-        self.ended = asyncio.Event()
 
-    def begin_stream(self, writer: AbstractStreamWriter, retry_ms: int) -> None:
+    def begin(self, retry_ms: int) -> None:
         """The head is out: send the time to wait before a reconnect, and what was written early."""
-        self.begin(writer)
-        self._begun.set()
         early, self._early = self._early or [], None
         self.retry(retry_ms)
         self._send(b"".join(early))
+        if self.closed:
+            self._last()
 
     def retry(self, ms: int) -> None:
         """Say how long to wait before a reconnect."""
@@ -137,12 +155,14 @@ class EventSink(_Sink):
         else:
             self._early.append(data)
 
-    async def drained(self) -> None:
-        await self._begun.wait()
-        await super().drained()
-
     def _end(self, code: int, reason: str) -> None:
-        self.ended.set()  # the handler returns, and aiohttp writes the last chunk
+        if self._early is None:
+            self._last()
+
+    def _last(self) -> None:
+        if self._chunked:
+            self._send(b"0\r\n\r\n")
+        self._socket.close()
 
 
 def _cut(text: str, limit: int) -> bytes:

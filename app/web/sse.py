@@ -14,7 +14,8 @@ from app.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLim
 from app.observe import ConnectionFailed, Observer
 from app.web.clients import Clients
 from app.web.origins import Origins
-from app.web.ports import Connect
+from app.web.peer import leave
+from app.web.ports import Client, Connect
 from app.web.sinks import EventSink
 
 _PARAMETERS: Final = ("channel", "position", "snapshot")
@@ -43,6 +44,7 @@ class EventStreams:
             return self._refuse(request, 400, problem.code, problem)
         sink = EventSink(request)
         client = self._connect(sink)
+        streaming = False
         try:
             client.open()
             try:
@@ -53,19 +55,35 @@ class EventStreams:
                 self._fail(sink, Unavailable("the database can't be reached at the moment"))
             except ClientError as problem:
                 return self._refuse(request, 400, problem.code, problem)
-            return await self._stream(request, sink)
+            response = await self._begin(request)
+            streaming = self._take_over(request, sink, client)
         finally:
-            await client.close()
+            if not streaming:
+                client.close()
+        if streaming:
+            await leave(request)
+        return response
 
-    async def _stream(self, request: web.Request, sink: EventSink) -> web.StreamResponse:
+    async def _begin(self, request: web.Request) -> web.StreamResponse:
+        """Send the head of the answer."""
         response = web.StreamResponse(headers=_HEADERS | self._origins.headers(request))
         response.force_close()  # an event stream is the last thing on its connection
-        with self._clients.joined(sink):
-            writer = await response.prepare(request)
-            if writer is not None:
-                sink.begin_stream(writer, random.randint(1000, 3000))
-                await sink.ended.wait()  # cancelled when the client goes
+        await response.prepare(request)
         return response
+
+    def _take_over(self, request: web.Request, sink: EventSink, client: Client) -> bool:
+        """False where the client has gone meanwhile."""
+        if request.transport is None:
+            return False
+
+        def left() -> None:
+            client.close()
+            self._clients.left(sink)
+
+        self._clients.join(sink)
+        sink.peer.take(request, left=left)
+        sink.begin(random.randint(1000, 3000))
+        return True
 
     def _fail(self, sink: EventSink, problem: ClientError) -> None:
         """A trouble that passes: the stream is an error and its end, and the client comes back by itself."""

@@ -1,37 +1,22 @@
-"""WebSocket clients. aiohttp shakes hands, reads and answers pings; frames are written, and the end made, by the sink.
+"""WebSocket clients: the handshake by aiohttp and wsproto, and then a socket of our own (app.web.peer).
 
-Invariants: the messages of one connection are handled strictly in order; whatever comes in, the answer is a message or
-a close code of the protocol, never an exception.
+Invariant: whatever a client sends, what follows is a message or a close code of the protocol, never an exception.
 """
 
-import asyncio
-from contextlib import suppress
+import contextlib
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import web
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection
+from wsproto.utilities import RemoteProtocolError
 
-from app import wire
-from app.errors import CloseCode, RateLimited
-from app.observe import ConnectionFailed, Observer, Refused
+from app.observe import ConnectionFailed, Observer
 from app.web.clients import Clients
 from app.web.origins import Origins
-from app.web.ports import Client, Connect
-from app.web.rate import Rate
-from app.web.sinks import HIGH_WATER, LINGER, WebSocketSink
-
-
-class _Socket(web.WebSocketResponse):
-    """aiohttp closes from within `receive`, in ways that may wait for ever or cut the close frame off; the sink's does
-    not, so `close` is only remembered here."""
-
-    def __init__(self) -> None:
-        # aiohttp refuses from this size on, the protocol beyond it.
-        super().__init__(compress=False, max_msg_size=wire.INBOUND_BYTES + 1, autoclose=False)
-        self.failure: int | None = None
-
-    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        if self.failure is None:
-            self.failure = code
-        return True
+from app.web.peer import leave
+from app.web.ports import Connect
+from app.web.sinks import WebSocketSink
+from app.web.talk import Talk
 
 
 class WebSockets:
@@ -47,61 +32,32 @@ class WebSockets:
         if not self._origins.allow(request):
             self._observe(ConnectionFailed("ws", "origin"))
             raise web.HTTPForbidden(text="pages of this origin may not connect (SOBRANIE_ORIGINS)\n")
-        ws = _Socket()
-        if not ws.can_prepare(request):
-            self._observe(ConnectionFailed("ws", "handshake"))
-            raise web.HTTPUpgradeRequired(text="this is a WebSocket\n", headers={"Upgrade": "websocket"})
-        writer = await ws.prepare(request)
-        sink = WebSocketSink(request)
-        sink.begin(writer)
-        with self._clients.joined(sink):
-            await self._serve(ws, sink)
-        return ws
+        head = self._accept(request)
+        with contextlib.suppress(ConnectionResetError):
+            self._take_over(request, head)
+        await leave(request)
+        raise AssertionError("a handler goes on after its end")
 
-    async def _serve(self, ws: _Socket, sink: WebSocketSink) -> None:
-        client = self._connect(sink)
+    def _accept(self, request: web.Request) -> bytes:
+        """The head of the answer."""
+        handshake = WSConnection(ConnectionType.SERVER)
         try:
-            client.open()
-            failure = await self._read(ws, sink, client)
-        finally:
-            await client.close()
-        if failure is None:
-            return
-        self._observe(ConnectionFailed("ws", "too_large" if failure == CloseCode.TOO_LARGE else "protocol"))
-        sink.shut(failure, "a message may have 65536 bytes" if failure == CloseCode.TOO_LARGE else "")
-        # What the peer is still sending is thrown away unread; a socket closed at once would answer it with a reset,
-        # which destroys the close frame. The peer's own end cancels this handler.
-        sink.finish()
-        await asyncio.sleep(LINGER)
+            handshake.initiate_upgrade_connection(list(request.raw_headers), request.raw_path)
+            next(handshake.events(), None)
+            return handshake.send(AcceptConnection())
+        except RemoteProtocolError as problem:
+            self._observe(ConnectionFailed("ws", "handshake"))
+            raise web.HTTPUpgradeRequired(
+                text=f"this is a WebSocket: {problem}\n",
+                headers={"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+            ) from problem
 
-    async def _read(self, ws: _Socket, sink: WebSocketSink, client: Client) -> int | None:
-        """Handle messages until the connection ends; the close code where the peer broke the protocol of WebSocket."""
-        rate = Rate()
-        while True:
-            if sink.backlog() > HIGH_WATER and not sink.closed:
-                # Who does not take the answers is not listened to: they would pile up here.
-                with suppress(ConnectionResetError):
-                    await sink.drained()
-            message = await ws.receive()
-            if message.type is WSMsgType.TEXT:
-                if not sink.closed and self._within(rate, sink, message.data):
-                    await client.receive(message.data)
-            elif message.type is WSMsgType.BINARY:
-                if not sink.closed and self._within(rate, sink, ""):
-                    client.bad_request("messages are text, not binary")
-            elif message.type is WSMsgType.CLOSE:
-                sink.shut(message.data or WSCloseCode.OK)
-                return None
-            else:
-                return ws.failure if message.type is WSMsgType.ERROR and ws.failure != WSCloseCode.OK else None
-
-    def _within(self, rate: Rate, sink: WebSocketSink, text: str) -> bool:
-        retry_after_ms = rate.take()
-        if not retry_after_ms:
-            return True
-        self._observe(Refused(RateLimited.code))
-        problem = RateLimited("too many messages on this connection")
-        sink.write([wire.error(problem, wire.request_id(text), retry_after_ms=retry_after_ms)])
-        if rate.exhausted:
-            sink.close(CloseCode.TOO_MANY, "too many messages")
-        return False
+    def _take_over(self, request: web.Request, head: bytes) -> None:
+        """Raises ConnectionResetError where the client has gone."""
+        sink = WebSocketSink(request)
+        client = self._connect(sink)
+        talk = Talk(sink, client, self._clients, self._observe)
+        sink.control(head)
+        client.open()
+        self._clients.join(sink)
+        sink.peer.take(request, hear=talk.hear, left=talk.left)

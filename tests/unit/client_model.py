@@ -97,7 +97,7 @@ class Link:
             while (text := await self._commands.get()) is not None and not self.closed:
                 await self.connection.receive(text)
         finally:
-            await self.connection.close()
+            self.connection.close()
 
     def command(self, **message: object) -> None:
         self._commands.put_nowait(json.dumps(message))

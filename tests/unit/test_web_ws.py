@@ -269,7 +269,8 @@ async def test_what_a_client_that_stopped_reading_costs_is_bounded_live_or_fed(h
     for n, writer in enumerate(stalled):
         message = {"type": "subscribe", "channels": ["posts"], **({"position": old} if n % 2 else {})}
         text = json.dumps(message).encode()
-        writer.write(b"\x81\xfe" + len(text).to_bytes(2) + b"\0\0\0\0" + text)
+        size = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2)
+        writer.write(b"\x81" + size + b"\0\0\0\0" + text)
     connections = house.connections._all
     await eventually(lambda: sum(c.session.state is State.LIVE for c in connections) == 10)
     most = 0

@@ -1,0 +1,100 @@
+"""A client's socket once its request has been answered: taken over from aiohttp, which keeps some ten kilobytes of each
+request that a stream never needs again (docs/decisions/0008).
+
+Invariants: what came after the request's head is handed on, once; from the takeover on whoever hears `left` lets go of
+everything; `drained` returns only to what may write.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+
+
+class Peer(asyncio.Protocol):
+    """`open` is false until there is somebody to write to: till then `drained` waits."""
+
+    __slots__ = ("_full", "_hear", "_left", "_waiting", "lost", "open")
+
+    def __init__(self) -> None:
+        self._hear: Callable[[bytes], None] | None = None
+        self._left: Callable[[], None] | None = None
+        self._full = False
+        self._waiting: list[asyncio.Future[None]] | None = None
+        self.open = False
+        self.lost = False
+
+    def take(
+        self, request: web.Request, *, hear: Callable[[bytes], None] | None = None, left: Callable[[], None]
+    ) -> None:
+        """From now on the socket is ours. `hear` gets what the client sends, `left` is called when it has gone.
+
+        The handler that calls this must `leave` next, and write nothing to its response any more.
+        """
+        transport = request.transport
+        assert transport is not None
+        rest = _Rest()
+        request.protocol.set_parser(rest)  # type: ignore[arg-type]  # asked for nothing else but to be fed
+        self._hear, self._left, self.open = hear, left, True
+        self._full = transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
+        transport.set_protocol(self)
+        transport.resume_reading()
+        self._wake()
+        if rest.data:
+            self.data_received(bytes(rest.data))
+
+    # What the event loop tells.
+
+    def data_received(self, data: bytes) -> None:
+        if self._hear is not None:
+            self._hear(data)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._wake()
+        left, self._hear, self._left = self._left, None, None
+        if left is not None:
+            left()
+
+    async def drained(self) -> None:
+        """Return when there is somebody to write to, whose backlog is small, or who has gone."""
+        while (self._full or not self.open) and not self.lost:
+            waiter = asyncio.get_running_loop().create_future()
+            if self._waiting is None:
+                self._waiting = []
+            self._waiting.append(waiter)
+            await waiter
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        for waiter in waiting or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class _Rest:
+    """aiohttp's parser of what follows the head of a request: keeps it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        pass
+
+
+async def leave(request: web.Request) -> None:
+    """The end of a handler whose socket was taken over: aiohttp lets go of the connection, and so of this handler."""
+    request.protocol.transport = None  # or it would be closed
+    request.protocol.connection_lost(None)
+    await asyncio.get_running_loop().create_future()  # it is cancelled
