@@ -118,6 +118,8 @@ class Hub:
         if change.op == "T":
             return [(channel, Form.WHOLE) for channel in listeners.all()]
         found = [(listeners.whole, Form.WHOLE)] if listeners.whole else []
+        if not listeners.routed:
+            return found
         entered: list[tuple[Channel, Form]] = []
         for route, channels in listeners.routed.items():
             picks = change.table.picks.get(route)
@@ -136,7 +138,8 @@ class Hub:
         for transaction in transactions:
             if len(transaction.changes) == 1:
                 change = transaction.changes[0]
-                yield from ((change, channel, form) for channel, form in self.matches(change))
+                for channel, form in self.matches(change):
+                    yield change, channel, form
                 continue
             for _, rows in groupby(transaction.changes, key=_statement):
                 found = [(change, channel, form) for change in rows for channel, form in self.matches(change)]
