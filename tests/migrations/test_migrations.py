@@ -75,13 +75,13 @@ async def test_up_to_base_leaves_nothing_and_up_again_works(fresh: Database) -> 
 
 async def test_upgrading_twice_and_looking_change_nothing(fresh: Database) -> None:
     empty = await fresh.execute(CATALOG)
-    assert "001" not in migrate(fresh.url, "current")
+    assert "003" not in migrate(fresh.url, "current")
     assert await fresh.execute(CATALOG) == empty
     migrate(fresh.url)
     made = await fresh.execute(CATALOG)
     migrate(fresh.url)
     assert await fresh.execute(CATALOG) == made
-    assert "001 (head)" in migrate(fresh.url, "current")
+    assert "003 (head)" in migrate(fresh.url, "current")
 
 
 APPLICATION = """
@@ -191,7 +191,7 @@ async def test_two_migrators_at_once_take_turns(fresh: Database) -> None:
     commands = [sys.executable, "-m", "alembic", "upgrade", "head"]
     both = [subprocess.Popen(commands, cwd=ROOT, env=clean_environment(DATABASE_URL=fresh.url)) for _ in range(3)]
     assert [p.wait(60) for p in both] == [0, 0, 0]
-    assert await fresh.execute("SELECT version_num FROM realtime.migrations") == [("001",)]
+    assert await fresh.execute("SELECT version_num FROM realtime.migrations") == [("003",)]
 
 
 async def test_the_floor_and_the_first_incarnation_are_the_migration_s(fresh: Database) -> None:
