@@ -8,9 +8,9 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from json.encoder import encode_basestring
 from typing import Final
 
@@ -20,8 +20,7 @@ from app.position import Snapshot
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _BEFORE_NAME: Final = re.compile(r"\s*[{,]\s*(?=\")")
 _COLON: Final = re.compile(r"\s*:\s*")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_SECOND: Final = 1_000_000  # in microseconds
 UTF8: Final = ("utf-8", "backslashreplace")  # half a surrogate pair, raw in JSON text, becomes its JSON escape
 ACTIONS: Final = {"I": b"INSERT", "U": b"UPDATE", "D": b"DELETE", "T": b"TRUNCATE"}
 
@@ -77,14 +76,32 @@ class Table:
         return tuple(text_json(column) + b":" for column in self.key)
 
     @cached_property
-    def head(self) -> bytes:
-        return b'"schema":%s,"table":%s' % (text_json(self.schema), text_json(self.name))
+    def heads(self) -> dict[str, bytes]:
+        """How the body of a change begins, by the letter of its action."""
+        names = b'"schema":%s,"table":%s' % (text_json(self.schema), text_json(self.name))
+        return {op: b'"action":"%s",%s,"id":' % (action, names) for op, action in ACTIONS.items()}
+
+    def identity(self, values: Values | None, row: bytes | None) -> bytes:
+        """`"row":…,"key":…` of a row with these values: the primary key as text (of several columns, their values
+        encoded and joined by commas), and as JSON; null where there is none."""
+        if not self.key or not values:
+            return b'"row":null,"key":null'
+        first = values[0]
+        if len(self.key) == 1 and first is not None and self.kinds[0] == "n" and first.isdecimal():  # nearly always
+            number = first.encode()
+            return b'"row":"%s","key":{%s%s}' % (number, self.key_heads[0], number)
+        values = values[: len(self.key)]
+        text = (first or "") if len(values) == 1 else ",".join(encode(v or "") for v in values)
+        pairs = zip(self.key_heads, self.kinds, values, self.key, strict=False)
+        key = b",".join([head + value_json(k, v, c, row) for head, k, v, c in pairs])
+        return b'"row":%s,"key":{%s}' % (text_json(text), key)
 
 
 @dataclass(slots=True, eq=False)
 class Change:
     """One event of the log. `number` and `n` are the statement's and the row's within it; `op` is a letter of the log:
-    I, U, D, T as in ACTIONS, R partitions changed behind the parent's back, G a generation begins or ends."""
+    I, U, D, T as in ACTIONS, R partitions changed behind the parent's back, G a generation begins or ends. `at` is in
+    microseconds since 1970 (UTC)."""
 
     number: int
     n: int
@@ -93,18 +110,18 @@ class Change:
     op: str
     depth: int
     mark: int | None
-    at: datetime
+    at: int
     new_values: Values | None
     old_values: Values | None
     new: bytes | None
     old: bytes | None
     half: str = ""
-    _bodies: dict[Form, bytes] = field(default_factory=dict)
+    _whole: bytes | None = field(default=None, init=False)  # the body in the form that nearly all want
 
     @property
     def id(self) -> str:
         """Never used twice, not even when a crash took the log's tail: the log number, and the microseconds of `at`."""
-        return f"{self.number}.{self.n}-{(self.at - _EPOCH) // _MICROSECOND}{self.half}"
+        return f"{self.number}.{self.n}-{self.at}{self.half}"
 
     @property
     def size(self) -> int:
@@ -113,43 +130,21 @@ class Change:
 
     def body(self, form: Form = Form.WHOLE) -> bytes:
         """The change as JSON without its braces and channel: `"action":…,"old":…`."""
-        body = self._bodies.get(form)
-        if body is None:
-            body = self._bodies[form] = self._body(form)
-        return body
+        if form is Form.LEAVE:
+            return self._body("D", None, self.old)
+        if form is Form.ENTER:
+            return self._body("I", self.new, None)
+        if self._whole is None:
+            self._whole = self._body(self.op, self.new, self.old)
+        return self._whole
 
-    def _body(self, form: Form) -> bytes:
-        action = (ACTIONS[self.op], b"DELETE", b"INSERT")[form]
-        new = None if form is Form.LEAVE else self.new
-        old = None if form is Form.ENTER else self.old
-        return b'"action":"%s",%s,"id":"%s","tx":"%d","at":"%s",%s,"data":%s,"old":%s' % (
-            action,
-            self.table.head,
-            self.id.encode(),
-            self.xid,
-            self.at.isoformat(timespec="microseconds").encode(),
-            self._identity(form),
-            new or b"null",
-            old or b"null",
-        )
-
-    def _identity(self, form: Form) -> bytes:
-        """`"row":…,"key":…`: the primary key as text (of several columns, their values encoded and joined by commas),
-        and as JSON; null where there is none."""
-        table = self.table
-        leaving = form is Form.LEAVE or self.new_values is None
-        values = (self.old_values if leaving else self.new_values) or ()
-        if not table.key or not values:
-            return b'"row":null,"key":null'
-        first = values[0]
-        if len(table.key) == 1 and first is not None and table.kinds[0] == "n" and first.isdecimal():
-            return b'"row":"%s","key":{%s%s}' % (first.encode(), table.key_heads[0], first.encode())  # nearly always
-        values = values[: len(table.key)]
-        row = (first or "") if len(values) == 1 else ",".join(encode(v or "") for v in values)
-        source = self.old if leaving or self.new is None else self.new
-        pairs = zip(table.key_heads, table.kinds, values, table.key, strict=False)
-        key = b",".join([head + value_json(k, v, c, source) for head, k, v, c in pairs])
-        return b'"row":%s,"key":{%s}' % (text_json(row), key)
+    def _body(self, op: str, new: bytes | None, old: bytes | None) -> bytes:
+        table, at = self.table, self.at
+        return b'%s"%d.%d-%d%s","tx":"%d","at":"%s.%06d+00:00",%s,"data":%s,"old":%s' % (
+            table.heads[op], self.number, self.n, at, self.half.encode(), self.xid, _to_the_second(at // _SECOND),
+            at % _SECOND, table.identity(self.old_values, old) if new is None else table.identity(self.new_values, new),
+            b"null" if new is None else new, b"null" if old is None else old,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -187,6 +182,11 @@ class Portion:
 
     transactions: list[Transaction]
     upto: Snapshot | None
+
+
+@lru_cache(maxsize=8)
+def _to_the_second(seconds: int) -> bytes:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 def text_json(text: str) -> bytes:

@@ -125,6 +125,8 @@ class Hub:
         if change.op == "T":
             return [(channel, Form.WHOLE) for channel in listeners.all()]
         found = [(listeners.whole, Form.WHOLE)] if listeners.whole else []
+        if not listeners.routed:
+            return found
         entered: list[tuple[Channel, Form]] = []
         for route, channels in listeners.routed.items():
             picks = change.table.picks.get(route)
@@ -189,7 +191,8 @@ def ordered(
     for transaction in transactions:
         if len(transaction.changes) == 1:
             change = transaction.changes[0]
-            yield from ((change, who, form) for who, form in matches(change))
+            for who, form in matches(change):
+                yield change, who, form
             continue
         for _, rows in groupby(transaction.changes, key=_statement):
             found = [(change, who, form) for change in rows for who, form in matches(change)]

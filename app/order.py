@@ -184,7 +184,7 @@ def _untangled(events: list[Change]) -> list[Change]:
 
 
 def _half(event: Change, op: str) -> Change:
-    half = replace(event, op=op, half=op.lower(), _bodies={})
+    half = replace(event, op=op, half=op.lower())
     if op == "D":
         half.new = half.new_values = None
     else:

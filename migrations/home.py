@@ -28,10 +28,10 @@ def driver(connection: Connection) -> Driver:
     return raw
 
 
-def run_file(connection: Driver, name: str, *, again: bool = False) -> None:
-    """`again`: the functions are there, in a later version; whoever may call them still may."""
+def run_file(connection: Driver, name: str, *, replace: bool = False) -> None:
+    """With `replace` its functions may be there already, in another version."""
     text = (SQL / name).read_bytes()
-    connection.execute(text.replace(b"CREATE FUNCTION", b"CREATE OR REPLACE FUNCTION") if again else text)
+    connection.execute(text.replace(b"CREATE FUNCTION", b"CREATE OR REPLACE FUNCTION") if replace else text)
 
 
 def one_line(error: psycopg.Error) -> str:

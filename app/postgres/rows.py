@@ -18,14 +18,16 @@ from app.postgres.connect import Connection
 _BLANKED: Final = bytes.maketrans(b"\r\n", b"  ")
 _XID8: Final = 5069
 _CHAR: Final = 18
+_Y2000: Final = 946_684_800_000_000  # where PostgreSQL counts its microseconds from, in those of Unix
 
 
 def register(connection: Connection) -> None:
     """Teach a connection the log's types (binary results only)."""
-    # psycopg's own loaders, because it has them in C: JSON as its bytes, ids as integers, letters as text.
+    # psycopg's own loaders, because it has them in C: JSON as its bytes, ids and times as integers, letters as text.
     connection.adapters.register_loader("json", ByteaBinaryLoader)
     connection.adapters.register_loader(_XID8, Int8BinaryLoader)
     connection.adapters.register_loader(_CHAR, TextBinaryLoader)
+    connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
 
 
 # The columns of an event, as every query of the log returns them, last.
@@ -36,7 +38,7 @@ WIDTH: Final = 12
 def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> Change:
     number, n, xid, gen, op, depth, mark, at, new_values, old_values, new, old = row
     return Change(
-        number, n, xid, tables[gen], op, depth, mark, at,
+        number, n, xid, tables[gen], op, depth, mark, at + _Y2000,
         tuple(new_values) if new_values is not None else None,
         tuple(old_values) if old_values is not None else None,
         blanked(new), blanked(old), half,

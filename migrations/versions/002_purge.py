@@ -26,6 +26,6 @@ def downgrade() -> None:
     database = driver(op.get_bind())
     database.execute("SET LOCAL ROLE realtime_owner")
     run_file(database, "drop_ring_v2.sql")
-    run_file(database, "ring_v1.sql", again=True)
+    run_file(database, "ring_v1.sql", replace=True)
     database.execute("UPDATE realtime.meta SET version = 1")
     database.execute("RESET ROLE")

@@ -1,6 +1,7 @@
 """What refuses a start, and that the message names what mends it."""
 
 import re
+import time
 
 import pytest
 
@@ -146,7 +147,7 @@ async def test_no_default_of_the_database_matters(database: Database) -> None:
     assert row_json is not None
     assert re.search(rb'"created_at":"[^"]+\+00:00"', row_json)
     assert "\u0416".encode() in row_json
-    assert batch.transactions[0].changes[0].at.utcoffset() is not None
+    assert abs(batch.transactions[0].changes[0].at / 1e6 - time.time()) < 60  # whatever the time zone
     await log.close()
 
 

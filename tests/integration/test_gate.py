@@ -119,9 +119,9 @@ async def test_a_commit_that_lets_the_reader_have_the_lock_is_read_before_it_sle
     async with running(database, log, observed) as reader:
         for i in range(1, 9):
             await eventually(parked(observed))
-            await database.execute("SELECT pg_notify('realtime', '')")
-            await eventually(lambda: not parked(observed)())
-            async with await database.connect(autocommit=False) as writer:
+            async with await database.connect(autocommit=False) as writer:  # before: it has to write within HOT_SECONDS
+                await database.execute("SELECT pg_notify('realtime', '')")
+                await eventually(lambda: not parked(observed)(), every=0.001)
                 await writer.execute("INSERT INTO posts (author_id) VALUES (1)")
                 await eventually(lambda: _is(database, REQUESTED, 1), every=0.001)
                 await writer.commit()

@@ -79,9 +79,15 @@ BEGIN
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'I'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
       k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
+      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'U'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT  coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT  coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
+    ELSE
+      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
       w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
+    END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'D'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
@@ -120,9 +126,15 @@ BEGIN
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'I'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
       k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
+      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'U'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT  coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT  coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
+    ELSE
+      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
       w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
+    END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'D'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
@@ -703,25 +715,33 @@ DECLARE
     coalesce(nulls, ''), realtime.vals_source(vals, rel, 's', NULL));
   json text := realtime.json_source(hidden, 'x.*');
   -- coalesce(x.*) is the whole row whatever its columns are called
-  side text := '(SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM %s x CROSS JOIN %s) %s';
+  side text := '(SELECT %s coalesce(x.*) AS r, k.vals FROM %s x CROSS JOIN %s) %s';
+  counted text := 'row_number() OVER () AS n,';
 BEGIN
   RETURN format($s$
   IF TG_OP = 'INSERT' THEN
     %s
   ELSIF TG_OP = 'UPDATE' THEN
-    %s
+    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
+      %s
+    ELSE
+      %s
+    END IF;
   ELSIF TG_OP = 'DELETE' THEN
     %s
   ELSE
     %s
   END IF;$s$,
     realtime.insert_source(gen, each, '0', '''I''', ord, format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, each, '0', '''U''', ord, format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE o.r *<> w.r',
+      realtime.json_source(hidden, 'w.r'), realtime.json_source(hidden, 'o.r'),
+      format(side, '', 'old_rows', vals_of_x, 'o'), format(side, '', 'new_rows', vals_of_x, 'w'))),
     realtime.insert_source(gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
       'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', ord, format(
       'w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
       CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
       CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
-      format(side, 'old_rows', vals_of_x, 'o'), format(side, 'new_rows', vals_of_x, 'w'))),
+      format(side, counted, 'old_rows', vals_of_x, 'o'), format(side, counted, 'new_rows', vals_of_x, 'w'))),
     realtime.insert_source(gen, each, '0', '''D''', ord, format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
     realtime.insert_source(gen, each, '0', '''T''', ord, 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
 END $_$;

@@ -97,7 +97,7 @@ async def test_upgrading_twice_and_looking_change_nothing(fresh: Database) -> No
     made = await fresh.execute(CATALOG)
     migrate(fresh.url)
     assert await fresh.execute(CATALOG) == made
-    assert "002 (head)" in migrate(fresh.url, "current")
+    assert "003 (head)" in migrate(fresh.url, "current")
 
 
 APPLICATION = """
@@ -207,7 +207,7 @@ async def test_two_migrators_at_once_take_turns(fresh: Database) -> None:
     commands = [sys.executable, "-m", "alembic", "upgrade", "head"]
     both = [subprocess.Popen(commands, cwd=ROOT, env=clean_environment(DATABASE_URL=fresh.url)) for _ in range(3)]
     assert [p.wait(60) for p in both] == [0, 0, 0]
-    assert await fresh.execute("SELECT version_num FROM realtime.migrations") == [("002",)]
+    assert await fresh.execute("SELECT version_num FROM realtime.migrations") == [("003",)]
 
 
 async def test_the_floor_and_the_first_incarnation_are_the_migration_s(fresh: Database) -> None:

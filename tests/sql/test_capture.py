@@ -149,7 +149,8 @@ async def test_many_rows_after_one_in_the_same_session_take_linear_time(database
     since = await top(database)
     async with await database.connect() as connection:
         await rows_of(connection, "SET statement_timeout = '60s'")  # quadratic, it would be hours
-        await rows_of(connection, "UPDATE posts SET title = 'a' WHERE id = 1; UPDATE posts SET id = id + 1000000")
+        few = "UPDATE posts SET title = 'a' WHERE id = 1; UPDATE posts SET title = 'b' WHERE id IN (1, 2);"
+        await rows_of(connection, few + "UPDATE posts SET id = id + 1000000")
     pairs = """SELECT count(*), count(DISTINCT id) FROM realtime.events
         WHERE id > %s AND (new ->> 'id')::int = (old ->> 'id')::int + 1000000 AND new ->> 'author_id' = old ->> 'author_id'"""
     assert await database.execute(pairs, since) == [(100_000, 1)]

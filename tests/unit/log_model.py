@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from itertools import count
 from random import Random
 
@@ -24,7 +23,7 @@ from app.position import Position, Snapshot
 from tests.support.truth import Event, Truth, canonical
 
 FIRST = 100
-BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+BEGAN = 1_767_225_600_000_000  # microseconds: the first of January 2026
 Row = dict[str, int]
 
 
@@ -178,7 +177,7 @@ class World:
         def text(row: Row | None) -> bytes | None:
             return json.dumps(row).encode() if row is not None else None
 
-        at = BEGAN + timedelta(microseconds=number)
+        at = BEGAN + number
         return Change(number, n, writer.xid, made, op, 1, None, at, values(new), values(old), text(new), text(old))
 
     # Reading: app.broadcaster.Source and Tables.

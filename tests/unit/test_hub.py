@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +15,7 @@ from app.observe import Transport
 from app.position import Snapshot
 
 TABLE = Table(1, 7, "public", "t", ("id",), (("a",), ("b",)), ("id", "a", "b"), ("int",) * 3, "nnn", 9)
-AT = datetime(2026, 1, 1, tzinfo=UTC)
+AT = 1_767_225_600_000_000
 BEFORE, AFTER = Point(Snapshot(100), "before"), Point(Snapshot(200), "after")
 Row = tuple[int, int | None, int]
 

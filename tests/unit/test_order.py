@@ -8,7 +8,6 @@ takes away the old key and sets the new one, change by change, and by the chain 
 import json
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import count, permutations
 from random import Random
 from typing import Any
@@ -20,7 +19,7 @@ from app.order import ordered, transaction
 
 TABLE = Table(1, 7, "public", "t", ("id",), (), ("id",), ("bigint",), "n", 9)
 OTHER = Table(2, 8, "public", "u", ("id",), (), ("id",), ("bigint",), "n", 9)
-AT = datetime(2026, 1, 1, tzinfo=UTC)
+AT = 1_767_225_600_000_000
 Row = dict[str, int]
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from app.broadcaster import Broadcaster, Origin
 from app.change import Batch, Change, Portion, Table, Transaction
@@ -112,7 +111,7 @@ async def metrics() -> bytes:
 
 def _inserted(xid: int, n: int, key: str, author: str, body: str) -> Change:
     row = b'{"id":%s,"author_id":%s,"title":"","body":"%s"}' % (key.encode(), author.encode(), body.encode())
-    at = datetime.now(UTC)
+    at = time.time_ns() // 1000
     return Change(xid, n, xid, POSTS, "I", 1, None, at, (key, author), None, row, None)
 
 
