@@ -16,7 +16,7 @@ CONNECT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Report:
-    """What was counted since the last reset. Times are in milliseconds, `cpu` (the swarm's own, of its whole life) in seconds."""
+    """What was counted since the last reset. Times are in ms; `cpu` is the swarm's own, of its whole life, in s."""
 
     changes: int
     reads: int

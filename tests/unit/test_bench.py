@@ -45,7 +45,7 @@ def test_the_median_is_within_its_interval_and_that_within_the_range(samples: li
 
 def test_ratios_go_pair_by_pair() -> None:
     assert ratios([1.0, 9.0], [2.0, 3.0]) == [0.5, 3.0]
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         ratios([1.0], [1.0, 2.0])
 
 
