@@ -163,8 +163,8 @@ def show(data: Data) -> Iterator[Block]:
         f"CPU of the server process for each change at each client: {data['clients']:,} WebSocket clients, windows of "
         f"{data['seconds']:g} s at an even pace, {data['rounds']} rounds that alternate; in µs, median "
         "(lowest–highest). Ours has the reading of the log in it. The floor sends a batch in one `send`, as we do; the "
-        "others send a message for each change, ten of them in one go. `p50` is from the writing of the row (the peers: "
-        "from their timer) to the client."
+        "others send a message for each change, ten of them in one go. `p50` is from the writing of the row (the "
+        "peers: from their timer) to the client."
     )
     shapes = list(dict.fromkeys((c["changes"], c["size"]) for c in data["cells"]))
     for changes, size in shapes:
