@@ -69,9 +69,9 @@ async def measure(
         for shape in shapes:
             message = await _sample(stage, ours, server, shape)
             single = await _sample(stage, ours, server, replace(shape, changes=1))
-            windows = {"ours": partial(_ours, stage, ours, server, common, shape, seconds)}
+            windows = {"ours": partial(_ours, stage, ours, server, common, shape, CLIENTS, seconds)}
             if own:
-                windows["ours, own channels"] = partial(_ours, stage, theirs, other, each, shape, seconds)
+                windows["ours, own channels"] = partial(_ours, stage, theirs, other, each, shape, CLIENTS + 1, seconds)
             for peer, swarm in others:
                 # The floor sends ten changes in one frame, as we do; the others have a message for each change.
                 sent = (_frame(message), 1) if peer.name == "floor" else (single, shape.changes)
@@ -116,12 +116,15 @@ async def _sample(stage: Stage, database: Database, server: Server, shape: Shape
                 return text.encode()
 
 
-async def _ours(stage: Stage, database: Database, server: Server, swarm: Swarm, shape: Shape, seconds: float) -> Data:
+async def _ours(
+    stage: Stage, database: Database, server: Server, swarm: Swarm, shape: Shape, each: int, seconds: float
+) -> Data:
+    """`each` is how many deliveries a change has."""
     await swarm.reset()
     began = cpu(server.process.pid)
     script = paced(insert(shape.changes, shape.size, authors=CLIENTS), shape.rate)
     written = await stage.write(database, script, "-t", str(round(shape.rate * seconds)))
-    await swarm.until(written.commits * shape.changes * CLIENTS)
+    await swarm.until(written.commits * shape.changes * each)
     return await _window(server.process.pid, began, swarm)
 
 
