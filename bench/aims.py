@@ -132,7 +132,7 @@ def table(results: Results, goals: Iterable[Goal] = AIMS) -> Table:
     rows = []
     for goal in goals:
         samples = goal.samples(results)
-        aim = f"{goal.sign} {number(goal.bound)} {goal.unit}".strip()
+        aim = f"{goal.sign} {goal.bound:,g} {goal.unit}".strip()
         if not samples:
             rows.append((goal.what, aim, "not measured", "–", goal.how))
             continue
@@ -151,6 +151,6 @@ def broken(results: Results, bounds: Iterable[Goal] = BOUNDS) -> list[str]:
             found.append(f"{goal.what}: not measured")
         elif not goal.met(spread(samples).median):
             found.append(
-                f"{goal.what}: {number(spread(samples).median)} {goal.unit}, bound {goal.sign} {number(goal.bound)}"
+                f"{goal.what}: {number(spread(samples).median)} {goal.unit}, bound {goal.sign} {goal.bound:,g}"
             )
     return found

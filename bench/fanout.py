@@ -190,7 +190,7 @@ def show(data: Data) -> Iterator[Block]:
         )
     yield Bars(
         "fanout",
-        "CPU per delivery, µs",
+        "CPU per delivery in µs (less is better)",
         {
             f"{changes} × {size} bytes": [
                 (LABELS[c["who"]], *spread(c["us"])[:3])

@@ -48,10 +48,10 @@ def _lines(block: Lines) -> str:
     for tick in across.ticks:
         parts += [
             line(across(tick), TOP, across(tick), TOP + PLOT),
-            text(across(tick), TOP + PLOT + 18, number(tick), anchor="middle"),
+            text(across(tick), TOP + PLOT + 18, f"{tick:,g}", anchor="middle"),
         ]
     for tick in up.ticks:
-        parts += [line(70, up(tick), WIDTH - 250, up(tick)), text(62, up(tick) + 4, number(tick), anchor="end")]
+        parts += [line(70, up(tick), WIDTH - 250, up(tick)), text(62, up(tick) + 4, f"{tick:,g}", anchor="end")]
     for place, (label, series) in enumerate(block.series.items()):
         colour, drawn = COLOURS[place % len(COLOURS)], [(across(x), up(y)) for x, y in sorted(series) if min(x, y) > 0]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)

@@ -222,7 +222,7 @@ def show(data: Data) -> Iterator[Block]:
         yield Table(title, ("", unit, "kept", "µs CPU a change", "bytes of WAL a change"), rows)
     yield Bars(
         "writers",
-        "Speed that writers keep, of the untriggered table's",
+        "Speed that writers keep, of the untriggered table's (more is better)",
         {
             _title(cell): [
                 (LABELS[v].replace("*", ""), spread(kept(cell, v)).median, *interval(kept(cell, v)))
