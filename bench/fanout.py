@@ -2,7 +2,8 @@
 
 Every peer has its own clients, connected the whole time; windows alternate, at an even pace and one peer at a time. A
 delivery is one change at one client: a message of ten changes is ten. Our server's CPU has everything in it: reading
-the log, encoding, the metrics. The peers' has no database.
+the log, encoding, the metrics. The peers' has no database; so the same is also measured with one client, and what that
+takes is shown apart.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -23,8 +24,10 @@ from tests.support.server import Server
 
 CLIENTS = 2000
 PEERS = ("floor", "bun", "elysia", "nchan")
+ONE = "one client"  # ours, and what it takes where there is nobody to fan out to
 LABELS = {
     "ours": "ours",
+    ONE: "ours, one client",
     "ours, own channels": "ours, each client also on a channel of its own",
     "floor": "floor (C, one send each)",
     "bun": "Bun's publish",
@@ -57,19 +60,24 @@ async def measure(
     own: bool = True,
 ) -> Data:
     # A database each: a change reaches the clients of one server only.
-    ours, theirs = stage.database(), stage.database()
+    ours, theirs, lone = stage.database(), stage.database(), stage.database()
     found: list[Data] = []
     async with (
         stage.server(ours) as server,
         stage.server(theirs) as other,
+        stage.server(lone) as quiet,
         await Swarm.open(server.port, CLIENTS) as common,
         await Swarm.open(other.port, CLIENTS, channels=("posts", "posts:author_id=%d")) as each,
+        await Swarm.open(quiet.port, 1) as one,
         running(stage, peers, CLIENTS) as others,
     ):
         for shape in shapes:
             message = await _sample(stage, ours, server, shape)
             single = await _sample(stage, ours, server, replace(shape, changes=1))
-            windows = {"ours": partial(_ours, stage, ours, server, common, shape, CLIENTS, seconds)}
+            windows = {
+                "ours": partial(_ours, stage, ours, server, common, shape, CLIENTS, seconds),
+                ONE: partial(_ours, stage, lone, quiet, one, shape, 1, seconds),
+            }
             if own:
                 windows["ours, own channels"] = partial(_ours, stage, theirs, other, each, shape, CLIENTS + 1, seconds)
             for peer, swarm in others:
@@ -169,34 +177,36 @@ def show(data: Data) -> Iterator[Block]:
         "others send a message for each change, ten of them in one go. `p50` is from the writing of the row (the "
         "peers: from their timer) to the client."
     )
-    shapes = list(dict.fromkeys((c["changes"], c["size"]) for c in data["cells"]))
-    for changes, size in shapes:
-        cells = [c for c in data["cells"] if (c["changes"], c["size"]) == (changes, size)]
-        theirs = samples(data, "floor", changes, size)
+    shapes = list(dict.fromkeys((c["changes"], c["size"], c["rate"], c["bytes"]) for c in data["cells"]))
+    for changes, size, rate, whole in shapes:
+        floor = samples(data, "floor", changes, size)
         yield Table(
             f"{changes} change{'s' if changes > 1 else ''} of {size} bytes a batch "
-            f"({number(cells[0]['rate'])} batches a second, {cells[0]['bytes']:,} bytes a message)",
+            f"({rate:g} batches a second, {whole:,} bytes a message)",
             ("", "µs a delivery", "× the floor", "p50 ms", "p99 ms"),
             [
-                (
-                    LABELS[c["who"]],
-                    with_range(c["us"]),
-                    number(spread(ratios(c["us"], theirs)).median) if theirs else "–",
-                    number(spread(c["p50"]).median),
-                    number(spread(c["p99"]).median),
-                )
-                for c in cells
+                (label, with_range(us), number(spread(ratios(us, floor)).median) if floor else "–", p50, p99)
+                for label, us, p50, p99 in _shown(data, changes, size)
             ],
         )
     yield Bars(
         "fanout",
         "CPU per delivery in µs (less is better)",
         {
-            f"{changes} × {size} bytes": [
-                (LABELS[c["who"]], *spread(c["us"])[:3])
-                for c in data["cells"]
-                if (c["changes"], c["size"]) == (changes, size)
-            ]
-            for changes, size in shapes
+            f"{changes} × {size} bytes": [(label, *spread(us)[:3]) for label, us, *_ in _shown(data, changes, size)]
+            for changes, size, *_ in shapes
         },
     )
+
+
+def _shown(data: Data, changes: int, size: int) -> Iterator[tuple[str, list[float], str, str]]:
+    """Label, CPU of each round, p50 and p99 of everybody; ours once more without what one client takes."""
+    alone = samples(data, ONE, changes, size)
+    for c in data["cells"]:
+        if (c["changes"], c["size"]) != (changes, size) or c["who"] == ONE:
+            continue
+        yield LABELS[c["who"]], c["us"], number(spread(c["p50"]).median), number(spread(c["p99"]).median)
+        if c["who"] == "ours" and alone:
+            each = [us - one / data["clients"] for us, one in zip(c["us"], alone, strict=True)]
+            batch = spread(alone).median * changes / 1000
+            yield f"ours, less the {number(batch)} ms a batch that it takes with one client", each, "–", "–"

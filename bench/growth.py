@@ -90,7 +90,7 @@ async def _window(
         "insert": written.latency_ms,
     }
     say(
-        f"  {len(swarms)} servers, {sum(s.count for s in swarms):,} clients: {number(cell['us'])} µs CPU a delivery, "
+        f"  {len(servers)} servers, {sum(s.count for s in swarms):,} clients: {number(cell['us'])} µs CPU a delivery, "
         f"p50 {number(cell['p50'])} ms, p99 {number(cell['p99'])} ms"
     )
     return cell

@@ -7,7 +7,7 @@ from bench.blocks import Bars, Chart, Lines
 from bench.stats import number
 from tests.support.svg import BLUE, GREEN, INK, RED, line, picture, text
 
-WIDTH, LEFT, RIGHT, BAR = 900, 330, 110, 18
+WIDTH, LEFT, RIGHT, BAR = 960, 390, 110, 18
 TOP, PLOT = 60, 300
 COLOURS = (BLUE, GREEN, RED, "#8e6bbf", "#b7791f", "#4a5568")
 
