@@ -118,6 +118,7 @@ AIMS = (
 )
 
 BOUNDS = (
+    Goal("writers", "row images that the client received, of those written", writers.surplus, "≤", 1.0),
     Goal("writers", "throughput kept by 8 writers, single-row INSERT", _kept(8), "≥", 0.40),
     Goal("writers", "bulk INSERT of 100,000 rows, time against the floor", _bulk, "≤", 2.0),
     Goal("fanout", "CPU per delivery against the C floor, one change a batch", _against("floor", 1), "≤", 2.0),

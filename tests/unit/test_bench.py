@@ -19,7 +19,7 @@ KEPT = {"untriggered": 1000.0, "floor": 800.0, "capture": 700.0, "pg_notify": 30
 def a_case(writers: int, rows: int = 1, **speeds: float) -> dict[str, Any]:
     """A result of bench.writers: three rounds of the same."""
     columns = {v: {"speed": [(KEPT | speeds)[v]] * 3, "cpu": [50.0] * 3, "wal": [300.0] * 3} for v in TABLES}
-    return {"verb": "INSERT", "writers": writers, "rows": rows, "seconds": 1} | columns
+    return {"verb": "INSERT", "writers": writers, "rows": rows, "seconds": 1, "written": 9, "received": 9} | columns
 
 
 def a_run(*cells: dict[str, Any], **failed: str) -> dict[str, Any]:
@@ -74,9 +74,11 @@ def test_a_bound_is_crossed_by_a_ratio_that_is_too_high_or_too_low_and_by_nothin
     good = a_run(a_case(8), a_case(1, rows=BULK))["parts"]
     assert aims.broken(good, bounds) == []
     slow_writers = a_run(a_case(8, capture=100.0), a_case(1, rows=BULK))["parts"]
-    assert [line.partition(":")[0] for line in aims.broken(slow_writers, bounds)] == [bounds[0].what]
+    assert [line.partition(":")[0] for line in aims.broken(slow_writers, bounds)] == [bounds[1].what]
     slow_bulk = a_run(a_case(8), a_case(1, rows=BULK, capture=100.0))["parts"]
-    assert [line.partition(":")[0] for line in aims.broken(slow_bulk, bounds)] == [bounds[1].what]
+    assert [line.partition(":")[0] for line in aims.broken(slow_bulk, bounds)] == [bounds[2].what]
+    twice = a_run(a_case(8), a_case(1, rows=BULK) | {"received": 10})["parts"]
+    assert [line.partition(":")[0] for line in aims.broken(twice, bounds)] == [bounds[0].what]
     assert len(aims.broken({}, aims.BOUNDS)) == len(aims.BOUNDS)
 
 
