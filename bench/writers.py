@@ -87,6 +87,8 @@ async def measure(stage: Stage, *, cases: Sequence[Case] = CASES, variants: Sequ
             cell["written"] = int(await database.value(MARKS))
             await swarm.until(cell["written"])
             cell["received"] = (await swarm.report()).changes
+            if cell["received"] != cell["written"]:
+                say(f"  THE CLIENT RECEIVED {cell['received']:,} ROW IMAGES OF {cell['written']:,} WRITTEN BY NOW")
             found.append(cell)
     return {"cells": found}
 
