@@ -148,9 +148,11 @@ static const char *scan(Client *c, const char *at, const char *end) {
     int64_t time = (int64_t)(now(CLOCK_REALTIME) * 1e6);
     const char *after = at;
     while ((at = memchr(at, '@', end - at)) && end - at >= MARK) {
-        if (at[1] != 't') { at++; continue; }
         int64_t stamp = 0;
-        for (int i = 2; i < MARK; i++) stamp = stamp * 10 + (at[i] - '0');
+        int i = at[1] == 't' ? 2 : MARK + 1;
+        /* "@t" alone may be a frame's length: 16,500 bytes. */
+        for (; i < MARK && at[i] >= '0' && at[i] <= '9'; i++) stamp = stamp * 10 + (at[i] - '0');
+        if (i != MARK) { at++; continue; }
         note(time > stamp ? time - stamp : 0);
         c->changes++, changes++;
         at = after = at + MARK;

@@ -26,7 +26,9 @@ async def send_marks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     writer.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     dice = random.Random(1)
     mark = b"@t%016d" % ((time.time() - AGE) * 1e6)
-    data = b"".join(dice.choice([b"@", b'{"x":"a@b"}', b""]) + mark for _ in range(MARKS))
+    data = b"".join(
+        dice.choice([b"@", b"@t", b'\x81\x7e@t{"type":"changes",', b'{"x":"a@b"}', b""]) + mark for _ in range(MARKS)
+    )
     at = 0
     while at < len(data):
         size = dice.choice([1, 7, 17, 18, 19, 400])
