@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long storm ledger chaos bench-writers lint format lock clean
+.PHONY: help setup run test test-long storm ledger chaos bench bench-quick lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -50,8 +50,11 @@ ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects
 chaos: setup ## faults at random under load, judged: minutes=3 seed=(any) every=6 (seconds) out=(a picture, SVG)
 	$(BIN)/python -m tests.chaos minutes=$(minutes) seed=$(seed) every=$(every) out=$(out)
 
-bench-writers: setup ## what capture costs the writers: 10 pairs of pgbench, with and without
-	$(BIN)/python -m bench.writers
+bench: setup ## measure everything side by side (15 minutes) and write docs/benchmarks.md; parts="fanout delay" for some
+	$(BIN)/python -m bench $(parts)
+
+bench-quick: setup ## the ratios alone (2 minutes); fails when one is beyond its bound
+	$(BIN)/python -m bench quick
 
 lint: setup ## ruff, mypy --strict and the floors of the architecture
 	$(BIN)/ruff check .

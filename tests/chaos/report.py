@@ -2,15 +2,15 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 
 from tests.chaos.faults import Noted
 from tests.chaos.judging import Score
 from tests.e2e.writers import Tally
+from tests.support import svg
+from tests.support.svg import BLUE, GREEN, INK, QUIET, RED, text
 
 WIDTH, LEFT, RIGHT, LANE, CHART = 1200, 190, 20, 18, 110
-INK, QUIET, RED, BLUE, GREEN = "#222222", "#dddddd", "#c0392b", "#2c6fbb", "#2e8b57"
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,19 @@ def picture(run: Run) -> str:
     top = 50 + 2 * (CHART + 30)
     height = top + LANE * len(kinds) + 40
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        _text(LEFT, 22, f"{len(run.noted)} faults in {run.seconds / 60:.0f} minutes: {_outcome(run)}", 15),
+        text(LEFT, 22, f"{len(run.noted)} faults in {run.seconds / 60:.0f} minutes: {_outcome(run)}", 15),
         *_minutes(run.seconds, scale, 40, height - 25),
         *_chart(run, 50, "commits a second", [(s.at, s.commits) for s in run.samples], scale, BLUE),
         *_chart(run, 80 + CHART, "deliveries a second", [(s.at, s.deliveries) for s in run.samples], scale, GREEN),
     ]
     for lane, kind in enumerate(kinds):
         y = top + lane * LANE
-        parts.append(_text(LEFT - 8, y + 11, kind, anchor="end"))
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y + 7}" y2="{y + 7}" stroke="{QUIET}"/>')
+        parts.append(text(LEFT - 8, y + 11, kind, anchor="end"))
+        parts.append(svg.line(LEFT, y + 7, WIDTH - RIGHT, y + 7))
         for noted in (n for n in run.noted if n.kind == kind):
             x, width = LEFT + noted.began * scale, max(2.0, (noted.ended - noted.began) * scale)
             parts.append(f'<rect x="{x:.1f}" y="{y + 2}" width="{width:.1f}" height="10" fill="{RED}" opacity="0.75"/>')
-    return "\n".join([*parts, "</svg>\n"])
+    return svg.picture(WIDTH, height, parts)
 
 
 def _outcome(run: Run) -> str:
@@ -98,19 +96,13 @@ def _outcome(run: Run) -> str:
     )
 
 
-def _text(x: float, y: float, text: str, size: int = 11, anchor: str = "start") -> str:
-    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" text-anchor="{anchor}" fill="{INK}">{escape(text)}</text>'
-
-
 def _minutes(seconds: float, scale: float, top: float, bottom: float) -> list[str]:
     step = max(1, round(seconds / 60 / 15)) * 60
     parts = []
     for at in range(0, int(seconds) + 1, step):
         x = LEFT + at * scale
-        parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="{QUIET}" stroke-dasharray="2 4"/>'
-        )
-        parts.append(_text(x, bottom + 14, f"{at // 60} min", anchor="middle"))
+        parts.append(svg.line(x, top, x, bottom, QUIET, ' stroke-dasharray="2 4"'))
+        parts.append(text(x, bottom + 14, f"{at // 60} min", anchor="middle"))
     return parts
 
 
@@ -129,8 +121,8 @@ def _chart(run: Run, top: float, title: str, counted: list[tuple[float, int]], s
     )
     base = top + CHART
     return [
-        _text(LEFT - 8, top + 12, title, anchor="end"),
-        _text(LEFT - 8, top + 28, f"0 to {most:,.0f}", anchor="end"),
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}" stroke="{INK}"/>',
+        text(LEFT - 8, top + 12, title, anchor="end"),
+        text(LEFT - 8, top + 28, f"0 to {most:,.0f}", anchor="end"),
+        svg.line(LEFT, base, WIDTH - RIGHT, base, INK),
         f'<polyline points="{points}" fill="none" stroke="{colour}"/>',
     ]

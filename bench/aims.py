@@ -1,0 +1,157 @@
+"""The aims, what was reached, and the bounds of `make bench-quick`. Pure: figures in, verdicts out.
+
+An aim is where the product is to go; a bound is what it must never fall back behind. Bounds are ratios of one run,
+and leave about half as much again as was measured on two shared cores, so that they are crossed by a change
+and not by a noisy neighbour.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench import delay, fanout, memory, replay, writers
+from bench.blocks import Table
+from bench.stats import number, ratios, spread
+
+Samples = Sequence[float]
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    part: str
+    what: str
+    figure: Callable[[Any], Samples]  # of the part's result; no samples where it was not measured
+    sign: Literal["≥", "≤"]
+    bound: float
+    unit: str = ""
+    how: str = ""
+
+    def samples(self, results: Results) -> Samples:
+        return self.figure(results[self.part]) if self.part in results else []
+
+    def met(self, value: float) -> bool:
+        return value >= self.bound if self.sign == "≥" else value <= self.bound
+
+
+def _kept(writers_: int) -> Callable[[Any], Samples]:
+    def figure(data: Any) -> Samples:
+        cell = writers.find(data, "INSERT", writers_)
+        return writers.kept(cell) if cell else []
+
+    return figure
+
+
+def _bulk(data: Any) -> Samples:
+    """Time against the floor's: the inverse of the speeds."""
+    cell = writers.find(data, "INSERT", 1, writers.BULK)
+    return writers.kept(cell, "floor", "capture") if cell else []
+
+
+def _delay(clients: int, rate: int, quantile: str) -> Callable[[Any], Samples]:
+    def figure(data: Any) -> Samples:
+        cell = delay.cell(data, "ws", clients, rate)
+        return cell[quantile] if cell else []
+
+    return figure
+
+
+def _against(who: str, changes: int, theirs: int | None = None) -> Callable[[Any], Samples]:
+    return lambda data: fanout.against(data, who, changes, theirs)
+
+
+def _memory(data: Any) -> Samples:
+    found = memory.kilobytes(data)
+    return [] if found is None else [found]
+
+
+def _fanout_delay(data: Any) -> Samples:
+    cells = {c["who"]: c["p50"] for c in data["cells"] if (c["changes"], c["size"]) == (1, 300)}
+    return ratios(cells["ours"], cells["floor"]) if {"ours", "floor"} <= cells.keys() else []
+
+
+def _from_the_log(data: Any) -> Samples:
+    return replay.rate(data, "one", "log")
+
+
+def _log_to_ring(data: Any) -> Samples:
+    return ratios(_from_the_log(data), replay.rate(data, "one", "ring"))
+
+
+TO_THE_MESSAGE = "INSERT to message, WebSocket"
+AIMS = (
+    Goal("writers", "throughput kept by 8 writers, single-row INSERT", _kept(8), "≥", 0.80, how="of the untriggered"),
+    Goal("writers", "throughput kept by 1 writer", _kept(1), "≥", 0.75, how="of the untriggered"),
+    Goal(
+        "writers",
+        "bulk INSERT of 100,000 rows, time against the floor",
+        _bulk,
+        "≤",
+        1.3,
+        how="floor: row and JSON by hand, one statement",
+    ),
+    Goal(
+        "fanout",
+        "CPU per delivery against the C floor, one change a batch",
+        _against("floor", 1),
+        "≤",
+        1.25,
+        how="2,000 clients, 300 bytes",
+    ),
+    Goal(
+        "fanout",
+        "CPU per delivery at 10 changes a batch against Bun's publish",
+        _against("bun", 10, 1),
+        "≤",
+        0.25,
+        how="the same; Bun at one change a message",
+    ),
+    Goal(
+        "delay", "delay p50 at 200 commits/s and 1,000 clients", _delay(1000, 200, "p50"), "≤", 15, "ms", TO_THE_MESSAGE
+    ),
+    Goal(
+        "delay", "delay p99 at 200 commits/s and 1,000 clients", _delay(1000, 200, "p99"), "≤", 60, "ms", TO_THE_MESSAGE
+    ),
+    Goal("delay", "delay p50 at 20 commits/s, one client", _delay(1, 20, "p50"), "≤", 2, "ms", TO_THE_MESSAGE),
+    Goal("memory", "server memory per idle WebSocket connection", _memory, "≤", 8, "KB", "growth of RSS at 10,000"),
+    Goal("replay", "replay from the log to one client", _from_the_log, "≥", 100_000, "changes/s", "100,000 changes"),
+)
+
+BOUNDS = (
+    Goal("writers", "row images that the client received, of those written", writers.surplus, "≤", 1.0),
+    Goal("writers", "throughput kept by 8 writers, single-row INSERT", _kept(8), "≥", 0.40),
+    Goal("writers", "bulk INSERT of 100,000 rows, time against the floor", _bulk, "≤", 2.0),
+    Goal("fanout", "CPU per delivery against the C floor, one change a batch", _against("floor", 1), "≤", 2.0),
+    Goal("fanout", "CPU per delivery against the C floor, ten changes a batch", _against("floor", 10), "≤", 3.0),
+    Goal("fanout", "delay p50 against the C floor's, 2,000 clients", _fanout_delay, "≤", 4.0),
+    Goal("replay", "replay from the log against the ring, changes/s", _log_to_ring, "≥", 0.25),
+    Goal("memory", "server memory per idle WebSocket connection", _memory, "≤", 25, "KB"),
+)
+
+
+def table(results: Results, goals: Iterable[Goal] = AIMS) -> Table:
+    rows = []
+    for goal in goals:
+        samples = goal.samples(results)
+        aim = f"{goal.sign} {goal.bound:,g} {goal.unit}".strip()
+        if not samples:
+            rows.append((goal.what, aim, "not measured", "–", goal.how))
+            continue
+        middle, low, high, count = spread(samples)
+        shown = number(middle) if count == 1 else f"{number(middle)} ({number(low)}–{number(high)})"
+        rows.append((goal.what, aim, shown, "yes" if goal.met(middle) else "**no**", goal.how))
+    return Table("", ("what", "aim", "measured", "reached", "how"), rows)
+
+
+def broken(results: Results, bounds: Iterable[Goal] = BOUNDS) -> list[str]:
+    """The bounds that are crossed by the median, or have nothing measured to stand on."""
+    found = []
+    for goal in bounds:
+        samples = goal.samples(results)
+        if not samples:
+            found.append(f"{goal.what}: not measured")
+        elif not goal.met(spread(samples).median):
+            found.append(
+                f"{goal.what}: {number(spread(samples).median)} {goal.unit}, bound {goal.sign} {goal.bound:,g}"
+            )
+    return found
