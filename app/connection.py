@@ -41,10 +41,12 @@ class Connection:
         "line",
         "session",
         "sink",
+        "transport",
     )
 
     def __init__(self, sink: Sink, connections: Connections) -> None:
         self.sink = sink
+        self.transport: Transport = sink.transport
         self.connections = connections
         self.broadcaster: Broadcaster = connections.broadcaster
         self.session = Session(connections.channel_limit)
@@ -55,10 +57,6 @@ class Connection:
         self._ended = False
         self._lock = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
-
-    @property
-    def transport(self) -> Transport:
-        return self.sink.transport
 
     def open(self) -> None:
         """Greet the client, and be known to heartbeats and shutdown."""
@@ -180,8 +178,7 @@ class Connection:
     # The live stream.
 
     def deliver(self, messages: Sequence[wire.Message], after: Point) -> None:
-        self.line.write(messages)
-        if self.sink.backlog() > BACKLOG_BYTES:
+        if self.line.write(messages) > BACKLOG_BYTES:
             self.fall_behind(after)
 
     def fall_behind(self, point: Point) -> None:

@@ -30,8 +30,9 @@ class Sink(Protocol):
 
     transport: Transport
 
-    def write(self, messages: Sequence[wire.Message]) -> None:
-        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
+    def write(self, messages: Sequence[wire.Message]) -> int:
+        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone. What `backlog` says
+        then."""
         ...
 
     def backlog(self) -> int:
@@ -55,10 +56,11 @@ class Line:
         self.observe = observe
         self.quiet = True
 
-    def write(self, messages: Sequence[wire.Message]) -> None:
-        """Write messages that others get too, and that are counted for all of them."""
-        self.quiet = self.quiet and messages[-1].position is None
-        self.sink.write(messages)
+    def write(self, messages: Sequence[wire.Message]) -> int:
+        """Write messages that others get too, and that are counted for all of them. Returns the backlog."""
+        if messages[-1].position is not None:
+            self.quiet = False
+        return self.sink.write(messages)
 
     def sent(self, messages: Sequence[wire.Message]) -> None:
         """Write messages that this client alone gets, and count them."""

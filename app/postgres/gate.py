@@ -22,7 +22,10 @@ from app.postgres.queries import SQL
 
 Pull = Callable[[], Awaitable[int]]  # reads, applies and publishes what is new; returns the number of commits
 
-HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit
+HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit, where commits follow each other that fast
+BRIEF_SECONDS: Final = 0.004  # and for so long where they don't
+WEIGHT: Final = 0.2  # of the newest gap between commits
+LONGEST_GAP: Final = 1.0
 SAFETY_SECONDS: Final = 1.0
 DENIED_SECONDS: Final = 0.010  # the pace while some writer keeps K shared
 AWAKE_SECONDS: Final = 0.025  # the pace where sleeping is not allowed
@@ -39,6 +42,24 @@ def pace(commits: int) -> float:
     return min(PAUSE_SECONDS * math.sqrt(max(commits, 1)), LONGEST_SECONDS)
 
 
+class Habit:
+    """How long to stay awake. Reads that find nothing until the next commit cost many times what its notification
+    does: staying awake pays only where the next one is near."""
+
+    def __init__(self) -> None:
+        self._gap = 0.0  # between commits, in seconds: an average that forgets
+        self._last = -math.inf
+
+    def found(self, now: float) -> None:
+        """A read at `now` (monotonic, seconds) found commits."""
+        self._gap += WEIGHT * (min(now - self._last, LONGEST_GAP) - self._gap)
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        return HOT_SECONDS if self._gap < HOT_SECONDS else BRIEF_SECONDS
+
+
 class Gate:
     """Drives `pull` for as long as this server leads. `connection` is the gate's own: it listens and holds K."""
 
@@ -47,6 +68,7 @@ class Gate:
         self._pull = pull
         self._observe = observe
         self._may_park = may_park
+        self._habit = Habit()
         self._ask_at = 0.0
         self._ask_again = ASK_AGAIN_FIRST
 
@@ -61,21 +83,27 @@ class Gate:
             await self._hot()
             await self._parked()
 
+    async def _read(self) -> int:
+        commits = await self._pull()
+        if commits:
+            self._habit.found(time.monotonic())
+        return commits
+
     async def _hot(self) -> None:
         """Read until there is nothing and K is held and one more read has found nothing."""
         last = time.monotonic()
         while True:
-            commits = await self._pull()
+            commits = await self._read()
             now = time.monotonic()
             if commits:
                 last = now
-            if now - last < HOT_SECONDS:
+            if now - last < self._habit.seconds:
                 await asyncio.sleep(pace(commits))
             elif not self._may_park or now < self._ask_at:
                 await asyncio.sleep(DENIED_SECONDS if self._may_park else AWAKE_SECONDS)
             elif await self._close():
                 await self._forget()
-                if not await self._pull():
+                if not await self._read():
                     return
                 await self._open()
                 last = time.monotonic()
@@ -84,13 +112,13 @@ class Gate:
         """Sleep until a notification; K is held when this begins and free when it ends."""
         self._observe(GateState(hot=False))
         while not await self._woken(SAFETY_SECONDS):
-            found = await self._pull()
+            found = await self._read()
             if found and not await self._woken(SAFETY_SECONDS):  # its notification may have been on the way
                 self._observe(SafetyPollFound(found))
                 break
             if found or not await self._holds():
                 break
-        await self._pull()  # what woke it does not wait for K to be given back
+        await self._read()  # what woke it does not wait for K to be given back
         await self._open()
 
     async def _close(self) -> bool:
@@ -98,7 +126,7 @@ class Gate:
         asked = asyncio.create_task(self._ask())
         try:
             while not (await asyncio.wait({asked}, timeout=DENIED_SECONDS))[0]:
-                await self._pull()
+                await self._read()
             granted = await asked
         finally:
             asked.cancel()  # where reading failed; the connection is closed then

@@ -49,7 +49,7 @@ class _Sink(ABC):
         return self.code is not None
 
     @abstractmethod
-    def write(self, messages: Sequence[Message]) -> None: ...
+    def write(self, messages: Sequence[Message]) -> int: ...
 
     def backlog(self) -> int:
         """Bytes that the kernel has not taken yet."""
@@ -87,9 +87,11 @@ class WebSocketSink(_Sink):
     __slots__ = ()
     transport: Transport = "ws"
 
-    def write(self, messages: Sequence[Message]) -> None:
-        if not self.closed:
-            self._send(messages[0].ws if len(messages) == 1 else b"".join([m.ws for m in messages]))
+    def write(self, messages: Sequence[Message]) -> int:
+        # For each client and batch: every call more is a hundredth of a delivery.
+        if self.code is None:
+            self._socket.write(messages[0].ws if len(messages) == 1 else b"".join([m.ws for m in messages]))
+        return self._socket.get_write_buffer_size()
 
     def control(self, frame: bytes) -> None:
         """A frame of the WebSocket protocol itself."""
@@ -146,14 +148,17 @@ class EventSink(_Sink):
             line = _RETRY % ms
             self._send(b"%x\r\n%s\r\n" % (len(line), line) if self._chunked else line)
 
-    def write(self, messages: Sequence[Message]) -> None:
-        if self.closed:
-            return
-        data = b"".join([m.sse if self._chunked else m.event for m in messages])
-        if self._early is None:
-            self._send(data)
-        else:
-            self._early.append(data)
+    def write(self, messages: Sequence[Message]) -> int:
+        if self.code is None:
+            if self._chunked:
+                data = messages[0].sse if len(messages) == 1 else b"".join([m.sse for m in messages])
+            else:
+                data = b"".join([m.event for m in messages])
+            if self._early is None:
+                self._socket.write(data)
+            else:
+                self._early.append(data)
+        return self._socket.get_write_buffer_size()
 
     def _end(self, code: int, reason: str) -> None:
         if self._early is None:

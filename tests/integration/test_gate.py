@@ -114,6 +114,8 @@ async def test_a_commit_that_lets_the_reader_have_the_lock_is_read_before_it_sle
 ) -> None:
     """Its writer shared the lock, so nothing will wake the reader."""
     monkeypatch.setattr(module, "SAFETY_SECONDS", 60.0)
+    monkeypatch.setattr(module, "HOT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "BRIEF_SECONDS", 0.2)
     monkeypatch.setattr(module, "DENIED_SECONDS", 0.045)
     monkeypatch.setattr(module, "ASK_AGAIN_LAST", 0.001)
     async with running(database, log, observed) as reader:

@@ -102,11 +102,12 @@ class Link:
     def command(self, **message: object) -> None:
         self._commands.put_nowait(json.dumps(message))
 
-    def write(self, messages: Sequence[wire.Message]) -> None:
+    def write(self, messages: Sequence[wire.Message]) -> int:
         if not self.closed:
             self._waiting.extend(messages)
             if not self.stalled:
                 self.take(len(self._waiting))
+        return self.backlog()
 
     def take(self, messages: int) -> None:
         while self._waiting and messages > 0 and not self.closed:
