@@ -123,7 +123,9 @@ async def test_a_client_that_reads_nothing_for_long_costs_nothing_and_then_gets_
         for reader in readers:
             reader.stall()
         began = time.monotonic()
-        await eventually(lambda: lagging(server, len(readers)), 60, "the server notices that all have stalled", every=0.2)
+        await eventually(
+            lambda: lagging(server, len(readers)), 60, "the server notices that all have stalled", every=0.2
+        )
         noticed = time.monotonic() - began
         await pause(SECONDS)
         stalled, grown = await live.delays(since), live.memory - before
@@ -140,9 +142,10 @@ async def test_a_client_that_reads_nothing_for_long_costs_nothing_and_then_gets_
         reading[0].cancel()
     figures(
         f"stall: {SECONDS:.0f} s under {PER_SECOND} changes/s with {len(readers)} stalled clients (all of them lag "
-        f"after {noticed:.1f} s, {kept:.0f} at the end), memory +{grown >> 20} MB; delay of a live client p50 {statistics.median(quiet):.1f} to "
-        f"{statistics.median(stalled):.1f} ms, p99 {percentile(quiet):.1f} to {percentile(stalled):.1f} ms; one then "
-        f"caught up on {written - missed} changes in {took:.1f} s, with {one.connects - 1} reconnects"
+        f"after {noticed:.1f} s, {kept:.0f} at the end), memory +{grown >> 20} MB; delay of a live client p50 "
+        f"{statistics.median(quiet):.1f} to {statistics.median(stalled):.1f} ms, p99 {percentile(quiet):.1f} to "
+        f"{percentile(stalled):.1f} ms; one then caught up on {written - missed} changes in {took:.1f} s, with "
+        f"{one.connects - 1} reconnects"
     )
     assert one.keys == list(range(1, written + 1))
     assert grown < GROWTH
