@@ -108,10 +108,24 @@ class History:
         for piece in pieces(stretch):
             self.stretches.append(piece)
             self.size += piece.size
+            self._merge()
         while self.size > self.limit and len(self.stretches) > 1:
             self._drop_oldest()
         if not stretch.since.contains(self.gone):  # read before it went
             self.forget(self.gone)
+
+    def _merge(self) -> None:
+        """Make one of the newest two for as long as the newest is as large, so that many small batches are few
+        stretches for who has missed them, and each change is moved, and gets into an index, a few times at most."""
+        while len(self.stretches) > 1:
+            before, newest = self.stretches[-2], self.stretches[-1]
+            if before.size > newest.size or before.size + newest.size > min(UNIT_BYTES, self.limit >> 3):
+                return
+            if before.transactions is None or newest.transactions is None or before.schema or newest.schema:
+                return
+            both = before.transactions + newest.transactions
+            self.stretches.pop()
+            self.stretches[-1] = Stretch(before.since, newest.upto, both, before.size + newest.size)
 
     def _drop_oldest(self) -> None:
         oldest = self.stretches.popleft()

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-MANY: Final = 8  # pieces of work of some hundred microseconds
+MANY: Final = 4  # pieces of work of some hundred microseconds
 
 
 class Turns:

@@ -25,7 +25,7 @@ from app.web.sse import EventStreams
 from app.web.ws import WebSockets
 
 BACKLOG: Final = 4096  # a fleet's clients come back at the same time, and wait in the kernel
-ACCEPTS: Final = 2  # connections taken in one turn of the event loop: a handshake is a millisecond's work
+ACCEPTS: Final = 1  # connections taken in one turn of the event loop: a handshake is a millisecond's work
 KEEPALIVE: Final = 75.0  # seconds that an idle HTTP connection stays
 STATIC: Final = Path(__file__).parent / "static"
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -93,7 +93,7 @@ async def test_clients_that_come_back_at_once_cost_few_reads_and_a_bounded_memor
     assert len(wanted) > CLIENTS * 0.8
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # what the server inherits
-    server = await servers.start("after")
+    server = await servers.start("after", SOBRANIE_HEARTBEAT="25s")  # the tests' own is a load that nobody has
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     async with Watch(database, server) as live:
         await live.client.changes(30)

@@ -9,7 +9,7 @@ import pytest
 
 from app import wire
 from app.change import Batch, Change, Table, Transaction
-from app.history import History, Stretch
+from app.history import UNIT_BYTES, History, Stretch
 from app.hub import Hub, Point
 from app.observe import Transport
 from app.position import Snapshot
@@ -161,18 +161,32 @@ def test_the_ring_serves_what_it_reaches_back_to_and_forgets_the_oldest() -> Non
 
 def test_what_left_the_log_leaves_the_ring_whichever_batch_it_is_in_and_however_late_that_comes() -> None:
     ring = History(Snapshot(100), 10_000)
-    ring.append(Stretch(Snapshot(100), Snapshot(103, frozenset({101})), [Transaction(102, 1, [])], 10))
-    ring.append(Stretch(Snapshot(103, frozenset({101})), Snapshot(103), [Transaction(101, 2, [])], 10))
-    ring.append(Stretch(Snapshot(103), Snapshot(104), [Transaction(103, 3, [])], 10))
+    ring.append(Stretch(Snapshot(100), Snapshot(103, frozenset({101})), [Transaction(102, 1, [])], 1_000))
+    ring.append(Stretch(Snapshot(103, frozenset({101})), Snapshot(103), [Transaction(101, 2, [])], 1_000))
+    ring.append(Stretch(Snapshot(103), Snapshot(104), [Transaction(103, 3, [])], 1_000))
     ring.forget(Snapshot(103, frozenset({101})))
     assert [xids(s) for s in ring.stretches] == [[101], [103]]
     ring.forget(Snapshot(103))
     assert [xids(s) for s in ring.stretches] == [[103]]
     assert ring.size == ring.stretches[0].size
     assert ring.floor == Snapshot(103)
-    late = Stretch(Snapshot(100), Snapshot(104), [Transaction(101, 4, [])], 10)  # read before it went
+    late = Stretch(Snapshot(100), Snapshot(104), [Transaction(101, 4, [])], 1_000)  # read before it went
     ring.append(late)
     assert (list(ring.stretches), ring.size, ring.floor) == ([], 0, Snapshot(104))
+
+
+def test_many_small_batches_are_few_stretches_and_serve_the_same() -> None:
+    ring = History(Snapshot(100), 1 << 20)
+    for n in range(1, 1001):
+        ring.append(stretch(100 + n, change(n, "I", (n, 1, 1))))
+    assert len(ring.stretches) < 10 + ring.size / (UNIT_BYTES / 4)
+    assert ring.size == sum(s.size for s in ring.stretches)
+    assert all(s.size <= UNIT_BYTES for s in ring.stretches)
+    position, got = Snapshot(500, frozenset({333})), list[int]()
+    while found := ring.after(position):
+        got += [xid for xid in xids(found) if not position.sees(xid)]
+        position = position.union(found.upto)
+    assert got == [333, *range(500, 1101)]
 
 
 def test_bulk_is_never_served_from_memory_and_a_changed_schema_is_a_unit_of_its_own() -> None:
