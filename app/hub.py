@@ -194,7 +194,7 @@ def ordered(
             for who, form in matches(change):
                 yield change, who, form
             continue
-        for _, rows in groupby(transaction.changes, key=_statement):
+        for _, rows in groupby(transaction.changes, key=statement):
             found = [(change, who, form) for change in rows for who, form in matches(change)]
             if len(found) > 1:
                 found.sort(key=_stays)
@@ -225,7 +225,7 @@ def _number(item: tuple[int, str, bytes]) -> int:
     return item[0]
 
 
-def _statement(change: Change) -> tuple[int, int]:
+def statement(change: Change) -> tuple[int, int]:
     return change.number, change.table.relid
 
 

@@ -1,55 +1,77 @@
 """What each channel sees of some transactions, found without going through them again for everyone who asks.
 
-Invariant: for each set of channels the same changes, forms and order as `Hub.seen` has for the whole hub.
+Invariants: for each set of channels the same changes, forms and order as `Hub.seen` has for the whole hub; a route is
+looked through when the first of its channels asks, and not before.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
+from operator import itemgetter
 
 from app.change import Change, Form, Transaction, Values
-from app.hub import Channel, chosen, ordered
+from app.hub import Channel, chosen, statement
 
 Seen = tuple[Change, Channel, Form]
-_Key = tuple[int, tuple[str, ...], Values]
+# Its statement; whether the row stays in the channel, for those that leave go first; its place; the channel's route.
+_Order = tuple[int, bool, int, int]
+_Entry = tuple[_Order, Change, Form]
+_Placed = tuple[int, int, Change]  # statement, place
+_ORDER = itemgetter(0)
 
 
 class Index:
     def __init__(self, transactions: Iterable[Transaction]) -> None:
-        self._entries: defaultdict[_Key, list[tuple[int, Change, Form]]] = defaultdict(list)
-        self._emptied: defaultdict[int, list[tuple[int, Change, Form]]] = defaultdict(list)
-        for number, (change, key, form) in enumerate(ordered(transactions, _keys)):
-            if change.op == "T":
-                self._emptied[change.table.relid].append((number, change, form))
-            else:
-                self._entries[key].append((number, change, form))
+        self._changes: defaultdict[int, list[_Placed]] = defaultdict(list)  # by table
+        self._emptied: defaultdict[int, list[_Entry]] = defaultdict(list)
+        self._routes: dict[tuple[int, tuple[str, ...]], dict[Values, list[_Entry]]] = {}
+        number = place = 0
+        for transaction in transactions:
+            last = None
+            for change in transaction.changes:
+                if (this := statement(change)) != last:
+                    last, number = this, number + 1
+                place += 1
+                if change.op == "T":
+                    self._emptied[change.table.relid].append(((number, True, place, 0), change, Form.WHOLE))
+                else:
+                    self._changes[change.table.relid].append((number, place, change))
 
-    def seen(self, channels: Iterable[Channel]) -> list[Seen]:
+    def seen(self, channels: Collection[Channel]) -> list[Seen]:
         """In order."""
-        found = []
+        found: list[tuple[_Order, Change, Channel, Form]] = []
         for channel in channels:
-            entries = self._entries.get((channel.relid, channel.route, channel.values))
-            if entries is not None:
-                found += [(number, change, channel, form) for number, change, form in entries]
+            if channel.relid in self._changes:
+                entries = self._route(channel.relid, channel.route).get(channel.values, ())
+                found += [(order, change, channel, form) for order, change, form in entries]
             if channel.relid in self._emptied:
-                found += [(number, change, channel, form) for number, change, form in self._emptied[channel.relid]]
-        found.sort(key=_number)
+                found += [(order, change, channel, form) for order, change, form in self._emptied[channel.relid]]
+        found.sort(key=_ORDER)
         return [(change, channel, form) for _, change, channel, form in found]
 
+    def _route(self, relid: int, route: tuple[str, ...]) -> dict[Values, list[_Entry]]:
+        """What each channel of the route sees, by its values."""
+        found = self._routes.get((relid, route))
+        if found is None:
+            changes = self._changes[relid]
+            whole: list[_Entry] = [] if route else [((s, True, p, 0), change, Form.WHOLE) for s, p, change in changes]
+            found = self._routes[relid, route] = _routed(changes, route) if route else {(): whole}
+        return found
 
-def _keys(change: Change) -> Sequence[tuple[_Key, Form]]:
-    """Every channel that may see this change, whether or not there is one: as `Hub.matches`."""
-    relid = change.table.relid
-    found: list[tuple[_Key, Form]] = [((relid, (), ()), Form.WHOLE)]
-    entered: list[tuple[_Key, Form]] = []
-    for route, picks in change.table.picks.items() if change.op != "T" else ():
+
+def _routed(changes: Iterable[_Placed], route: tuple[str, ...]) -> dict[Values, list[_Entry]]:
+    """As `Hub.matches`, for every channel that may see them, whether or not there is one."""
+    found: defaultdict[Values, list[_Entry]] = defaultdict(list)
+    for number, place, change in changes:
+        picks = change.table.picks.get(route)
+        if picks is None:
+            continue
+        rank = 1 + list(change.table.picks).index(route)
         old, new = chosen(change.old_values, picks), chosen(change.new_values, picks)
         moved = old is not None and new is not None and old != new
         if old is not None and (moved or new is None):
-            found.append(((relid, route, old), Form.LEAVE if moved else Form.WHOLE))
+            form = Form.LEAVE if moved else Form.WHOLE
+            found[old].append(((number, not moved, place, rank), change, form))
         if new is not None:
-            entered.append(((relid, route, new), Form.ENTER if moved else Form.WHOLE))
-    return found + entered
-
-
-def _number(found: tuple[int, Change, Channel, Form]) -> int:
-    return found[0]
+            form = Form.ENTER if moved else Form.WHOLE
+            found[new].append(((number, True, place, rank + len(change.table.picks)), change, form))
+    return found
