@@ -34,8 +34,9 @@ $(STAMP): requirements-dev.lock
 run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DATABASE_URL)
 	@exec $(BIN)/python -m app serve
 
+# Most of a test's time is waiting: two at a time, each with a PostgreSQL of its own.
 test: setup ## run all tests
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-long: setup ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots, a long stall
 	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 STALL_SECONDS=300 $(BIN)/python -m pytest tests/faults/test_promotion.py \

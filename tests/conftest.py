@@ -11,17 +11,16 @@ from tests.support.proxy import Proxy
 from tests.support.server import Server, Servers
 from tests.support.transport import Transport
 
-FIGURES = pytest.StashKey[list[str]]()
-
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Says a measured figure at the end of the run, whether or not the test passed."""
-    return request.config.stash.setdefault(FIGURES, []).append
+    return lambda line: request.node.user_properties.append(("figure", line))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash.get(FIGURES, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind) if r.when == "call"]
+    lines = [str(line) for report in reports for name, line in report.user_properties if name == "figure"]
     if lines:
         terminalreporter.section("figures")
         for line in lines:

@@ -18,7 +18,7 @@ ROUNDS = 100
 BOUND_MS = 10.0
 
 
-@pytest.mark.parametrize(("state", "gap"), [("hot", 0.002), ("parked", 0.12)])
+@pytest.mark.parametrize(("state", "gap"), [("hot", 0.002), ("parked", 0.06)])
 async def test_a_commit_reaches_an_idle_client_in_milliseconds(
     database: Database, server: Server, figures: Callable[[str], None], transport: Transport, state: str, gap: float
 ) -> None:

@@ -21,7 +21,7 @@ def small_queue() -> Iterator[Cluster]:
 
 async def test_a_foreign_session_that_listens_and_sits_in_a_transaction_is_alarmed_early(small_queue: Cluster) -> None:
     database = Database(small_queue, small_queue.create_database(migrated=True))
-    async with Server(database.url) as server, await database.connect() as foreign:
+    async with Server(database.url, SOBRANIE_RETENTION="8s") as server, await database.connect() as foreign:
         await rows_of(foreign, "LISTEN something")
         await rows_of(foreign, "BEGIN; SELECT 1")
         for _ in range(PAGES // 4):  # a quarter of the queue
