@@ -221,7 +221,10 @@ class Restless:
         self.away_until = time.monotonic() + self.dice.uniform(5.0, 60.0)
 
     async def _more_or_fewer(self, client: Socket) -> None:
-        joined, absent = client.stream.joined, [c for c in CHANNELS if c not in client.stream.open]
+        stream = client.stream
+        joined = stream.joined
+        # One that was asked for and not answered yet is not asked for again, from elsewhere: whose answer would it be?
+        absent = [c for c in CHANNELS if c not in stream.open and c not in stream.pending]
         if absent and (len(joined) < 4 or self.dice.random() < 0.6):
             held = self.dice.choice([None, *self.heard[-40:]])
             if held is not None:

@@ -39,7 +39,8 @@ class Client(asyncio.Protocol):
         if self.socket:
             message = {"type": "subscribe", "channels": [self.channel], "position": self.position}
             text = json.dumps(message).encode()
-            transport.write(b"\x81\xfe" + len(text).to_bytes(2) + b"\0\0\0\0" + text)
+            size = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2)
+            transport.write(b"\x81" + size + b"\0\0\0\0" + text)
 
     def data_received(self, data: bytes) -> None:
         text = self.tail + data

@@ -99,6 +99,7 @@ class Play:
             (self.stall, 2),
             (self.cut, 1.2),
             (self.connect, 3),
+            (self.beat, 1),
             (self.incarnate, 0.1),
             (self.toggle_away, 0.7 if self.weather.away else 0),
             (self.turn, 0.4 if self.weather.resets else 0),
@@ -129,6 +130,9 @@ class Play:
 
     def hear(self) -> None:
         self.random.choice(self.servers).hear()
+
+    def beat(self) -> None:
+        self.tasks.append(asyncio.create_task(self.random.choice(self.servers).connections._round()))
 
     def incarnate(self) -> None:
         """A crash that lost nothing: every server finds out, positions hold."""
@@ -202,8 +206,9 @@ class Play:
             self.world.commit(writer)
         self.hearts = [asyncio.create_task(server.connections.beat()) for server in self.servers]
         await asyncio.gather(*self.tasks)
-        for server in self.servers:
+        for server in self.servers:  # a rollback alone is nothing that a pull finds
             await server.pull()
+            await server.broadcaster.refresh()
         final = self.servers[0].broadcaster.point.token
         assert final is not None
         await self.until(lambda: self._arrived(self.clients, final), "all clients arrive")
