@@ -47,7 +47,7 @@ class EventStreams:
             refusal = await self._stream(request, channels, position, snapshot)
             if refusal is not None:
                 return refusal
-        await leave(request)
+        return await leave(request)
 
     async def _stream(
         self, request: web.Request, channels: list[str], position: str | None, snapshot: bool

@@ -39,7 +39,7 @@ class WebSockets:
         head = self._accept(request)
         with contextlib.suppress(ConnectionResetError):
             self._take_over(request, head)
-        await leave(request)
+        return await leave(request)
 
     def _accept(self, request: web.Request) -> bytes:
         """The head of the answer."""
