@@ -7,6 +7,7 @@ everything; `drained` returns only to what may write.
 
 import asyncio
 from collections.abc import Callable
+from typing import NoReturn
 
 from aiohttp import web
 
@@ -30,9 +31,11 @@ class Peer(asyncio.Protocol):
         """From now on the socket is ours. `hear` gets what the client sends, `left` is called when it has gone.
 
         The handler that calls this must `leave` next, and write nothing to its response any more.
+        Raises ConnectionResetError where the client has gone.
         """
         transport = request.transport
-        assert transport is not None
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
         rest = _Rest()
         request.protocol.set_parser(rest)  # type: ignore[arg-type]  # asked for nothing else but to be fed
         self._hear, self._left, self.open = hear, left, True
@@ -93,8 +96,9 @@ class _Rest:
         pass
 
 
-async def leave(request: web.Request) -> None:
+async def leave(request: web.Request) -> NoReturn:
     """The end of a handler whose socket was taken over: aiohttp lets go of the connection, and so of this handler."""
     request.protocol.transport = None  # or it would be closed
     request.protocol.connection_lost(None)
     await asyncio.get_running_loop().create_future()  # it is cancelled
+    raise AssertionError("a handler goes on after its end")

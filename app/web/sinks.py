@@ -72,8 +72,12 @@ class _Sink(ABC):
         if self.closed:
             return
         self.code = code
-        asyncio.get_running_loop().call_later(LINGER, self._socket.abort)
+        asyncio.get_running_loop().call_later(LINGER, self._cut_off)
         self._end(code, reason)
+
+    def _cut_off(self) -> None:
+        if not self.peer.lost:  # asyncio may fail where the backlog went out after a close
+            self._socket.abort()
 
     @abstractmethod
     def _end(self, code: int, reason: str) -> None: ...

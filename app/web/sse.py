@@ -4,6 +4,7 @@ An EventSource gives up for good on any status but 200. So only what will not pa
 its JSON body); what passes is 200 with `retry:`, an `error` message, and the end of the stream.
 """
 
+import contextlib
 import random
 from typing import Final
 
@@ -42,6 +43,18 @@ class EventStreams:
             channels, position, snapshot = _asked(request)
         except BadRequest as problem:
             return self._refuse(request, 400, problem.code, problem)
+        with contextlib.suppress(ConnectionResetError):
+            refusal = await self._stream(request, channels, position, snapshot)
+            if refusal is not None:
+                return refusal
+        return await leave(request)
+
+    async def _stream(
+        self, request: web.Request, channels: list[str], position: str | None, snapshot: bool
+    ) -> web.Response | None:
+        """Subscribe, and begin the stream; or the answer that there will be none.
+
+        Raises ConnectionResetError where the client has gone."""
         sink = EventSink(request)
         client = self._connect(sink)
         streaming = False
@@ -55,35 +68,28 @@ class EventStreams:
                 self._fail(sink, Unavailable("the database can't be reached at the moment"))
             except ClientError as problem:
                 return self._refuse(request, 400, problem.code, problem)
-            response = await self._begin(request)
-            streaming = self._take_over(request, sink, client)
+            await self._begin(request)
+            self._take_over(request, sink, client)
+            streaming = True
         finally:
             if not streaming:
                 client.close()
-        if streaming:
-            await leave(request)
-        return response
+        return None
 
-    async def _begin(self, request: web.Request) -> web.StreamResponse:
+    async def _begin(self, request: web.Request) -> None:
         """Send the head of the answer."""
         response = web.StreamResponse(headers=_HEADERS | self._origins.headers(request))
         response.force_close()  # an event stream is the last thing on its connection
         await response.prepare(request)
-        return response
 
-    def _take_over(self, request: web.Request, sink: EventSink, client: Client) -> bool:
-        """False where the client has gone meanwhile."""
-        if request.transport is None:
-            return False
-
+    def _take_over(self, request: web.Request, sink: EventSink, client: Client) -> None:
         def left() -> None:
             client.close()
             self._clients.left(sink)
 
-        self._clients.join(sink)
         sink.peer.take(request, left=left)
+        self._clients.join(sink)
         sink.begin(random.randint(1000, 3000))
-        return True
 
     def _fail(self, sink: EventSink, problem: ClientError) -> None:
         """A trouble that passes: the stream is an error and its end, and the client comes back by itself."""

@@ -1,8 +1,8 @@
 """What one WebSocket client says: frames by wsproto, messages one after the other.
 
 Invariants: messages are handled strictly in order, one at a time; who does not take the answers is not listened to;
-what breaks the protocol of WebSocket ends the connection with its close code, which arrives although the rest of what
-the peer sends is thrown away.
+however small its frames, none holds up the others; what breaks the protocol of WebSocket ends the connection with its
+close code, which arrives although the rest of what the peer sends is thrown away.
 """
 
 import asyncio
@@ -10,9 +10,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Final
 
-from wsproto.connection import Connection, ConnectionType
+from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
-from wsproto.utilities import RemoteProtocolError
 
 from app import wire
 from app.errors import CloseCode, RateLimited
@@ -23,16 +22,19 @@ from app.web.rate import Rate
 from app.web.sinks import HIGH_WATER, WebSocketSink
 
 QUEUE: Final = 4  # messages that wait; with more of them nothing is read
-NO_CODE: Final = (1005, 1006)
-NORMAL, PROTOCOL_ERROR = 1000, 1002
+FRAMES: Final = 32  # that one client has read in one turn of the event loop: 256 kB may be 40,000 of them
+NO_CODE: Final = 1005
+NORMAL: Final = 1000
 MASK: Final = 4  # bytes of it, behind a frame's size
+
+Said = str | bytes | None  # a message, a pong that waits until it can be sent, or a binary message
 
 
 class Talk:
     __slots__ = (
         "_client",
         "_clients",
-        "_failed",
+        "_deaf",
         "_frames",
         "_inbox",
         "_observe",
@@ -40,6 +42,7 @@ class Talk:
         "_said",
         "_sink",
         "_size",
+        "_stopped",
         "_task",
     )
 
@@ -53,40 +56,60 @@ class Talk:
         self._frames: Connection | None = None
         self._said = ""  # of a message that goes on
         self._size = 0  # of it, in bytes
-        self._inbox: deque[str | None] | None = None  # while there is a task; None in it is a binary message
+        self._inbox: deque[Said] | None = None  # while there is a task
         self._task: asyncio.Task[None] | None = None
-        self._failed = False
+        self._stopped = False  # nothing is read until the inbox is empty
+        self._deaf = False  # what comes is thrown away
 
     def left(self) -> None:
         """The client has gone."""
+        self._deaf = True
         if self._task is not None:
             self._task.cancel()
         self._client.close()
         self._clients.left(self._sink)
 
     def hear(self, data: bytes) -> None:
-        if self._failed:
-            return
-        frames = self._frames or Connection(ConnectionType.SERVER)
-        try:
+        """Take what the client sent; where that is a lot, the rest of it in later turns of the event loop."""
+        if not self._deaf:
+            frames = self._frames or Connection(ConnectionType.SERVER)
             frames.receive_data(data)
-            for event in frames.events():
-                if not self._failed:
-                    self._on(event, frames)
-        except RemoteProtocolError as problem:
-            hint = problem.event_hint
-            self._fail(hint.code if isinstance(hint, CloseConnection) else PROTOCOL_ERROR, "protocol", str(problem))
-        if self._frames is None and not whole(data):
-            self._frames = frames
+            if not self._read(frames) or (self._frames is None and not whole(data)):
+                self._frames = frames
+
+    def _read(self, frames: Connection) -> bool:
+        """Whether these were all the frames that are there; otherwise they will be read."""
+        for read, event in enumerate(frames.events(), 1):
+            self._on(event, frames)
+            if self._deaf:
+                return True
+            self._stopped = self._inbox is not None and len(self._inbox) > QUEUE
+            if self._stopped or read == FRAMES:
+                self._sink.listen(False)
+                if not self._stopped:
+                    asyncio.get_running_loop().call_soon(self._go_on)
+                return False
+        return True
+
+    def _go_on(self) -> None:
+        self._stopped = False
+        self._sink.listen(True)
+        self.hear(b"")
 
     def _on(self, event: Event, frames: Connection) -> None:
         match event:
             case TextMessage() | BytesMessage():
                 self._gather(event)
             case Ping():
-                self._sink.control(frames.send(event.response()))
+                pong = frames.send(event.response())
+                if self._sink.backlog() > HIGH_WATER:
+                    self._put(pong)
+                else:
+                    self._sink.control(pong)
+            case CloseConnection() if frames.state is ConnectionState.OPEN:  # the parser's word, and not the client's
+                self._fail(event.code, "protocol", event.reason or "")
             case CloseConnection():
-                self._sink.shut(NORMAL if event.code in NO_CODE else event.code)
+                self._sink.shut(NORMAL if event.code == NO_CODE else event.code)
                 self._sink.hang_up()
 
     def _gather(self, event: TextMessage | BytesMessage) -> None:
@@ -103,38 +126,39 @@ class Talk:
     def _fail(self, code: int, reason: str, text: str) -> None:
         """A socket closed at once would answer what the peer still sends with a reset, which destroys the close frame:
         so that is thrown away unread, until the peer's own end or LINGER."""
-        self._failed = True
+        self._deaf = True
         self._observe(ConnectionFailed("ws", reason))
         self._sink.shut(code, text)
         self._sink.finish()
 
     # Messages.
 
-    def _put(self, text: str | None) -> None:
+    def _put(self, said: Said) -> None:
         if self._sink.closed:
             return
         if self._inbox is None:
             self._inbox = deque()
             self._task = asyncio.create_task(self._work(self._inbox))
-        self._inbox.append(text)
-        if len(self._inbox) > QUEUE:
-            self._sink.listen(False)
+        self._inbox.append(said)
 
-    async def _work(self, inbox: "deque[str | None]") -> None:
+    async def _work(self, inbox: "deque[Said]") -> None:
         try:
             while inbox:
                 if self._sink.backlog() > HIGH_WATER:
                     with suppress(ConnectionResetError):
                         await self._sink.drained()
-                text = inbox.popleft()
-                if not self._sink.closed:
-                    await self._answer(text)
+                said = inbox.popleft()
+                if isinstance(said, bytes):
+                    self._sink.control(said)
+                elif not self._sink.closed:
+                    await self._answer(said)
         except Exception as error:  # noqa: BLE001 - a bug must not leave a client waiting in silence
             self._observe(Failed("client", error))
             self._sink.close(CloseCode.RESTART, "the server failed")
         finally:
             self._task = self._inbox = None
-        self._sink.listen(True)
+        if self._stopped:
+            self._go_on()
 
     async def _answer(self, text: str | None) -> None:
         retry_after_ms = self._rate.take()

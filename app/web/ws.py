@@ -4,6 +4,7 @@ Invariant: whatever a client sends, what follows is a message or a close code of
 """
 
 import contextlib
+from typing import Final
 
 from aiohttp import web
 from wsproto import ConnectionType, WSConnection
@@ -17,6 +18,9 @@ from app.web.peer import leave
 from app.web.ports import Connect
 from app.web.sinks import WebSocketSink
 from app.web.talk import Talk
+
+# The others are not for wsproto, which raises errors of many kinds where it can't read one.
+_HANDSHAKE: Final = (b"host", b"connection", b"upgrade", b"sec-websocket-version", b"sec-websocket-key")
 
 
 class WebSockets:
@@ -35,17 +39,17 @@ class WebSockets:
         head = self._accept(request)
         with contextlib.suppress(ConnectionResetError):
             self._take_over(request, head)
-        await leave(request)
-        raise AssertionError("a handler goes on after its end")
+        return await leave(request)
 
     def _accept(self, request: web.Request) -> bytes:
         """The head of the answer."""
         handshake = WSConnection(ConnectionType.SERVER)
         try:
-            handshake.initiate_upgrade_connection(list(request.raw_headers), request.raw_path)
+            headers = [(name, value) for name, value in request.raw_headers if name.lower() in _HANDSHAKE]
+            handshake.initiate_upgrade_connection(headers, request.raw_path)
             next(handshake.events(), None)
             return handshake.send(AcceptConnection())
-        except RemoteProtocolError as problem:
+        except (RemoteProtocolError, UnicodeError) as problem:
             self._observe(ConnectionFailed("ws", "handshake"))
             raise web.HTTPUpgradeRequired(
                 text=f"this is a WebSocket: {problem}\n",
