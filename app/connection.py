@@ -92,9 +92,9 @@ class Connection:
         Raises ClientError before anything is sent or changed. On a new connection nothing here waits for the client to
         take what is sent."""
         await self.broadcaster.turns.take()
-        self.session.check_subscribe(names)
         async with self._lock:
             await self._send_rows()
+            self.session.check_subscribe(names)
             located, start, refused = await self.broadcaster.look_up(names, position)
             self._leave_live()
             try:

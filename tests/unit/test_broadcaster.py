@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from app.broadcaster import Snapshots
 from app.change import Table
 from app.channel import Address, parse
 from app.history import Rows
 from app.position import Snapshot
-from tests.unit.stage import Stage
+from tests.unit.client_model import Client
+from tests.unit.stage import Stage, link
 
 PATIENCE = 5.0  # seconds
 LOOKS = 100
@@ -52,3 +54,29 @@ async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_e
     await stage.until(lambda: len(reads.ends) == 2)
     reads.ends[1].set_result(broadcaster.point.snapshot)
     assert (await asyncio.wait_for(second, PATIENCE)).position == broadcaster.point.snapshot
+
+
+class Listener(Client):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("listener")
+        self.told: list[dict[str, Any]] = []
+
+    def receive(self, message: dict[str, Any]) -> None:
+        self.told.append(message)
+
+
+async def test_a_channel_whose_rows_are_still_to_be_sent_is_subscribed_already(stage: Stage) -> None:
+    start, broadcaster, reads, client = stage.token, stage.server.broadcaster, Reads(), Listener()
+    await stage.commit()
+    broadcaster.snapshots = reads
+    client.connect(stage.server)
+    stage.clients.append(client)
+    link(client).command(type="subscribe", id=1, channels=["posts"], snapshot=True)
+    link(client).command(type="subscribe", id=2, channels=["posts"], position=start)
+    await stage.until(lambda: reads.ends)
+    reads.ends[0].set_result(broadcaster.point.snapshot)
+    await stage.until(lambda: client.told[-1].get("id") == 2)
+    assert [m["type"] for m in client.told] == ["welcome", "subscribed", "snapshot", "error"]
+    assert client.told[-1]["field"] == "channels"
