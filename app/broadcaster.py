@@ -172,6 +172,7 @@ class Broadcaster:
             self._settle(origin)
         self.history.restart(self.point.snapshot)
         self.replays.restart()
+        self._snapshots.clear()  # who waits for one of these looks again (`look_up_rows`)
         if reason is not None:
             self.on_reset(reason)
 

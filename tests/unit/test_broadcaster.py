@@ -56,6 +56,23 @@ async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_e
     assert (await asyncio.wait_for(second, PATIENCE)).position == broadcaster.point.snapshot
 
 
+async def test_rows_of_another_incarnation_are_not_shared_with_who_comes_after_it(stage: Stage) -> None:
+    """They may be of a primary that was left: their position says nothing here."""
+    broadcaster, reads = stage.server.broadcaster, Reads()
+    broadcaster.snapshots = reads
+    located = [await broadcaster.locate(parse("posts"))]
+    before = asyncio.create_task(broadcaster.rows(located, None))
+    await stage.until(lambda: reads.ends)
+    broadcaster.rebase(stage.world.start(), None)
+    after = asyncio.create_task(broadcaster.rows(located, None))
+    await stage.until(lambda: len(reads.ends) == 2)
+    for end in reads.ends:
+        end.set_result(broadcaster.point.snapshot)
+    assert await asyncio.wait_for(before, PATIENCE) is not await asyncio.wait_for(after, PATIENCE)
+    await stage.turns()
+    assert not broadcaster._snapshots
+
+
 class Listener(Client):
     """Keeps what it is told."""
 
