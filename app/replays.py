@@ -22,6 +22,7 @@ from app.observe import Observer, ReplayRead
 from app.position import Snapshot
 
 KEPT_BYTES: Final = 16 << 20
+KEPT_STRETCHES: Final = 1024  # whoever is not in the ring looks through them
 RUNS: Final = 4
 NEAR: Final = 50_000  # transactions: closer than this one run is enough
 WOKEN: Final = 32  # at most so many go on in one turn of the event loop
@@ -197,7 +198,7 @@ class Replays:
             self._kept.append(piece)
             self._starts[piece.since] = piece
             self.size += piece.size
-        while self.size > self._limit and len(self._kept) > len(new):
+        while (self.size > self._limit or len(self._kept) > KEPT_STRETCHES) and len(self._kept) > len(new):
             self._unlist(self._kept.popleft())
 
     def _unlist(self, kept: Stretch) -> None:

@@ -1,6 +1,7 @@
 """Shared replays against the model of the log: exact for every position, and few reads however many ask."""
 
 import asyncio
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -228,3 +229,19 @@ async def test_whatever_fails_while_a_refusal_is_judged_is_told_to_those_who_wai
     world.commit(writer)
     with pytest.raises(LookupError):
         await asyncio.wait_for(Replays(world, world.now, ignore).after(start), PATIENCE)
+
+
+async def test_pieces_that_weigh_little_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is looked at by whoever is not in the ring."""
+    monkeypatch.setattr(app.replays, "KEPT_STRETCHES", 8)
+    world, positions = told(12, 60)
+    world.held = 0
+    front = [positions[0]]
+    replays = Replays(world, lambda: front[0], ignore)
+    for before, after in pairwise(positions):
+        front[0] = after
+        if not before.contains(after):
+            await walked(replays, world, before, after)
+    assert len(replays._kept) <= 8
+    assert len(replays._starts) <= 8
+    assert replays.size == sum(s.size for s in replays._kept)
