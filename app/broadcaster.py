@@ -139,7 +139,8 @@ class Broadcaster:
             self.rebase(await self.source.origin(), refused.reason)
             return None
         if batch is not None:
-            self._observe_read(batch, time.monotonic() - started)
+            if batch.transactions != []:
+                self._observe_read(batch, time.monotonic() - started)
             self.apply(batch)
             if self.on_read is not None:
                 await self.on_read(batch)
