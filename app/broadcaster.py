@@ -273,6 +273,8 @@ class Broadcaster:
                 await self.refresh()
         except DatabaseAway as error:
             raise Unavailable("the database is away; try again") from error
+        if not self.point.snapshot.contains(rows.position):  # another primary answered: its changes would come again
+            raise Unavailable("the rows are of another primary than the stream; try again")
         return rows
 
     def _forget_rows(self, key: tuple[str, ...], task: asyncio.Task[Rows]) -> None:

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from app.broadcaster import Snapshots
 from app.change import Table
 from app.channel import Address, parse
+from app.errors import Unavailable
 from app.history import Rows
 from app.position import Snapshot
 from tests.unit.client_model import Client
@@ -71,6 +74,17 @@ async def test_rows_of_another_incarnation_are_not_shared_with_who_comes_after_i
     assert await asyncio.wait_for(before, PATIENCE) is not await asyncio.wait_for(after, PATIENCE)
     await stage.turns()
     assert not broadcaster._snapshots
+
+
+async def test_rows_of_where_the_stream_never_comes_are_not_handed_out(stage: Stage) -> None:
+    """A primary that has taken over answers, while the stream is still read from the one before."""
+    broadcaster, reads = stage.server.broadcaster, Reads()
+    broadcaster.snapshots = reads
+    asked = asyncio.create_task(broadcaster.rows([await broadcaster.locate(parse("posts"))], None))
+    await stage.until(lambda: reads.ends)
+    reads.ends[0].set_result(Snapshot(stage.world.now().xmax + 5))
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(asked, PATIENCE)
 
 
 class Listener(Client):
