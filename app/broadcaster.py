@@ -139,7 +139,8 @@ class Broadcaster:
             self.rebase(await self.source.origin(), refused.reason)
             return None
         if batch is not None:
-            self._observe_read(batch, time.monotonic() - started)
+            if batch.transactions != []:
+                self._observe_read(batch, time.monotonic() - started)
             self.apply(batch)
             if self.on_read is not None:
                 await self.on_read(batch)
@@ -172,6 +173,7 @@ class Broadcaster:
             self._settle(origin)
         self.history.restart(self.point.snapshot)
         self.replays.restart()
+        self._snapshots.clear()  # who waits for one of these looks again (`look_up_rows`)
         if reason is not None:
             self.on_reset(reason)
 
@@ -271,6 +273,8 @@ class Broadcaster:
                 await self.refresh()
         except DatabaseAway as error:
             raise Unavailable("the database is away; try again") from error
+        if not self.point.snapshot.contains(rows.position):  # another primary answered: its changes would come again
+            raise Unavailable("the rows are of another primary than the stream; try again")
         return rows
 
     def _forget_rows(self, key: tuple[str, ...], task: asyncio.Task[Rows]) -> None:

@@ -92,9 +92,9 @@ class Connection:
         Raises ClientError before anything is sent or changed. On a new connection nothing here waits for the client to
         take what is sent."""
         await self.broadcaster.turns.take()
-        self.session.check_subscribe(names)
         async with self._lock:
             await self._send_rows()
+            self.session.check_subscribe(names)
             located, start, refused = await self.broadcaster.look_up(names, position)
             self._leave_live()
             try:
@@ -221,7 +221,9 @@ class Connection:
                     await self.sink.drained()  # also at the front: what it has not taken must not grow
                     await self._catchup.look_into_doubts()
                     self._resume()
-                    if self.session.state is State.FEEDING and not self._catchup.at_the_front:
+                    # In doubt nothing is fed: a position would speak for a channel that may be none any more.
+                    settled = not self._catchup.doubted
+                    if self.session.state is State.FEEDING and settled and not self._catchup.at_the_front:
                         await self._catchup.units()
         except (ConnectionResetError, DatabaseAway):
             self._hang_up("the database went away in the midst of a replay")

@@ -64,7 +64,8 @@ class Log(Protocol):
     """Reading the log of one primary. Every method may raise DatabaseAway."""
 
     async def difference(self, since: Snapshot) -> Batch | None:
-        """All that is committed, durable, and not in `since`; None where there is nothing new.
+        """All that is committed, durable, and not in `since`; None where there is nothing new. It has no transactions
+        where some that `since` leaves open have ended, and wrote nothing.
 
         Raises PositionRefused(EXPIRED) when the log no longer reaches back to `since`.
         """

@@ -22,6 +22,7 @@ from app.observe import Observer, ReplayRead
 from app.position import Snapshot
 
 KEPT_BYTES: Final = 16 << 20
+KEPT_STRETCHES: Final = 1024  # whoever is not in the ring looks through them
 RUNS: Final = 4
 NEAR: Final = 50_000  # transactions: closer than this one run is enough
 WOKEN: Final = 32  # at most so many go on in one turn of the event loop
@@ -113,10 +114,10 @@ class Replays:
         """One read, for the one who has waited longest and whoever else it serves."""
         run: _Run | None = None
         try:
-            await self._judge()
+            floor = await self._judge()
             if not self._waiting:
                 return
-            run = self._run_for(self._waiting[0].position)
+            run = self._run_for(self._waiting[0].position, floor)
             found = await anext(run.rest)
         except PositionRefused as refused:
             await self._refused(run, refused)
@@ -133,18 +134,20 @@ class Replays:
         """Refuse those who can't be served, so that the others can; the floor of the log."""
         floor, front = await self._log.floor(), self._front()
         for waiter in self._waiting:
-            if not front.contains(waiter.position):
+            if not front.contains(waiter.position) or waiter.position.contains(front):
                 waiter.refuse(DatabaseAway("the server's own position was lost meanwhile"))
             elif not waiter.position.contains(floor):
                 waiter.refuse(PositionRefused(ResetReason.EXPIRED))
         self._tidy()
         return floor
 
-    def _run_for(self, position: Snapshot) -> _Run:
+    def _run_for(self, position: Snapshot, floor: Snapshot) -> _Run:
         serving = [run for run in self._runs if run.serves(position)]
         run = max(serving, key=lambda run: run.reached.xmax, default=None)
         if run is None or (not run.near(position) and len(self._runs) < RUNS):
             start = reduce(Snapshot.meet, self._unserved(position), position)
+            if not start.contains(floor):  # the floor ends with what it does not see, and so was cut off
+                start = position
             run = _Run(start, self._front(), self._log.stretches(start, self._front()))
             del self._runs[: max(0, len(self._runs) + 1 - RUNS)]
         else:
@@ -166,7 +169,7 @@ class Replays:
         self._drop(run)
         try:
             floor = await self._judge()
-        except DatabaseAway as error:
+        except Exception as error:  # noqa: BLE001 - as in _serve
             self._give_up(error)
             return
         if run is not None and run.reached.contains(floor):
@@ -195,7 +198,7 @@ class Replays:
             self._kept.append(piece)
             self._starts[piece.since] = piece
             self.size += piece.size
-        while self.size > self._limit and len(self._kept) > len(new):
+        while (self.size > self._limit or len(self._kept) > KEPT_STRETCHES) and len(self._kept) > len(new):
             self._unlist(self._kept.popleft())
 
     def _unlist(self, kept: Stretch) -> None:

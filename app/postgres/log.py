@@ -165,7 +165,8 @@ class PostgresLog:
     # What is new.
 
     async def difference(self, since: Snapshot) -> Batch | None:
-        """All that is committed, durable, and not in `since` (normalised); None where there is nothing new.
+        """All that is committed, durable, and not in `since` (normalised); None where there is nothing new. It has
+        no transactions where some that `since` leaves open have ended, and wrote nothing.
 
         Raises PositionRefused (EXPIRED: the log no longer reaches back; LOST: it is another history), DatabaseAway.
         """
@@ -173,10 +174,12 @@ class PostgresLog:
             start = self._raw if self._raw is not None and self._upto == since else since
             found = await self._read(connection, start)
             self._reached(found.floor, since)
-            if not found.events:
-                self._raw, self._upto = found.snapshot, since
-                return None
             seen_at = time.monotonic()
+            if not found.events:
+                # Who ended without an event is left behind all the same: the floor of the log may, too.
+                upto = since.union(found.snapshot.normalised(since.xmax - 1))
+                self._raw, self._upto = found.snapshot, upto
+                return Batch(since, upto, since.xmax - 1, 0, [], [], 0, seen_at) if upto != since else None
             batch = await self._batch(connection, since, start, found, seen_at)
             await self._flush.reach(connection, found.written, found.flushed)
             self._raw, self._upto, self._durable_at = found.snapshot, batch.upto, found.written

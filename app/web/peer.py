@@ -39,7 +39,8 @@ class Peer(asyncio.Protocol):
         rest = _Rest()
         request.protocol.set_parser(rest)  # type: ignore[arg-type]  # asked for nothing else but to be fed
         self._hear, self._left, self.open = hear, left, True
-        self._full = transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
+        # What the loop has told aiohttp, and tells nobody again: a backlog between the limits may be either.
+        self._full = request.protocol.writing_paused
         transport.set_protocol(self)
         transport.resume_reading()
         self._wake()

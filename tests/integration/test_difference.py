@@ -11,6 +11,7 @@ from app.observe import DatabaseBack, DatabaseLost, Observation
 from app.position import Snapshot
 from app.postgres.log import PostgresLog
 from tests.integration import story
+from tests.sql.test_ring import turn
 from tests.support.cluster import Cluster, migrate
 from tests.support.database import Database
 
@@ -19,6 +20,11 @@ async def read(log: PostgresLog, since: Snapshot) -> Batch:
     batch = await log.difference(since)
     assert batch is not None
     return batch
+
+
+async def nothing(log: PostgresLog, since: Snapshot) -> bool:
+    batch = await log.difference(since)
+    return batch is None or batch.transactions == []
 
 
 async def start(log: PostgresLog) -> Snapshot:
@@ -40,14 +46,14 @@ async def test_a_slow_transaction_with_a_lower_id_arrives_once_after_the_faster_
         await slow.execute("INSERT INTO posts (author_id, title) VALUES (1, 'slow')")
         await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'fast')")
         first = await read(log, position)
-        assert await log.difference(first.upto) is None
+        assert await nothing(log, first.upto)
         await slow.commit()
     second = await read(log, first.upto)
     assert [b.transactions and len(b.transactions) for b in (first, second)] == [1, 1]
     assert first.transactions is not None
     assert second.transactions is not None
     assert first.transactions[0].xid > second.transactions[0].xid
-    assert await log.difference(second.upto) is None
+    assert await nothing(log, second.upto)
 
 
 async def test_random_interleaved_transactions_are_read_exactly_once_in_an_order_that_fits_every_row(
@@ -121,7 +127,7 @@ async def test_a_large_open_transaction_costs_the_other_reads_nothing(database: 
         # A scan of the open rows takes 5 ms and more; without it a read takes a fraction of one.
         assert sorted(seconds)[len(seconds) // 2] < 0.005
         await bulk.rollback()
-    assert await log.difference(position) is None
+    assert await nothing(log, position)
 
 
 async def test_what_is_too_much_to_hold_is_announced_without_its_changes(database: Database, log: PostgresLog) -> None:
@@ -136,7 +142,7 @@ async def test_what_is_too_much_to_hold_is_announced_without_its_changes(databas
     assert [table.name for table in batch.schema] == ["fresh"]
     assert batch.upto.xmax == batch.highest + 1
     assert len(story.ids(await story.replayed(log, position, batch.upto))) == 30000
-    assert await log.difference(batch.upto) is None
+    assert await nothing(log, batch.upto)
 
 
 async def test_few_rows_of_many_bytes_are_too_much_as_well(database: Database, log: PostgresLog) -> None:
@@ -205,8 +211,8 @@ async def test_a_position_before_the_floor_is_expired_and_one_at_the_floor_is_go
     with pytest.raises(PositionRefused) as caught:
         await log.difference(position)
     assert caught.value.reason is ResetReason.EXPIRED
-    assert await log.difference(batch.upto) is None
-    assert await log.difference(await start(log)) is None
+    assert await nothing(log, batch.upto)
+    assert await nothing(log, await start(log))
 
 
 async def test_newlines_of_a_json_column_are_blanked(database: Database, log: PostgresLog) -> None:
@@ -220,3 +226,23 @@ async def test_newlines_of_a_json_column_are_blanked(database: Database, log: Po
     assert b"\n" not in row
     assert b"\r" not in row
     assert b"line\\nline" in row
+
+
+async def test_a_server_at_rest_is_not_behind_a_purge_for_a_transaction_that_wrote_nothing(
+    database: Database, log: PostgresLog
+) -> None:
+    """Another server looked later, and saw that it had ended: the floor becomes where that one is."""
+    position = await start(log)
+    async with await database.connect(autocommit=False) as silent:
+        await silent.execute("SELECT pg_current_xact_id()")
+        await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'goes')")
+        position = (await read(log, position)).upto
+    other = await start(log)
+    assert not position.contains(other)
+    moved = await read(log, position)
+    assert moved.transactions == []
+    assert moved.upto.contains(other)
+    assert await nothing(log, moved.upto)
+    await database.execute("SELECT realtime.purge()")
+    assert [await turn(database, published=str(other)) for _ in range(2)] == ["switched", "emptied"]
+    assert await nothing(log, moved.upto)

@@ -98,7 +98,8 @@ async def test_durable_positions_hold_through_crashes_and_others_do_not(
             async with await own_database.connect(autocommit=False) as gone:
                 await gone.execute("INSERT INTO posts (author_id, title) VALUES (0, 'gone')")
                 await gone.rollback()
-        assert await log.difference(batch.upto) is None  # the raw snapshot has moved beyond them
+        last = await log.difference(batch.upto)
+        assert last is None or last.transactions == []  # the raw snapshot has moved beyond them
         cluster.kill9()
         cluster.start()
         with pytest.raises(DatabaseAway):

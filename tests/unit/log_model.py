@@ -223,7 +223,8 @@ class World:
         self._reaches_back(since, ResetReason.EXPIRED)
         found = self._between(since, self.raw())
         if not found:
-            return None
+            upto = since.union(self.raw().normalised(since.xmax - 1))
+            return Batch(since, upto, since.xmax - 1, 0, [], [], 0, time.monotonic()) if upto != since else None
         highest = max(since.xmax - 1, *(t.xid for t in found))
         schema = {made.gen: made for t in found for made in t.schema}
         size = sum(c.size for t in found for c in t.changes)

@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from app.broadcaster import Snapshots
 from app.change import Table
 from app.channel import Address, parse
+from app.errors import Unavailable
 from app.history import Rows
 from app.position import Snapshot
-from tests.unit.stage import Stage
+from tests.unit.client_model import Client
+from tests.unit.stage import Stage, link
 
 PATIENCE = 5.0  # seconds
 LOOKS = 100
@@ -52,3 +57,57 @@ async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_e
     await stage.until(lambda: len(reads.ends) == 2)
     reads.ends[1].set_result(broadcaster.point.snapshot)
     assert (await asyncio.wait_for(second, PATIENCE)).position == broadcaster.point.snapshot
+
+
+async def test_rows_of_another_incarnation_are_not_shared_with_who_comes_after_it(stage: Stage) -> None:
+    """They may be of a primary that was left: their position says nothing here."""
+    broadcaster, reads = stage.server.broadcaster, Reads()
+    broadcaster.snapshots = reads
+    located = [await broadcaster.locate(parse("posts"))]
+    before = asyncio.create_task(broadcaster.rows(located, None))
+    await stage.until(lambda: reads.ends)
+    broadcaster.rebase(stage.world.start(), None)
+    after = asyncio.create_task(broadcaster.rows(located, None))
+    await stage.until(lambda: len(reads.ends) == 2)
+    for end in reads.ends:
+        end.set_result(broadcaster.point.snapshot)
+    assert await asyncio.wait_for(before, PATIENCE) is not await asyncio.wait_for(after, PATIENCE)
+    await stage.turns()
+    assert not broadcaster._snapshots
+
+
+async def test_rows_of_where_the_stream_never_comes_are_not_handed_out(stage: Stage) -> None:
+    """A primary that has taken over answers, while the stream is still read from the one before."""
+    broadcaster, reads = stage.server.broadcaster, Reads()
+    broadcaster.snapshots = reads
+    asked = asyncio.create_task(broadcaster.rows([await broadcaster.locate(parse("posts"))], None))
+    await stage.until(lambda: reads.ends)
+    reads.ends[0].set_result(Snapshot(stage.world.now().xmax + 5))
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(asked, PATIENCE)
+
+
+class Listener(Client):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("listener")
+        self.told: list[dict[str, Any]] = []
+
+    def receive(self, message: dict[str, Any]) -> None:
+        self.told.append(message)
+
+
+async def test_a_channel_whose_rows_are_still_to_be_sent_is_subscribed_already(stage: Stage) -> None:
+    start, broadcaster, reads, client = stage.token, stage.server.broadcaster, Reads(), Listener()
+    await stage.commit()
+    broadcaster.snapshots = reads
+    client.connect(stage.server)
+    stage.clients.append(client)
+    link(client).command(type="subscribe", id=1, channels=["posts"], snapshot=True)
+    link(client).command(type="subscribe", id=2, channels=["posts"], position=start)
+    await stage.until(lambda: reads.ends)
+    reads.ends[0].set_result(broadcaster.point.snapshot)
+    await stage.until(lambda: client.told[-1].get("id") == 2)
+    assert [m["type"] for m in client.told] == ["welcome", "subscribed", "snapshot", "error"]
+    assert client.told[-1]["field"] == "channels"

@@ -1,6 +1,7 @@
 """Shared replays against the model of the log: exact for every position, and few reads however many ask."""
 
 import asyncio
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -14,7 +15,9 @@ from app.observe import Observation
 from app.position import Snapshot
 from app.replays import Replays
 from tests.support.facts import eventually
-from tests.unit.log_model import World
+from tests.unit.log_model import FIRST, World
+
+PATIENCE = 5.0  # seconds
 
 
 def ignore(_: Observation) -> None:
@@ -180,3 +183,65 @@ async def test_what_left_the_log_is_served_no_more_and_what_is_younger_still_is(
         await replays.after(positions[0])
     assert refused.value.reason is ResetReason.EXPIRED
     assert await walked(replays, world, gone, front) == [t.xid for t in world._between(gone, front)]
+
+
+async def test_a_server_that_fell_back_to_where_a_client_waits_leaves_nobody_waiting() -> None:
+    """A position that lacks nothing any more is served by no read, however often the log is read."""
+    world, positions = told(9, 10)
+    front = positions[-1]
+    with pytest.raises(DatabaseAway):
+        await asyncio.wait_for(Replays(world, lambda: front, ignore).after(front), PATIENCE)
+
+
+async def test_positions_whose_meet_is_before_the_floor_are_served_all_the_same() -> None:
+    """A floor may end with a transaction that was open: of what is cut back to before it the log has all, and not by
+    its own count."""
+    world, _ = told(10, 30)
+    front = world.now()
+    x = FIRST + 10
+    world.horizon = Snapshot(x, frozenset({x - 1}))
+    chosen = [Snapshot(x + 2, frozenset({x - 1, x})), Snapshot(x + 3, frozenset({x - 1, x, x + 1}))]
+    assert all(position.contains(world.horizon) for position in chosen)
+    assert not chosen[0].meet(Snapshot(x + 4, frozenset({x - 1, x, x + 1, x + 2}))).contains(world.horizon)
+    chosen.append(Snapshot(x + 4, frozenset({x - 1, x, x + 1, x + 2})))
+    replays = Replays(world, lambda: front, ignore)
+    walks = [walked(replays, world, position, front) for position in chosen]
+    for position, got in zip(chosen, await asyncio.wait_for(asyncio.gather(*walks), PATIENCE), strict=True):
+        assert got == [t.xid for t in world._between(position, front)]
+
+
+async def test_whatever_fails_while_a_refusal_is_judged_is_told_to_those_who_wait() -> None:
+    class Revoked(World):
+        looks = 0
+
+        async def floor(self) -> Snapshot:
+            self.looks += 1
+            if self.looks > 1:
+                raise LookupError("the right to read this was taken away")
+            return await super().floor()
+
+        def _reaches_back(self, since: Snapshot, reason: ResetReason) -> None:
+            raise PositionRefused(reason)
+
+    world = Revoked(Random(11))
+    start = world.now()
+    world.write(writer := world.begin())
+    world.commit(writer)
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(Replays(world, world.now, ignore).after(start), PATIENCE)
+
+
+async def test_pieces_that_weigh_little_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is looked at by whoever is not in the ring."""
+    monkeypatch.setattr(app.replays, "KEPT_STRETCHES", 8)
+    world, positions = told(12, 60)
+    world.held = 0
+    front = [positions[0]]
+    replays = Replays(world, lambda: front[0], ignore)
+    for before, after in pairwise(positions):
+        front[0] = after
+        if not before.contains(after):
+            await walked(replays, world, before, after)
+    assert len(replays._kept) <= 8
+    assert len(replays._starts) <= 8
+    assert replays.size == sum(s.size for s in replays._kept)
