@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from app.audience import Point
 from app.change import Batch, Table, Transaction
 from app.channel import Address, parse
 from app.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.history import History, Log, Rows, Stretch
-from app.hub import Delivery, Hub, Point
+from app.hub import Delivery, Hub
 from app.observe import BatchRead, Delivered, MessagesSent, Observer, RingBytes
 from app.position import Position, Snapshot
 from app.replays import Replays

@@ -8,13 +8,13 @@ import random
 from collections.abc import Mapping, Sequence
 
 from app import wire
+from app.audience import Channel, Point, Subscriber
 from app.broadcaster import Broadcaster
 from app.change import Table
 from app.channel import Address, parse
 from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.feed import Feed, Line, Sink
 from app.history import Rows
-from app.hub import Channel, Point, Subscriber
 from app.observe import Observer, Reset
 from app.position import Snapshot
 from app.session import Session
@@ -54,7 +54,7 @@ class CatchUp:
         """Give up channels that are subscribed, live or not."""
         for name in names:
             channel = self.session.channels.pop(name)
-            channel.members.discard(self._member)
+            channel.leave(self._member)
             self.broadcaster.hub.release(channel)
 
     # Positions.

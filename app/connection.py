@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 
 from app import wire
+from app.audience import Channel, Point
 from app.broadcaster import Broadcaster
 from app.catchup import CatchUp
 from app.connections import Connections
@@ -20,16 +21,18 @@ from app.errors import (
 )
 from app.feed import Line, Sink
 from app.history import Rows
-from app.hub import Channel, Point
 from app.observe import Failed, Lagging, Transport
 from app.position import Snapshot
 from app.session import Session, State
 
-BACKLOG_BYTES = 128 << 10  # a live connection with more than this unsent is fed at its own pace
+BACKLOG_BYTES = (
+    128 << 10
+)  # a live connection with more than this unsent, when more is to be sent, is fed at its own pace
 
 
 class Connection:
     __slots__ = (
+        "_beaten",
         "_begun",
         "_catchup",
         "_ended",
@@ -52,6 +55,8 @@ class Connection:
         self.session = Session(connections.channel_limit)
         self.line = Line(sink, connections.observe)
         self._catchup = CatchUp(self, self.session, self.broadcaster, sink, self.line, connections.observe)
+        self._beaten = 0
+        sink.rerouted = self._rerouted
         self._begun: Snapshot | None = None  # the position that the client came with
         self._opening: tuple[dict[str, Channel], Rows] | None = None  # channels that are to begin with these rows
         self._ended = False
@@ -177,9 +182,27 @@ class Connection:
 
     # The live stream.
 
-    def deliver(self, messages: Sequence[wire.Message], after: Point) -> None:
-        if self.line.write(messages) > BACKLOG_BYTES:
-            self.fall_behind(after)
+    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
+        """What the hub could not send whole at once (app.audience.Subscriber)."""
+        if sent:
+            self.sink.rest(data[sent:])
+        elif self.sink.backlog() > BACKLOG_BYTES:
+            self.fall_behind(before)
+            return False
+        else:
+            self.sink.write(messages)
+        return True
+
+    def _rerouted(self) -> None:
+        for channel in self.session.channels.values():
+            channel.rerouted()
+
+    def heard_nothing(self) -> bool:
+        """Whether no position has gone out since this was asked before."""
+        before, self._beaten = self._beaten, self.broadcaster.hub.batches
+        quiet, self.line.quiet = self.line.quiet, True
+        live = self.session.state is State.LIVE
+        return quiet and not (live and any(channel.told > before for channel in self.session.channels.values()))
 
     def fall_behind(self, point: Point) -> None:
         if self.session.state is State.LIVE:
@@ -190,7 +213,7 @@ class Connection:
     def _leave_live(self) -> None:
         if self.session.state is State.LIVE:
             for channel in self.session.channels.values():
-                channel.members.discard(self)
+                channel.leave(self)
             self.session.feed(self.broadcaster.point)
 
     def _resume(self) -> None:
@@ -200,7 +223,7 @@ class Connection:
         ready = self._catchup.at_the_front and not self._catchup.doubted and self._opening is None
         if ready and self.sink.backlog() <= BACKLOG_BYTES:
             for channel in self.session.channels.values():
-                channel.members.add(self)
+                channel.join(self)
             self.session.go_live(self.broadcaster.point)
         else:
             self.session.feed(self.session.point)
@@ -257,6 +280,7 @@ class Connection:
         if self.session.closed:
             return
         self.session.close()
+        self.sink.rerouted = None
         self.connections.remove(self)
         self._catchup.drop(list(self.session.channels))
         if self._opening is not None:

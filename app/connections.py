@@ -57,9 +57,8 @@ class Connections:
 
     async def _round(self) -> None:
         for n, connection in enumerate(list(self._all), 1):
-            if connection.line.quiet and not connection.session.closed:
+            if connection.heard_nothing() and not connection.session.closed:
                 _beat(connection, self._position())
-            connection.line.quiet = True
             if n % BEATS == 0:
                 await asyncio.sleep(0)
 

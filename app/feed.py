@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from app import wire
+from app.audience import Channel, Point, Send
 from app.broadcaster import Broadcaster
 from app.change import Transaction
 from app.errors import ClientError, CloseCode, PositionRefused, ResetReason
 from app.history import PORTION_BYTES, UNIT_BYTES, Stretch
-from app.hub import Channel, Point
 from app.index import Index, Seen
 from app.observe import MessagesSent, Observer, Refused, Replayed, Transport
 from app.position import Snapshot
@@ -26,13 +26,21 @@ LOOKS: Final = 32  # stretches in one turn of the event loop
 
 
 class Sink(Protocol):
-    """One client's transport, as the flow sees it."""
+    """One client's transport, as the flow sees it. `send` is for app.audience; `rerouted` is called whenever there is
+    another."""
 
     transport: Transport
+    rerouted: Callable[[], None] | None
 
-    def write(self, messages: Sequence[wire.Message]) -> int:
-        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone. What `backlog` says
-        then."""
+    @property
+    def send(self) -> Send | None: ...
+
+    def write(self, messages: Sequence[wire.Message]) -> None:
+        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
+        ...
+
+    def rest(self, data: bytes) -> None:
+        """Hand over what follows what `send` took."""
         ...
 
     def backlog(self) -> int:
@@ -47,7 +55,7 @@ class Sink(Protocol):
 
 
 class Line:
-    """What is said to one client. `quiet` is true until a position goes out; heartbeats set it again."""
+    """What is said to one client alone. `quiet` is true until a position goes out; heartbeats set it again."""
 
     __slots__ = ("observe", "quiet", "sink")
 
@@ -56,15 +64,11 @@ class Line:
         self.observe = observe
         self.quiet = True
 
-    def write(self, messages: Sequence[wire.Message]) -> int:
-        """Write messages that others get too, and that are counted for all of them. Returns the backlog."""
+    def sent(self, messages: Sequence[wire.Message]) -> None:
+        """Write messages, and count them."""
         if messages[-1].position is not None:
             self.quiet = False
-        return self.sink.write(messages)
-
-    def sent(self, messages: Sequence[wire.Message]) -> None:
-        """Write messages that this client alone gets, and count them."""
-        self.write(messages)
+        self.sink.write(messages)
         for message in messages:
             self.observe(MessagesSent(message.kind, message.table, 1, len(message.json)))
 

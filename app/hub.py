@@ -1,60 +1,25 @@
-"""Who listens to what, and the fan-out of a batch: encode once per audience, write the same bytes to each.
+"""Who listens to what, and the fan-out of a batch: encode once per audience (app.audience).
 
-An audience is the set of live connections for which the same channels matched in this batch. Connections that are not
-live (replaying, lagging) keep their channels registered here but are no members: they are fed from history.
+Connections that are not live (replaying, lagging) keep their channels registered here but are no members: they are fed
+from history.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from app import wire
+from app.audience import Channel, Point, Row, audiences
 from app.change import Batch, Change, Form, Table, Transaction, Values, text_json
 from app.observe import Transport
-from app.position import Snapshot
 
 MESSAGE_BYTES = 1 << 20
 FED_BYTES = 64 << 10  # what a client that is fed from history is sent at a time
 LIVE_BYTES = 512 << 10  # of one batch that is more a live client is fed
 
 T = TypeVar("T")
-
-
-class Point(NamedTuple):
-    """A position and its token; the token is None where it would be over the limit."""
-
-    snapshot: Snapshot
-    token: str | None
-
-
-class Subscriber(Protocol):
-    """A live connection, as the hub sees it. Neither method may block, raise or await."""
-
-    @property
-    def transport(self) -> Transport: ...
-
-    def deliver(self, messages: Sequence[wire.Message], after: Point) -> None:
-        """Write these; the connection is then at `after`."""
-        ...
-
-    def fall_behind(self, point: Point) -> None:
-        """Leave the live stream at `point`; what follows comes from history, at the connection's own pace."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Channel:
-    """A subscribed channel: `members` are its live connections, `users` counts all that hold it."""
-
-    name: str
-    relid: int
-    route: tuple[str, ...]
-    values: tuple[str, ...]
-    json: bytes
-    members: set[Subscriber] = field(default_factory=set)
-    users: int = 0
 
 
 @dataclass(slots=True)
@@ -79,12 +44,14 @@ class Delivery(NamedTuple):
 
 
 class Hub:
-    """`limit` is what an outbound message aims at, in bytes; `fed_limit` that to a client that is fed from history."""
+    """`limit` is what an outbound message aims at, in bytes; `fed_limit` that to a client that is fed from history.
+    `batches` counts those that were fanned out."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit or MESSAGE_BYTES
         self.fed_limit = min(self.limit, FED_BYTES)
         self._live_limit = min(self.limit, LIVE_BYTES)
+        self.batches = 0
         self._tables: defaultdict[int, _Listeners] = defaultdict(_Listeners)
         self._channels: dict[tuple[int, str], Channel] = {}
 
@@ -155,10 +122,15 @@ class Hub:
             if channel.members:
                 item = wire.change(channel.json, change.body(form))
                 matched[channel].append((number, change.table.channel, item))
-        return [self._deliver(matched, channels, members, before, after) for channels, members in _audiences(matched)]
+        self.batches += 1
+        for channel in matched:
+            channel.told = self.batches
+        # All before any is sent to: who falls behind leaves its channels.
+        found = list(audiences(matched)) if matched else []
+        return [self._deliver(matched, channels, row, before, after) for channels, row in found]
 
     def _deliver(
-        self, matched: "_Matched", channels: tuple[Channel, ...], members: list[Subscriber], before: Point, after: Point
+        self, matched: "_Matched", channels: tuple[Channel, ...], row: Row, before: Point, after: Point
     ) -> Delivery:
         items = (
             matched[channels[0]]
@@ -166,14 +138,11 @@ class Hub:
             else sorted((i for c in channels for i in matched[c]), key=_number)
         )
         if sum(len(item) for _, _, item in items) > self._live_limit and len(items) > 1:
-            for member in members:
+            for member in list(row.members()):
                 member.fall_behind(before)
             return Delivery((), {})
         messages = list(wire.changes((item for _, _, item in items), after.token, self.limit, items[0][1]))
-        for member in members:
-            member.deliver(messages, after)
-        sockets = sum(member.transport == "ws" for member in members)
-        return Delivery(messages, {"ws": sockets, "sse": len(members) - sockets})
+        return Delivery(messages, row.send(messages, before, after))
 
     def _set_aside(self, batch: Batch, before: Point) -> None:
         if batch.transactions is None:
@@ -206,19 +175,6 @@ def chosen(values: Values | None, picks: tuple[int, ...]) -> Values | None:
 
 
 _Matched = dict[Channel, list[tuple[int, str, bytes]]]
-
-
-def _audiences(matched: _Matched) -> Iterable[tuple[tuple[Channel, ...], list[Subscriber]]]:
-    if len(matched) == 1:
-        return [((channel,), list(channel.members)) for channel in matched]
-    chosen: defaultdict[Subscriber, list[Channel]] = defaultdict(list)
-    for channel in matched:
-        for member in channel.members:
-            chosen[member].append(channel)
-    groups: defaultdict[tuple[Channel, ...], list[Subscriber]] = defaultdict(list)
-    for member, channels in chosen.items():
-        groups[tuple(channels)].append(member)
-    return groups.items()
 
 
 def _number(item: tuple[int, str, bytes]) -> int:

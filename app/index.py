@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from operator import itemgetter
 
+from app.audience import Channel
 from app.change import Change, Form, Transaction, Values
-from app.hub import Channel, chosen, statement
+from app.hub import chosen, statement
 
 Seen = tuple[Change, Channel, Form]
 # Its statement; whether the row stays in the channel, for those that leave go first; its place; the channel's route.

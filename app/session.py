@@ -9,8 +9,8 @@ from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from app import wire
+from app.audience import Channel, Point
 from app.errors import BadChannel, BadRequest, ResetReason
-from app.hub import Channel, Point
 from app.index import Seen
 
 

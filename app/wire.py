@@ -46,6 +46,16 @@ class Message:
         return b"%x\r\n%s\r\n" % (len(self.event), self.event)
 
 
+def frames(messages: Sequence[Message]) -> bytes:
+    """All of these, as a WebSocket takes them."""
+    return messages[0].ws if len(messages) == 1 else b"".join([m.ws for m in messages])
+
+
+def chunks(messages: Sequence[Message]) -> bytes:
+    """All of these, as an event stream takes them."""
+    return messages[0].sse if len(messages) == 1 else b"".join([m.sse for m in messages])
+
+
 def frame(payload: bytes) -> bytes:
     """A whole, unmasked WebSocket text frame (RFC 6455, 5.2)."""
     size = len(payload)

@@ -1,9 +1,10 @@
 """The reader's side of the gate: sleep without missing a commit, and cost writers nothing while awake (capture.md 3).
 
 Writers share the lock K and skip NOTIFY; who can't get it notifies. To sleep, the reader takes K exclusively: granted
-when every writer that skipped NOTIFY has ended. Invariants (tests/unit/test_gate_model.py):
+when every writer that skipped NOTIFY has ended. While commits are rare it keeps K: one notification and one read for
+each is the least. Invariants (tests/unit/test_gate_model.py):
 - it sleeps only with K held, and only after one more read that began after the grant;
-- a notification is forgotten only before that read begins;
+- a notification is forgotten only before a read begins;
 - no request for K stays queued longer than the lock timeout: a queued one makes every writer notify.
 """
 
@@ -22,10 +23,11 @@ from app.postgres.queries import SQL
 
 Pull = Callable[[], Awaitable[int]]  # reads, applies and publishes what is new; returns the number of commits
 
-HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit, where commits follow each other that fast
-BRIEF_SECONDS: Final = 0.004  # and for so long where they don't
+HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit
+CROWD_SECONDS: Final = 0.250  # and for so long where writers were seen to wait for each other
+LOOK_SECONDS: Final = 0.250  # how often to look whether they do, while commits wake the reader
 WEIGHT: Final = 0.2  # of the newest gap between commits
-LONGEST_GAP: Final = 1.0
+LONGEST_GAP: Final = 0.5
 SAFETY_SECONDS: Final = 1.0
 DENIED_SECONDS: Final = 0.010  # the pace while some writer keeps K shared
 AWAKE_SECONDS: Final = 0.025  # the pace where sleeping is not allowed
@@ -43,21 +45,24 @@ def pace(commits: int) -> float:
 
 
 class Habit:
-    """How long to stay awake. Reads that find nothing until the next commit cost many times what its notification
-    does: staying awake pays only where the next one is near."""
+    """How near to each other commits are. Reads that find nothing until the next commit cost many times what its
+    notification does: staying awake pays only where the next one is near."""
 
     def __init__(self) -> None:
         self._gap = 0.0  # between commits, in seconds: an average that forgets
         self._last = -math.inf
 
-    def found(self, now: float) -> None:
-        """A read at `now` (monotonic, seconds) found commits."""
-        self._gap += WEIGHT * (min(now - self._last, LONGEST_GAP) - self._gap)
+    def found(self, commits: int, now: float) -> None:
+        """A read at `now` (monotonic, seconds) found so many."""
+        self._gap += WEIGHT * (min(now - self._last, LONGEST_GAP) / commits - self._gap)
         self._last = now
 
     @property
-    def seconds(self) -> float:
-        return HOT_SECONDS if self._gap < HOT_SECONDS else BRIEF_SECONDS
+    def rare(self) -> bool:
+        return self._gap > HOT_SECONDS
+
+    def forget(self) -> None:
+        self._gap = 0.0
 
 
 class Gate:
@@ -78,26 +83,27 @@ class Gate:
             async with deadline(self._connection, ANSWER_SECONDS):
                 await self._connection.execute(SQL["short_wait"])
                 await self._connection.execute(SQL["listen"])
+        awake = HOT_SECONDS
         while True:
             self._observe(GateState(hot=True))
-            await self._hot()
-            await self._parked()
+            await self._hot(awake)
+            awake = await self._parked()
 
     async def _read(self) -> int:
         commits = await self._pull()
         if commits:
-            self._habit.found(time.monotonic())
+            self._habit.found(commits, time.monotonic())
         return commits
 
-    async def _hot(self) -> None:
-        """Read until there is nothing and K is held and one more read has found nothing."""
+    async def _hot(self, awake: float) -> None:
+        """Read until there is nothing for `awake` seconds, and K is held, and one more read has found nothing."""
         last = time.monotonic()
         while True:
             commits = await self._read()
             now = time.monotonic()
             if commits:
                 last = now
-            if now - last < self._habit.seconds:
+            if now - last < awake:
                 await asyncio.sleep(pace(commits))
             elif not self._may_park or now < self._ask_at:
                 await asyncio.sleep(DENIED_SECONDS if self._may_park else AWAKE_SECONDS)
@@ -108,18 +114,31 @@ class Gate:
                 await self._open()
                 last = time.monotonic()
 
-    async def _parked(self) -> None:
-        """Sleep until a notification; K is held when this begins and free when it ends."""
+    async def _parked(self) -> float:
+        """Sleep, and read whenever there is a notification, for as long as commits are rare. K is held when this begins
+        and free when it ends. Returns for how long to stay awake then."""
         self._observe(GateState(hot=False))
-        while not await self._woken(SAFETY_SECONDS):
-            found = await self._read()
-            if found and not await self._woken(SAFETY_SECONDS):  # its notification may have been on the way
-                self._observe(SafetyPollFound(found))
+        awake, looked = HOT_SECONDS, time.monotonic()
+        while True:
+            woken = await self._woken(SAFETY_SECONDS)
+            found = await self._read()  # what woke it does not wait for K to be given back
+            if not woken and found:
+                if not await self._woken(SAFETY_SECONDS):  # its notification may have been on the way
+                    self._observe(SafetyPollFound(found))
+                await self._read()  # what another notification told of
                 break
-            if found or not await self._holds():
+            if woken and not self._habit.rare:
                 break
-        await self._read()  # what woke it does not wait for K to be given back
+            if not woken or time.monotonic() - looked > LOOK_SECONDS:
+                holds, crowded = await self._look()
+                if crowded:
+                    awake = CROWD_SECONDS
+                    self._habit.forget()
+                if crowded or not holds:
+                    break
+                looked = time.monotonic()
         await self._open()
+        return awake
 
     async def _close(self) -> bool:
         """Ask for K; keep reading meanwhile, because writers that share it do not notify."""
@@ -156,11 +175,14 @@ class Gate:
             async with deadline(self._connection, ANSWER_SECONDS):
                 await self._connection.execute(SQL["open_gate"])
 
-    async def _holds(self) -> bool:
+    async def _look(self) -> tuple[bool, bool]:
+        """Whether K is held, and whether writers wait for each other: those who notify commit one at a time, so on a
+        slow disk even eager ones are as rare as it makes them."""
         with away():
             async with deadline(self._connection, ANSWER_SECONDS):
-                row = await (await self._connection.execute(SQL["holds_gate"])).fetchone()
-        return row is not None and bool(row[0])
+                row = await (await self._connection.execute(SQL["gate"])).fetchone()
+        assert row is not None
+        return bool(row[0]), bool(row[1])
 
     async def _forget(self) -> None:
         """Drop the notifications that have arrived: the read that follows sees what they told of."""

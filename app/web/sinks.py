@@ -1,7 +1,9 @@
-"""One client's transport, written past aiohttp: ready-made frames go to the socket's transport in one call.
+"""One client's transport, written past aiohttp: ready-made frames go to the socket itself or, where the kernel does not
+take them all, to asyncio's transport.
 
-Invariants: `write` never blocks and never raises; after `close` nothing but the end of the stream is written; a peer
-that does not take that end within LINGER seconds, or acknowledges nothing for PEER_TIMEOUT, is cut.
+Invariants: there is a `send` only while nothing is to go before; `write` never blocks and never raises; after `close`
+nothing but the end of the stream is written; a peer that does not take that end within LINGER seconds, or acknowledges
+nothing for PEER_TIMEOUT, is cut.
 """
 
 import asyncio
@@ -9,7 +11,7 @@ import socket
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -17,7 +19,7 @@ from aiohttp import web
 from app.errors import CloseCode
 from app.observe import Transport
 from app.web.peer import Peer
-from app.wire import Message
+from app.wire import Message, chunks, frames
 
 LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
 # Seconds without an acknowledgement, or with a receive window that stays shut. The heartbeat sees to it that there is
@@ -26,18 +28,22 @@ PEER_TIMEOUT: Final = 180.0
 HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
 LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
 _RETRY: Final = b"retry: %d\n\n"
+Send = Callable[[bytes], int]
 
 
 class _Sink(ABC):
     """What both transports have in common; subclasses say how messages and the end look on the wire."""
 
-    __slots__ = ("_socket", "code", "peer", "since")
+    __slots__ = ("_direct", "_socket", "code", "peer", "rerouted", "send", "since")
     transport: Transport
 
     def __init__(self, request: web.Request) -> None:
         if request.transport is None:
             raise ConnectionResetError("the client has gone")
         self._socket = request.transport
+        self._direct = _direct(request.transport)
+        self.send: Send | None = None
+        self.rerouted: Callable[[], None] | None = None
         self.peer = Peer()
         self.since = time.monotonic()
         self.code: int | None = None  # the close code, once the stream has an end
@@ -49,7 +55,11 @@ class _Sink(ABC):
         return self.code is not None
 
     @abstractmethod
-    def write(self, messages: Sequence[Message]) -> int: ...
+    def write(self, messages: Sequence[Message]) -> None: ...
+
+    def rest(self, data: bytes) -> None:
+        """What follows what `send` took."""
+        self._send(data)
 
     def backlog(self) -> int:
         """Bytes that the kernel has not taken yet."""
@@ -72,6 +82,7 @@ class _Sink(ABC):
         if self.closed:
             return
         self.code = code
+        self._route(None)
         asyncio.get_running_loop().call_later(LINGER, self._cut_off)
         self._end(code, reason)
 
@@ -83,19 +94,26 @@ class _Sink(ABC):
     def _end(self, code: int, reason: str) -> None: ...
 
     def _send(self, data: bytes) -> None:
+        """By way of asyncio's transport, which keeps what the kernel does not take at once."""
         if not self._socket.is_closing():
             self._socket.write(data)
+        first = self.peer.open and self.code is None and not self._socket.get_write_buffer_size()
+        self._route(self._direct if first else None)
+
+    def _route(self, send: Send | None) -> None:
+        if send is not self.send:
+            self.send = send
+            if self.rerouted is not None:
+                self.rerouted()
 
 
 class WebSocketSink(_Sink):
     __slots__ = ()
     transport: Transport = "ws"
 
-    def write(self, messages: Sequence[Message]) -> int:
-        # For each client and batch: every call more is a hundredth of a delivery.
+    def write(self, messages: Sequence[Message]) -> None:
         if self.code is None:
-            self._socket.write(messages[0].ws if len(messages) == 1 else b"".join([m.ws for m in messages]))
-        return self._socket.get_write_buffer_size()
+            self._send(frames(messages))
 
     def control(self, frame: bytes) -> None:
         """A frame of the WebSocket protocol itself."""
@@ -136,6 +154,8 @@ class EventSink(_Sink):
     def __init__(self, request: web.Request) -> None:
         super().__init__(request)
         self._chunked = request.version >= (1, 1)
+        if not self._chunked:
+            self._direct = None
         self._early: list[bytes] | None = []
 
     def begin(self, retry_ms: int) -> None:
@@ -152,17 +172,13 @@ class EventSink(_Sink):
             line = _RETRY % ms
             self._send(b"%x\r\n%s\r\n" % (len(line), line) if self._chunked else line)
 
-    def write(self, messages: Sequence[Message]) -> int:
+    def write(self, messages: Sequence[Message]) -> None:
         if self.code is None:
-            if self._chunked:
-                data = messages[0].sse if len(messages) == 1 else b"".join([m.sse for m in messages])
-            else:
-                data = b"".join([m.event for m in messages])
+            data = chunks(messages) if self._chunked else b"".join([m.event for m in messages])
             if self._early is None:
-                self._socket.write(data)
+                self._send(data)
             else:
                 self._early.append(data)
-        return self._socket.get_write_buffer_size()
 
     def _end(self, code: int, reason: str) -> None:
         if self._early is None:
@@ -172,6 +188,13 @@ class EventSink(_Sink):
         if self._chunked:
             self._send(b"0\r\n\r\n")
         self._socket.close()
+
+
+def _direct(transport: asyncio.Transport) -> Send | None:
+    """The `send` of the socket below a transport, which has more to do than to send a third of a delivery
+    (docs/decisions/0009). None where that is needed (TLS), and on another event loop than asyncio's."""
+    sock = getattr(transport.get_extra_info("socket"), "_sock", None)
+    return sock.send if type(sock) is socket.socket and not transport.get_extra_info("sslcontext") else None
 
 
 def _cut(text: str, limit: int) -> bytes:

@@ -6,7 +6,7 @@ A client's record is a `tests.support.stream.Stream`; what a stalled client has 
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from app import wire
@@ -79,6 +79,8 @@ class Link:
     """A transport and what its web handler does. `taken` is called with what the client has really received."""
 
     transport: Transport = "ws"
+    send = None
+    rerouted: Callable[[], None] | None = None
 
     def __init__(self, client: "Client", server: Server) -> None:
         self.client = client
@@ -102,12 +104,14 @@ class Link:
     def command(self, **message: object) -> None:
         self._commands.put_nowait(json.dumps(message))
 
-    def write(self, messages: Sequence[wire.Message]) -> int:
+    def write(self, messages: Sequence[wire.Message]) -> None:
         if not self.closed:
             self._waiting.extend(messages)
             if not self.stalled:
                 self.take(len(self._waiting))
-        return self.backlog()
+
+    def rest(self, data: bytes) -> None:
+        raise AssertionError("nothing was sent of it")
 
     def take(self, messages: int) -> None:
         while self._waiting and messages > 0 and not self.closed:

@@ -15,8 +15,9 @@ import pytest
 
 # A writer: idle → tries K → (shares it | will notify) → committed (its lock still held) → gone.
 IDLE, SHARING, NOTIFYING, COMMITTED_SHARING, GONE = range(5)
-# The reader: hot (reads when it likes) → asking → granted → forgets → reads → sleeps. FLAGGED is for a planted fault.
-HOT, ASKING, GRANTED, FORGOTTEN, ASLEEP, READ_BEFORE = range(6)
+# The reader: hot (reads when it likes) → asking → granted → forgets → reads → sleeps → woken (forgets) → reads → sleeps
+# again, or is hot. The last two are for planted faults.
+HOT, ASKING, GRANTED, FORGOTTEN, ASLEEP, WOKEN, READ_BEFORE, READ_AWAKE = range(8)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Rules:
 
     reads_after_grant: bool = True
     forgets_before_read: bool = True
+    forgets_before_waking_read: bool = True
     waiter_fails_try: bool = True
     asks_for_lock: bool = True
     sleeps_after_denial: bool = False
@@ -97,7 +99,12 @@ def _reader_steps(state: State, rules: Rules) -> Iterator[State]:
             yield replace(state, reader=FORGOTTEN, arrived=False)
         else:
             yield replace(state, reader=READ_BEFORE, unseen=seen)
-    elif state.reader == READ_BEFORE:
+    else:
+        yield from _sleeping_steps(state, rules, seen)
+
+
+def _sleeping_steps(state: State, rules: Rules, seen: frozenset[int]) -> Iterator[State]:
+    if state.reader == READ_BEFORE:
         yield replace(state, reader=ASLEEP, arrived=False, holds=rules.holds_while_asleep)
     elif state.reader == FORGOTTEN:
         if state.unseen:  # something was found: awake again
@@ -105,7 +112,15 @@ def _reader_steps(state: State, rules: Rules) -> Iterator[State]:
         else:
             yield replace(state, reader=ASLEEP, holds=state.holds and rules.holds_while_asleep)
     elif state.reader == ASLEEP and state.arrived:
-        yield replace(state, reader=HOT, arrived=False, holds=False, flag=False)
+        if rules.forgets_before_waking_read:
+            yield replace(state, reader=WOKEN, arrived=False)
+        else:
+            yield replace(state, reader=READ_AWAKE, unseen=seen)
+    elif state.reader == WOKEN:
+        yield replace(state, reader=HOT, unseen=seen, holds=False, flag=False)
+        yield replace(state, reader=ASLEEP, unseen=seen)  # commits are rare: K is kept
+    elif state.reader == READ_AWAKE:
+        yield replace(state, reader=ASLEEP, arrived=False)
 
 
 def lost(state: State) -> bool:
@@ -146,6 +161,7 @@ def test_the_model_reaches_sleep_and_every_way_of_waking() -> None:
     assert any(s.reader == ASLEEP and s.on_the_way == 2 for s in known)
     assert any(s.reader == ASLEEP and s.arrived for s in known)
     assert any(s.reader == HOT and s.writers == (SHARING, NOTIFYING) for s in known)
+    assert any(s.reader == ASLEEP and s.holds and s.writers == (GONE, GONE) and not s.unseen for s in known)
     assert any(s.reader == FORGOTTEN and s.unseen for s in known)  # the read after the grant does find something
 
 
@@ -154,6 +170,7 @@ def test_the_model_reaches_sleep_and_every_way_of_waking() -> None:
     [
         Rules(reads_after_grant=False),
         Rules(forgets_before_read=False),
+        Rules(forgets_before_waking_read=False),
         Rules(asks_for_lock=False),
         Rules(sleeps_after_denial=True),
         Rules(holds_while_asleep=False),

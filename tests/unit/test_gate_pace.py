@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.postgres.gate import BRIEF_SECONDS, HOT_SECONDS, LONGEST_SECONDS, PAUSE_SECONDS, Habit, pace
+from app.postgres.gate import LONGEST_SECONDS, PAUSE_SECONDS, Habit, pace
 
 
 @pytest.mark.parametrize(
@@ -21,21 +21,26 @@ def test_a_pause_is_never_longer_for_fewer_commits_and_always_bounded() -> None:
     assert (pauses[0], pauses[-1]) == (PAUSE_SECONDS, LONGEST_SECONDS)
 
 
-@pytest.mark.parametrize(
-    ("gap", "awake"), [(0.002, HOT_SECONDS), (0.02, HOT_SECONDS), (0.05, BRIEF_SECONDS), (60, BRIEF_SECONDS)]
-)
-def test_it_stays_awake_only_where_the_next_commit_is_near(gap: float, awake: float) -> None:
+@pytest.mark.parametrize(("gap", "rare"), [(0.002, False), (0.02, False), (0.05, True), (60, True)])
+def test_it_sleeps_between_commits_that_are_rare(gap: float, rare: bool) -> None:
     habit = Habit()
     for n in range(40):
-        habit.found(n * gap)
-    assert habit.seconds == awake
+        habit.found(1, n * gap)
+    assert habit.rare is rare
 
 
-def test_after_a_long_quiet_a_burst_keeps_it_awake_within_a_few_commits() -> None:
+def test_after_a_long_quiet_a_burst_wakes_it_within_a_few_commits() -> None:
     habit = Habit()
     for n in range(10):
-        habit.found(n * 60.0)
-    assert habit.seconds == BRIEF_SECONDS
+        habit.found(1, n * 60.0)
+    assert habit.rare
     for n in range(20):
-        habit.found(600 + n * 0.002)
-    assert habit.seconds == HOT_SECONDS
+        habit.found(1, 600 + n * 0.002)
+    assert not habit.rare
+
+
+def test_commits_that_are_found_together_are_near_each_other() -> None:
+    habit = Habit()
+    for n in range(40):
+        habit.found(8, n * 0.1)
+    assert not habit.rare

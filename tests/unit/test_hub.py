@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from app import wire
+from app.audience import Point
 from app.change import Batch, Change, Table, Transaction
 from app.history import UNIT_BYTES, History, Stretch
-from app.hub import Hub, Point
+from app.hub import Hub
 from app.observe import Transport
 from app.position import Snapshot
 
@@ -37,19 +38,25 @@ def batch(
     return Batch(Snapshot(100), Snapshot(xmax), xmax - 1, 1, held_, schema or [], 100, time.monotonic())
 
 
+class Out:
+    send = None
+
+
 class Member:
     transport: Transport = "ws"
 
     def __init__(self, hub: Hub, *names: str) -> None:
         self.got: list[wire.Message] = []
         self.behind: list[Point] = []
+        self.sink = Out()
         for name in names:
             _, _, pair = name.partition(":")
             column, _, value = pair.partition("=")
-            hub.acquire(TABLE, name, (column,) if pair else (), (value,) if pair else ()).members.add(self)
+            hub.acquire(TABLE, name, (column,) if pair else (), (value,) if pair else ()).join(self)
 
-    def deliver(self, messages: Sequence[wire.Message], after: Point) -> None:
+    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
         self.got += messages
+        return True
 
     def fall_behind(self, point: Point) -> None:
         self.behind.append(point)
