@@ -127,17 +127,17 @@ class Channel:
     route: tuple[str, ...]
     values: tuple[str, ...]
     json: bytes
-    members: set[Subscriber] = field(default_factory=set)
+    members: dict[Subscriber, None] = field(default_factory=dict)  # as they came
     users: int = 0
     told: int = 0
     _row: Row | None = None
 
     def join(self, member: Subscriber) -> None:
-        self.members.add(member)
+        self.members[member] = None
         self._row = None
 
     def leave(self, member: Subscriber) -> None:
-        self.members.discard(member)
+        self.members.pop(member, None)
         self._row = None
 
     def rerouted(self) -> None:
@@ -162,7 +162,7 @@ def audiences(matched: Iterable[Channel]) -> Iterable[tuple[tuple[Channel, ...],
     for channel in channels:
         for member in channel.members:
             chosen[member].append(channel)
-    shared = chosen.keys() & largest.members
+    shared = chosen.keys() & largest.members.keys()
     for member in shared:
         chosen[member].append(largest)
     groups: defaultdict[tuple[Channel, ...], list[Subscriber]] = defaultdict(list)
