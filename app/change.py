@@ -130,19 +130,19 @@ class Change:
 
     def body(self, form: Form = Form.WHOLE) -> bytes:
         """The change as JSON without its braces and channel: `"action":…,"old":…`."""
-        if form is Form.LEAVE:
-            return self._body("D", None, self.old)
-        if form is Form.ENTER:
-            return self._body("I", self.new, None)
-        if self._whole is None:
-            self._whole = self._body(self.op, self.new, self.old)
-        return self._whole
+        if form:
+            return self._body("D", None, self.old) if form is Form.LEAVE else self._body("I", self.new, None)
+        whole = self._whole
+        if whole is None:
+            whole = self._whole = self._body(self.op, self.new, self.old)
+        return whole
 
     def _body(self, op: str, new: bytes | None, old: bytes | None) -> bytes:
         table, at = self.table, self.at
+        second, microsecond = divmod(at, _SECOND)
         return b'%s"%d.%d-%d%s","tx":"%d","at":"%s.%06d+00:00",%s,"data":%s,"old":%s' % (
-            table.heads[op], self.number, self.n, at, self.half.encode(), self.xid, _to_the_second(at // _SECOND),
-            at % _SECOND, table.identity(self.old_values, old) if new is None else table.identity(self.new_values, new),
+            table.heads[op], self.number, self.n, at, self.half.encode(), self.xid, _to_the_second(second),
+            microsecond, table.identity(self.old_values, old) if new is None else table.identity(self.new_values, new),
             b"null" if new is None else new, b"null" if old is None else old,
         )  # fmt: skip
 

@@ -106,7 +106,7 @@ class History:
 
     def append(self, stretch: Stretch) -> None:
         """What follows the newest."""
-        for piece in pieces(stretch):
+        for piece in pieces(stretch) if stretch.schema else (stretch,):  # the others when somebody is fed from it
             self.stretches.append(piece)
             self.size += piece.size
             self._merge()
@@ -145,9 +145,23 @@ class History:
         memory."""
         if not position.contains(self.floor):
             return None
-        first = bisect_left(self.stretches, True, key=lambda s: not position.contains(s.upto))
+        first = self._first(position)
         found = self.stretches[first] if first < len(self.stretches) else None
-        return found if found is not None and found.transactions is not None else None
+        if found is None or found.transactions is None:
+            return None
+        if found.size > UNIT_BYTES and len(found.transactions) > 1:
+            self._cut(first)
+            found = self.stretches[self._first(position)]
+        return found
+
+    def _first(self, position: Snapshot) -> int:
+        return bisect_left(self.stretches, True, key=lambda s: not position.contains(s.upto))
+
+    def _cut(self, place: int) -> None:
+        """Make pieces of one stretch."""
+        self.stretches.rotate(-place)
+        self.stretches.extendleft(reversed(list(pieces(self.stretches.popleft()))))
+        self.stretches.rotate(place)
 
 
 def pieces(whole: Stretch) -> Iterator[Stretch]:

@@ -27,6 +27,7 @@ class _Listeners:
     """The channels of one table."""
 
     whole: Channel | None = None
+    seen_whole: list[tuple[Channel, Form]] = field(default_factory=list)  # by the channel of the whole table
     routed: dict[tuple[str, ...], dict[Values, Channel]] = field(default_factory=dict)
 
     def all(self) -> Iterator[Channel]:
@@ -64,7 +65,7 @@ class Hub:
             if route:
                 listeners.routed.setdefault(route, {})[values] = channel
             else:
-                listeners.whole = channel
+                listeners.whole, listeners.seen_whole = channel, [(channel, Form.WHOLE)]
         channel.users += 1
         return channel
 
@@ -79,7 +80,7 @@ class Hub:
             if not listeners.routed[channel.route]:
                 del listeners.routed[channel.route]
         else:
-            listeners.whole = None
+            listeners.whole, listeners.seen_whole = None, []
         if not listeners.whole and not listeners.routed:
             del self._tables[channel.relid]
 
@@ -91,7 +92,7 @@ class Hub:
             return []
         if change.op == "T":
             return [(channel, Form.WHOLE) for channel in listeners.all()]
-        found = [(listeners.whole, Form.WHOLE)] if listeners.whole else []
+        found = listeners.seen_whole
         if not listeners.routed:
             return found
         entered: list[tuple[Channel, Form]] = []
@@ -102,7 +103,7 @@ class Hub:
             old, new = chosen(change.old_values, picks), chosen(change.new_values, picks)
             moved = old is not None and new is not None and old != new
             if old is not None and (moved or new is None) and (channel := channels.get(old)):
-                found.append((channel, Form.LEAVE if moved else Form.WHOLE))
+                found = [*found, (channel, Form.LEAVE if moved else Form.WHOLE)]
             if new is not None and (channel := channels.get(new)):
                 entered.append((channel, Form.ENTER if moved else Form.WHOLE))
         return found + entered

@@ -196,22 +196,20 @@ class PostgresLog:
         async with deadline(connection, LIVE_SECONDS):
             cursor = await connection.cursor(binary=True).execute(SQL["difference"], parameters)
             found = await cursor.fetchall()
-        first = next((row for row in found if row[0] is not None), None)
-        if first is None or first[1] is None:
+        if not found or found[0][rows.OP] != "H":
             raise DatabaseAway(REPLACED)
-        snapshot, floor, written, flushed, *event = first
-        events = [row[5:] for row in found] if event[0] is not None else []
-        too_large = bool(events) and (
-            len(events) > pages.LARGE_CHANGES or max(row[4] for row in found) > pages.LARGE_BYTES
+        snapshot, floor, written, flushed = found.pop(0)[rows.NEW_VALUES]
+        too_large = len(found) > pages.LARGE_CHANGES or (bool(found) and found[-1][rows.OP] == "X")
+        return Read(
+            Snapshot.parse(snapshot), self._found(Snapshot.parse(floor)), int(written), int(flushed), found, too_large
         )
-        return Read(Snapshot.parse(snapshot), self._found(floor), written, flushed, events, too_large)
 
     async def _batch(
         self, connection: Connection, since: Snapshot, start: Snapshot, found: Read, seen_at: float
     ) -> Batch:
         if found.too_large:
             return await self._extent(connection, since, start, found, seen_at)
-        await self.catalog.ensure(connection, ((row[rows.GEN], row[rows.OP]) for row in found.events))
+        await self.catalog.ensure(connection, {(row[rows.GEN], row[rows.OP]) for row in found.events})
         ordered = rows.transactions(found.events, self.catalog.generations)
         highest = max(since.xmax - 1, *(t.xid for t in ordered))
         schema = {table.gen: table for t in ordered for table in t.schema}
@@ -270,12 +268,12 @@ class PostgresLog:
                     row = await (await connection.execute(SQL["floor"])).fetchone()
                 if row is None:
                     raise DatabaseAway(REPLACED)
-                return self._found(row[0])
+                return self._found(Snapshot.parse(row[0]))
             return self._floor[1]
 
-    def _found(self, text: str) -> Snapshot:
+    def _found(self, floor: Snapshot) -> Snapshot:
         """The floor as just read. Everybody who has to know learns of a new one here."""
-        before, floor = self._floor, Snapshot.parse(text)
+        before = self._floor
         self._floor = (time.monotonic(), floor)
         if before is None or before[1] != floor:
             self.on_floor(floor)

@@ -53,41 +53,38 @@ CROSS JOIN realtime.log_state f
 -- name: difference
 -- The transaction ids that may have become visible since a snapshot are the gaps between those in progress now, from
 -- its xmax on, and those in progress then that are visible now. An open transaction's rows are never touched.
--- Without a floor: these are other tables than those that the connection began with. What is the same for all rows
--- is in the first alone: to decode it again and again cost a tenth of the reading.
-SELECT CASE WHEN h.first THEN s.s::text END,
-       CASE WHEN h.first AND f.tableoid = %(log)s::bigint::oid THEN f.floor::text END,
-       CASE WHEN h.first THEN s.written END, CASE WHEN h.first THEN s.flushed END,
-       e.size, e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.at, e.new_vals, e.old_vals, e.new, e.old
-FROM (
+-- What is the same for all rows is in a row of its own, H, whose values are the snapshot, the floor, the WAL position
+-- and what of it is durable: in columns of their own they cost a tenth of the reading, empty or not. There is none where
+-- these are other tables than those that the connection began with. An event beyond the bytes asked for comes without
+-- what it holds, as X.
+WITH s AS MATERIALIZED (
   SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS written,
          (pg_current_wal_flush_lsn() - '0/0')::bigint AS flushed
-) s
-CROSS JOIN realtime.log_state f
-LEFT JOIN LATERAL (
-  SELECT e.place, e.size, e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.at,
-         CASE WHEN e.size <= %(bytes)s THEN e.new_vals END AS new_vals,
-         CASE WHEN e.size <= %(bytes)s THEN e.old_vals END AS old_vals,
-         CASE WHEN e.size <= %(bytes)s THEN e.new END AS new, CASE WHEN e.size <= %(bytes)s THEN e.old END AS old
+)
+SELECT 0::bigint AS id, 0 AS n, '0'::xid8 AS xid, 0 AS gen, 'H'::"char" AS op, 0::smallint AS depth, NULL::bigint AS ord,
+       'epoch'::timestamptz AS at, ARRAY[s.s::text, f.floor::text, s.written::text, s.flushed::text] AS new_vals,
+       NULL::text[] AS old_vals, NULL::json AS new, NULL::json AS old
+FROM s CROSS JOIN realtime.log_state f WHERE f.tableoid = %(log)s::bigint::oid
+UNION ALL
+SELECT e.id, e.n, e.xid, e.gen, CASE WHEN e.size <= %(bytes)s THEN e.op ELSE 'X' END, e.depth, e.ord, e.at,
+       CASE WHEN e.size <= %(bytes)s THEN e.new_vals END, CASE WHEN e.size <= %(bytes)s THEN e.old_vals END,
+       CASE WHEN e.size <= %(bytes)s THEN e.new END, CASE WHEN e.size <= %(bytes)s THEN e.old END
+FROM (
+  SELECT e.*, sum(coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0))
+                OVER (ROWS UNBOUNDED PRECEDING) AS size
   FROM (
-    SELECT e.*, sum(coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0))
-                  OVER (ROWS UNBOUNDED PRECEDING) AS size,
-                count(*) OVER (ROWS UNBOUNDED PRECEDING) AS place
-    FROM (
-      SELECT e.*
-      FROM (SELECT lag(b.x, 1, %(last)s::xid8) OVER (ORDER BY b.x) AS lo, b.x AS hi
-            FROM (SELECT pg_snapshot_xip(s.s) AS x UNION ALL SELECT pg_snapshot_xmax(s.s)) b
-            WHERE b.x > %(last)s::xid8) g,
-           LATERAL (SELECT * FROM realtime.events e WHERE e.xid > g.lo AND e.xid < g.hi) e
-      UNION ALL
-      SELECT e.*
-      FROM unnest(%(open)s::xid8[]) p(x), LATERAL (SELECT * FROM realtime.events e WHERE e.xid = p.x) e
-      WHERE pg_visible_in_snapshot(p.x, s.s)
-      LIMIT %(rows)s
-    ) e
+    SELECT e.*
+    FROM (SELECT lag(b.x, 1, %(last)s::xid8) OVER (ORDER BY b.x) AS lo, b.x AS hi
+          FROM (SELECT pg_snapshot_xip(s.s) AS x FROM s UNION ALL SELECT pg_snapshot_xmax(s.s) FROM s) b
+          WHERE b.x > %(last)s::xid8) g,
+         LATERAL (SELECT * FROM realtime.events e WHERE e.xid > g.lo AND e.xid < g.hi) e
+    UNION ALL
+    SELECT e.*
+    FROM s, unnest(%(open)s::xid8[]) p(x), LATERAL (SELECT * FROM realtime.events e WHERE e.xid = p.x) e
+    WHERE pg_visible_in_snapshot(p.x, s.s)
+    LIMIT %(rows)s
   ) e
-) e ON true
-CROSS JOIN LATERAL (SELECT coalesce(e.place, 1) = 1 AS first) h
+) e
 
 -- name: flushed
 SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint

@@ -6,6 +6,7 @@ always escaped), and an event of an event stream would be cut in two by one.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from psycopg.types.numeric import Int8BinaryLoader
@@ -33,6 +34,7 @@ def register(connection: Connection) -> None:
 # The columns of an event, as every query of the log returns them, last.
 ID, N, XID, GEN, OP, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(12)
 WIDTH: Final = 12
+_ORDER: Final = attrgetter("last", "xid")
 
 
 def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> Change:
@@ -55,7 +57,9 @@ def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> 
     events: defaultdict[int, list[Change]] = defaultdict(list)
     for row in rows:
         events[row[XID]].append(change(row, tables))
-    return sorted((transaction(group) for group in events.values()), key=lambda t: (t.last, t.xid))
+    found = [transaction(group) for group in events.values()]
+    found.sort(key=_ORDER)
+    return found
 
 
 def size(found: Iterable[Transaction]) -> int:
