@@ -6,7 +6,7 @@ row's key to another, its changes are split, DELETEs first. Pure functions.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby, pairwise
 
