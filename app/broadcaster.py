@@ -319,7 +319,7 @@ class Broadcaster:
             for transport, count in members.items():
                 self.observe(Delivered(transport, seconds, count))
                 for message in messages:
-                    self.observe(MessagesSent(message.kind, message.table, count, len(message.json) * count))
+                    self.observe(MessagesSent(message.kind, message.table, count, message.size * count))
 
 
 def check_route(table: Table, address: Address) -> None:

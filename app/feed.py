@@ -70,7 +70,7 @@ class Line:
             self.quiet = False
         self.sink.write(messages)
         for message in messages:
-            self.observe(MessagesSent(message.kind, message.table, 1, len(message.json)))
+            self.observe(MessagesSent(message.kind, message.table, 1, message.size))
 
     def send(self, message: wire.Message) -> None:
         self.sent([message])

@@ -17,8 +17,10 @@ Node = bytes | None
 
 def transaction(events: list[Change]) -> Transaction:
     """Put one transaction's events (any order) in order. `events` is not empty, and given away."""
-    if len(events) == 1 and events[0].op in ACTIONS:  # most transactions, on the hottest path there is
-        return Transaction(events[0].xid, events[0].number, events)
+    if len(events) == 1:  # most transactions, on the hottest path there is
+        (event,) = events
+        if event.op in ACTIONS:
+            return Transaction(event.xid, event.number, events)
     changes, schema = ordered(events)
     return Transaction(events[0].xid, max(e.number for e in events), changes, schema)
 

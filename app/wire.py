@@ -20,30 +20,39 @@ JsonId = int | str | None
 
 
 class Message:
-    """One message to clients. `table` and `changes` are for the metrics: the table's channel or "", and how many."""
+    """One message to clients, of a `body` in parts: each form of it is put together in one go. `size` is that of its
+    JSON, in bytes. `table` and `changes` are for the metrics: the table's channel or "", and how many."""
 
-    def __init__(
-        self, kind: str, body: bytes, position: str | None = None, *, table: str = "", changes: int = 0
-    ) -> None:
+    def __init__(self, kind: str, *body: bytes, position: str | None = None, table: str = "", changes: int = 0) -> None:
         self.kind = kind
         self.position = position
         self.table = table
         self.changes = changes
+        head = b'{"type":"%s",' if any(body) else b'{"type":"%s"'
         tail = b',"position":"%s"}' % position.encode() if position is not None else b"}"
-        self.json = b'{"type":"%s"%s%s' % (kind.encode(), b"," + body if body else b"", tail)
+        self._parts = (head % kind.encode(), *body, tail)
+        self.size = sum(map(len, self._parts))
+
+    @cached_property
+    def json(self) -> bytes:
+        return b"".join(self._parts)
 
     @cached_property
     def ws(self) -> bytes:
-        return frame(self.json)
+        return b"".join((frame_head(self.size), *self._parts))
 
     @cached_property
     def event(self) -> bytes:
-        head = b"id: %s\ndata: " % self.position.encode() if self.position is not None else b"data: "
-        return head + self.json + b"\n\n"
+        return b"".join((self._id, *self._parts, b"\n\n"))
 
     @cached_property
     def sse(self) -> bytes:
-        return b"%x\r\n%s\r\n" % (len(self.event), self.event)
+        size = len(self._id) + self.size + 2
+        return b"".join((b"%x\r\n" % size, self._id, *self._parts, b"\n\n\r\n"))
+
+    @property
+    def _id(self) -> bytes:
+        return b"id: %s\ndata: " % self.position.encode() if self.position is not None else b"data: "
 
 
 def frames(messages: Sequence[Message]) -> bytes:
@@ -56,14 +65,13 @@ def chunks(messages: Sequence[Message]) -> bytes:
     return messages[0].sse if len(messages) == 1 else b"".join([m.sse for m in messages])
 
 
-def frame(payload: bytes) -> bytes:
-    """A whole, unmasked WebSocket text frame (RFC 6455, 5.2)."""
-    size = len(payload)
+def frame_head(size: int) -> bytes:
+    """What is before `size` bytes in a whole, unmasked WebSocket text frame (RFC 6455, 5.2)."""
     if size < 126:
-        return struct.pack("!BB", 0x81, size) + payload
+        return struct.pack("!BB", 0x81, size)
     if size < 65536:
-        return struct.pack("!BBH", 0x81, 126, size) + payload
-    return struct.pack("!BBQ", 0x81, 127, size) + payload
+        return struct.pack("!BBH", 0x81, 126, size)
+    return struct.pack("!BBQ", 0x81, 127, size)
 
 
 def welcome(server: str, version: str, heartbeat: float, limits: dict[str, int]) -> Message:
@@ -73,7 +81,7 @@ def welcome(server: str, version: str, heartbeat: float, limits: dict[str, int])
 
 
 def subscribed(id: JsonId, channels: Sequence[str], position: str | None) -> Message:
-    return Message("subscribed", _fields(id=id, channels=channels), position)
+    return Message("subscribed", _fields(id=id, channels=channels), position=position)
 
 
 def unsubscribed(id: JsonId, channels: Sequence[str]) -> Message:
@@ -81,11 +89,11 @@ def unsubscribed(id: JsonId, channels: Sequence[str]) -> Message:
 
 
 def position(token: str) -> Message:
-    return Message("position", b"", token)
+    return Message("position", position=token)
 
 
 def reset(channels: Sequence[str], reason: ResetReason, token: str | None) -> Message:
-    return Message("reset", _fields(channels=channels, reason=reason.value), token)
+    return Message("reset", _fields(channels=channels, reason=reason.value), position=token)
 
 
 def reconnect(after_ms: int, reason: str) -> Message:
@@ -120,8 +128,8 @@ def changes(items: Iterable[bytes], token: str | None, limit: int, table: str = 
 
 
 def _part(items: list[bytes], token: str | None, table: str) -> Message:
-    body = b'"changes":[%s]' % b",".join(items)
-    return Message("changes", body if token else body + b',"more":true', token, table=table, changes=len(items))
+    end = b"]" if token else b'],"more":true'
+    return Message("changes", b'"changes":[', b",".join(items), end, position=token, table=table, changes=len(items))
 
 
 def snapshot(channels: Mapping[str, Sequence[bytes]], token: str | None, limit: int) -> Iterator[Message]:
@@ -148,7 +156,7 @@ def _pages(rows: Sequence[bytes], limit: int) -> Iterator[Sequence[bytes]]:
 
 def _page(channel: str, rows: Sequence[bytes], token: str | None, *, more: bool) -> Message:
     body = b'"channel":%s,"rows":[%s],"more":%s' % (text_json(channel), b",".join(rows), b"true" if more else b"false")
-    return Message("snapshot", body, token, table=channel.partition(":")[0])
+    return Message("snapshot", body, position=token, table=channel.partition(":")[0])
 
 
 def change(channel: bytes, body: bytes) -> bytes:

@@ -22,7 +22,7 @@ class Flush:
         self._patience = FORCE_SECONDS
 
     async def reach(self, connection: Connection, written: int, flushed: int) -> None:
-        """Wait until the WAL is flushed up to `written`; `flushed` is how far it was when that was read."""
+        """Wait until the WAL is flushed up to `written`; `flushed` is how far it was then, or later."""
         began, started, forced = flushed, time.monotonic(), False
         while flushed < written:
             waited = time.monotonic() - started

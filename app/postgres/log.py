@@ -196,12 +196,13 @@ class PostgresLog:
         async with deadline(connection, LIVE_SECONDS):
             cursor = await connection.cursor(binary=True).execute(SQL["difference"], parameters)
             found = await cursor.fetchall()
-        if not found or found[0][rows.OP] != "H":
+        if found[0][rows.OP] != "H":
             raise DatabaseAway(REPLACED)
-        snapshot, floor, written, flushed = found.pop(0)[rows.NEW_VALUES]
+        flushed = found.pop()[rows.ID]
+        snapshot, floor, written = found.pop(0)[rows.NEW_VALUES]
         too_large = len(found) > pages.LARGE_CHANGES or (bool(found) and found[-1][rows.OP] == "X")
         return Read(
-            Snapshot.parse(snapshot), self._found(Snapshot.parse(floor)), int(written), int(flushed), found, too_large
+            Snapshot.parse(snapshot), self._found(Snapshot.parse(floor)), int(written), flushed, found, too_large
         )
 
     async def _batch(

@@ -53,16 +53,15 @@ CROSS JOIN realtime.log_state f
 -- name: difference
 -- The transaction ids that may have become visible since a snapshot are the gaps between those in progress now, from
 -- its xmax on, and those in progress then that are visible now. An open transaction's rows are never touched.
--- What is the same for all rows is in a row of its own, H, whose values are the snapshot, the floor, the WAL position
--- and what of it is durable: in columns of their own they cost a tenth of the reading, empty or not. There is none where
--- these are other tables than those that the connection began with. An event beyond the bytes asked for comes without
--- what it holds, as X.
+-- What is the same for all rows is in rows of their own: in columns, empty or not, it cost a tenth of the reading. First H,
+-- whose values are the snapshot, the floor and how far the WAL was written, and which is missing where these are other
+-- tables than those that the connection began with. Last F, which has for an id how far the WAL is durable by then.
+-- An event beyond the bytes asked for comes without what it holds, as X.
 WITH s AS MATERIALIZED (
-  SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS written,
-         (pg_current_wal_flush_lsn() - '0/0')::bigint AS flushed
+  SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS written
 )
 SELECT 0::bigint AS id, 0 AS n, '0'::xid8 AS xid, 0 AS gen, 'H'::"char" AS op, 0::smallint AS depth, NULL::bigint AS ord,
-       'epoch'::timestamptz AS at, ARRAY[s.s::text, f.floor::text, s.written::text, s.flushed::text] AS new_vals,
+       'epoch'::timestamptz AS at, ARRAY[s.s::text, f.floor::text, s.written::text] AS new_vals,
        NULL::text[] AS old_vals, NULL::json AS new, NULL::json AS old
 FROM s CROSS JOIN realtime.log_state f WHERE f.tableoid = %(log)s::bigint::oid
 UNION ALL
@@ -85,6 +84,8 @@ FROM (
     LIMIT %(rows)s
   ) e
 ) e
+UNION ALL
+SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint, 0, '0'::xid8, 0, 'F', 0::smallint, NULL, 'epoch', NULL, NULL, NULL, NULL
 
 -- name: flushed
 SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint

@@ -41,15 +41,14 @@ def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> C
     number, n, xid, gen, op, depth, mark, at, new_values, old_values, new, old = row
     return Change(
         number, n, xid, tables[gen], op, depth, mark, at + _Y2000,
-        tuple(new_values) if new_values is not None else None,
-        tuple(old_values) if old_values is not None else None,
-        blanked(new), blanked(old), half,
+        None if new_values is None else tuple(new_values), None if old_values is None else tuple(old_values),
+        None if new is None else blanked(new), None if old is None else blanked(old), half,
     )  # fmt: skip
 
 
-def blanked(row: bytes | None) -> bytes | None:
+def blanked(row: bytes) -> bytes:
     """A row's JSON without line breaks."""
-    return row.translate(_BLANKED) if row is not None and (b"\n" in row or b"\r" in row) else row
+    return row.translate(_BLANKED) if b"\n" in row or b"\r" in row else row
 
 
 def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:

@@ -111,7 +111,7 @@ async def _rows(
     )
     found: list[bytes] = []
     async for (row,) in connection.cursor(binary=True).stream(query, binary=True, size=CHUNK):
-        found.append(rows.blanked(row) or b"null")
+        found.append(b"null" if row is None else rows.blanked(row))
         most_bytes -= len(row)
         if len(found) > most_rows or most_bytes < 0:
             raise TooLarge("there are more rows than a snapshot may have (SOBRANIE_SNAPSHOT_ROWS, _BYTES)")

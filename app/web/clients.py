@@ -55,5 +55,5 @@ class Clients:
         sink.write([message])
         if isinstance(sink, EventSink):
             sink.retry(after_ms)  # an EventSource goes by this alone
-        self._observe(MessagesSent(message.kind, "", 1, len(message.json)))
+        self._observe(MessagesSent(message.kind, "", 1, message.size))
         sink.close(CloseCode.RESTART, "restart")
