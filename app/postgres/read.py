@@ -8,8 +8,8 @@ from app.position import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """`written` and `flushed` are WAL positions: that of the snapshot, and how much was durable soon after. `events` are
-    rows of the log, as many as fit where it was `too_large`."""
+    """`written` and `flushed` are WAL positions: that of the snapshot, and how much was durable soon after. `events`
+    are rows of the log, as many as fit where it was `too_large`."""
 
     snapshot: Snapshot
     floor: Snapshot
