@@ -2,14 +2,14 @@
 
 An audience is the set of live connections for which the same channels matched in one batch. What is sent to thousands
 costs the kernel's work and, if each of them is looked at, half as much again: their objects are in no cache by then.
-So a channel keeps its members in rows, where nothing is left to do for each but the socket's own `send`.
+So a channel keeps its members in rows of their sockets, and a burst gives all of them the same bytes.
 
 Invariant: a row has only members that take bytes directly, nothing being before them; who changes in that says so
 (`Channel.rerouted`) before anything more is written.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
 
@@ -17,7 +17,16 @@ from app import wire
 from app.observe import Transport
 from app.position import Snapshot
 
-Send = Callable[[bytes], int]
+
+class Line(Protocol):
+    """A socket that does not block. `send` is how many bytes the kernel took, or OSError; `fileno` -1 once closed."""
+
+    def send(self, data: bytes, /) -> int: ...
+
+    def fileno(self) -> int: ...
+
+
+Burst = Callable[[Collection[Line], bytes], list[tuple[Line, int]]]
 
 
 class Point(NamedTuple):
@@ -28,11 +37,11 @@ class Point(NamedTuple):
 
 
 class Out(Protocol):
-    """Where a connection's bytes go. `send` hands bytes over to the kernel: how many it took, or OSError. None where
-    it may not be asked: something is to go first, or more is to be done than to send."""
+    """Where a connection's bytes go. `direct` is its socket, None where it may not be sent to past the connection:
+    something is to go first, or more is to be done than to send."""
 
     @property
-    def send(self) -> Send | None: ...
+    def direct(self) -> Line | None: ...
 
 
 class Subscriber(Protocol):
@@ -54,21 +63,37 @@ class Subscriber(Protocol):
         ...
 
 
+def one_by_one(lines: Collection[Line], data: bytes) -> list[tuple[Line, int]]:
+    """Give the same bytes to all. Returns those that did not take them whole, with how many they took.
+
+    The hottest loop there is: each call more is a hundredth of a delivery, and so is each object looked at.
+    """
+    size, short = len(data), list[tuple[Line, int]]()
+    for line in lines:
+        try:
+            sent = line.send(data)
+        except OSError:
+            sent = 0
+        if sent != size:
+            short.append((line, sent))
+    return short
+
+
 class Row:
     """Members by how they are sent to: `sockets` and `events` directly, `slow` through their connection."""
 
     __slots__ = ("events", "slow", "sockets")
 
     def __init__(self, members: Iterable[Subscriber]) -> None:
-        self.sockets: dict[Send, Subscriber] = {}
-        self.events: dict[Send, Subscriber] = {}
+        self.sockets: dict[Line, Subscriber] = {}
+        self.events: dict[Line, Subscriber] = {}
         self.slow: list[Subscriber] = []
         for member in members:
-            send = member.sink.send
-            if send is None:
+            line = member.sink.direct
+            if line is None:
                 self.slow.append(member)
             else:
-                (self.sockets if member.transport == "ws" else self.events)[send] = member
+                (self.sockets if member.transport == "ws" else self.events)[line] = member
 
     def without(self, members: Iterable[Subscriber]) -> Self:
         """The same row but for these."""
@@ -76,45 +101,32 @@ class Row:
         rest = type(self)(())
         rest.sockets, rest.events = self.sockets.copy(), self.events.copy()
         rest.slow = [member for member in self.slow if member not in gone]
-        for send in [member.sink.send for member in gone if member.sink.send is not None]:
-            rest.sockets.pop(send, None)
-            rest.events.pop(send, None)
+        for line in [member.sink.direct for member in gone if member.sink.direct is not None]:
+            rest.sockets.pop(line, None)
+            rest.events.pop(line, None)
         return rest
-
-    def __len__(self) -> int:
-        return len(self.sockets) + len(self.events) + len(self.slow)
 
     def members(self) -> Iterable[Subscriber]:
         yield from self.sockets.values()
         yield from self.events.values()
         yield from self.slow
 
-    def send(self, messages: Sequence[wire.Message], before: Point, after: Point) -> dict[Transport, int]:
+    def send(self, messages: Sequence[wire.Message], before: Point, after: Point, burst: Burst) -> dict[Transport, int]:
         """Give all of them these messages. Returns how many got them."""
+
+        def give(row: Mapping[Line, Subscriber], data: bytes) -> int:
+            short = burst(row.keys(), data)
+            got = [row[line].deliver(messages, data, sent, before, after) for line, sent in short]
+            return len(row) - got.count(False)
+
         counts: dict[Transport, int] = {"ws": 0, "sse": 0}
         if self.sockets:
-            counts["ws"] = _send(self.sockets, messages, wire.frames(messages), before, after)
+            counts["ws"] = give(self.sockets, wire.frames(messages))
         if self.events:
-            counts["sse"] = _send(self.events, messages, wire.chunks(messages), before, after)
+            counts["sse"] = give(self.events, wire.chunks(messages))
         for member in self.slow:
             counts[member.transport] += member.deliver(messages, b"", 0, before, after)
         return counts
-
-
-def _send(
-    row: Mapping[Send, Subscriber], messages: Sequence[wire.Message], data: bytes, before: Point, after: Point
-) -> int:
-    """The hottest loop there is."""
-    size, short = len(data), list[tuple[Send, int]]()
-    for send in row:
-        try:
-            sent = send(data)
-        except OSError:
-            sent = 0
-        if sent != size:
-            short.append((send, sent))
-    got = [row[send].deliver(messages, data, sent, before, after) for send, sent in short]
-    return len(row) - got.count(False)
 
 
 @dataclass(slots=True, eq=False)

@@ -53,6 +53,7 @@ class Settings:
     snapshot_bytes: int = 64 << 20
     data: str = ".data"
     workers: int = 1
+    io_uring: bool = True
     worker: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -234,6 +235,7 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_SNAPSHOT_BYTES": _Setting("snapshot_bytes", _size("64kB", "4GB")),
     "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
     "SOBRANIE_WORKERS": _Setting("workers", _workers),
+    "SOBRANIE_IO_URING": _Setting("io_uring", _flag),
     "SOBRANIE_DATA": _Setting("data", str),
 }
 

@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.feed import Line, Sink
 from app.history import Rows
-from app.observe import Failed, Lagging, Transport
+from app.observe import Failed, Lagging, MessagesReceived, Transport
 from app.position import Snapshot
 from app.session import Session, State
 
@@ -71,7 +71,9 @@ class Connection:
     async def receive(self, text: str) -> None:
         """Handle one inbound message. What is wrong with it is answered, never raised."""
         try:
-            await self._handle(wire.decode(text))
+            command = wire.decode(text)
+            self.connections.observe(MessagesReceived(type(command).__name__.lower()))
+            await self._handle(command)
         except ClientError as problem:
             self.line.refuse(problem, wire.request_id(text))
         except (ConnectionResetError, DatabaseAway):

@@ -8,8 +8,8 @@ the live stream. A `Feed` belongs to one use under the connection's lock.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
-from app import wire
-from app.audience import Channel, Point, Send
+from app import audience, wire
+from app.audience import Channel, Point
 from app.broadcaster import Broadcaster
 from app.change import Transaction
 from app.errors import ClientError, CloseCode, PositionRefused, ResetReason
@@ -26,21 +26,21 @@ LOOKS: Final = 32  # stretches in one turn of the event loop
 
 
 class Sink(Protocol):
-    """One client's transport, as the flow sees it. `send` is for app.audience; `rerouted` is called whenever there is
+    """One client's transport, as the flow sees it. `direct` is for app.audience; `rerouted` is called whenever there is
     another."""
 
     transport: Transport
     rerouted: Callable[[], None] | None
 
     @property
-    def send(self) -> Send | None: ...
+    def direct(self) -> audience.Line | None: ...
 
     def write(self, messages: Sequence[wire.Message]) -> None:
         """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
         ...
 
     def rest(self, data: bytes) -> None:
-        """Hand over what follows what `send` took."""
+        """Hand over what follows what the socket took."""
         ...
 
     def backlog(self) -> int:

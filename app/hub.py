@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from app import wire
-from app.audience import Channel, Point, Row, audiences
+from app.audience import Burst, Channel, Point, Row, audiences, one_by_one
 from app.change import Batch, Change, Form, Table, Transaction, Values, text_json
 from app.observe import Transport
 
@@ -46,9 +46,10 @@ class Delivery(NamedTuple):
 
 class Hub:
     """`limit` is what an outbound message aims at, in bytes; `fed_limit` that to a client that is fed from history.
-    `batches` counts those that were fanned out."""
+    `burst` gives bytes to many. `batches` counts those that were fanned out."""
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, burst: Burst = one_by_one) -> None:
+        self._burst = burst
         self.limit = limit or MESSAGE_BYTES
         self.fed_limit = min(self.limit, FED_BYTES)
         self._live_limit = min(self.limit, LIVE_BYTES)
@@ -143,7 +144,7 @@ class Hub:
                 member.fall_behind(before)
             return Delivery((), {})
         messages = list(wire.changes((item for _, _, item in items), after.token, self.limit, items[0][1]))
-        return Delivery(messages, row.send(messages, before, after))
+        return Delivery(messages, row.send(messages, before, after, self._burst))
 
     def _set_aside(self, batch: Batch, before: Point) -> None:
         if batch.transactions is None:

@@ -23,6 +23,7 @@ DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logg
 # The level of each fact; None is for the metrics alone.
 LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.Served: INFO,
+    observe.FanOut: INFO,
     observe.Stopped: INFO,
     observe.WorkerStarted: INFO,
     observe.WorkerEnded: ERROR,

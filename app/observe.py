@@ -43,6 +43,14 @@ class Served(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class FanOut(Observation):
+    """How bytes get to many clients: by `io_uring`, or a `send` for each; and why there is no other way."""
+
+    by: Literal["io_uring", "send"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped(Observation):
     """The server has ended in order; `seconds` since it was asked to."""
 

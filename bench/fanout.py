@@ -25,8 +25,10 @@ from tests.support.server import Server
 CLIENTS = 2000
 PEERS = ("floor", "bun", "elysia", "nchan")
 ONE = "one client"  # ours, and what it takes where there is nobody to fan out to
+EACH = "a send each"  # ours, where the kernel does not let us have io_uring
 LABELS = {
     "ours": "ours",
+    EACH: "ours without io_uring",
     ONE: "ours, one client",
     "ours, own channels": "ours, each client also on a channel of its own",
     "floor": "floor (C, one send each)",
@@ -60,13 +62,15 @@ async def measure(
     own: bool = True,
 ) -> Data:
     # A database each: a change reaches the clients of one server only.
-    ours, theirs, lone = stage.database(), stage.database(), stage.database()
+    ours, plain, theirs, lone = (stage.database() for _ in range(4))
     found: list[Data] = []
     async with (
         stage.server(ours) as server,
+        stage.server(plain, SOBRANIE_IO_URING="0") as sender,
         stage.server(theirs) as other,
         stage.server(lone) as quiet,
         await Swarm.open(server.port, CLIENTS) as common,
+        await Swarm.open(sender.port, CLIENTS) as same,
         await Swarm.open(other.port, CLIENTS, channels=("posts", "posts:author_id=%d")) as each,
         await Swarm.open(quiet.port, 1) as one,
         running(stage, peers, CLIENTS) as others,
@@ -76,6 +80,7 @@ async def measure(
             single = await _sample(stage, ours, server, replace(shape, changes=1))
             windows = {
                 "ours": partial(_ours, stage, ours, server, common, shape, CLIENTS, seconds),
+                EACH: partial(_ours, stage, plain, sender, same, shape, CLIENTS, seconds),
                 ONE: partial(_ours, stage, lone, quiet, one, shape, 1, seconds),
             }
             if own:

@@ -41,6 +41,9 @@ def page(run: Data) -> str:
         "",
         markdown(aims.table(run["parts"]), FOLDER),
     ]
+    missed = aims.missed(run["parts"])
+    if missed is not None:
+        lines += ["", markdown(missed, FOLDER)]
     for name, (title, _) in PARTS.items():
         lines += ["", f"## {title}"]
         if name in run["failed"]:

@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypedDict
 
 from psycopg import AsyncConnection
 
+from app.audience import Line
 from app.errors import CloseCode
 from app.observe import Transport
 from app.wire import Message
@@ -17,7 +18,7 @@ class Sink(Protocol):
     rerouted: Callable[[], None] | None
 
     @property
-    def send(self) -> Callable[[bytes], int] | None: ...
+    def direct(self) -> Line | None: ...
     def write(self, messages: Sequence[Message]) -> None: ...
     def rest(self, data: bytes) -> None: ...
     def backlog(self) -> int: ...

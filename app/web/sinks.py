@@ -1,7 +1,7 @@
 """One client's transport, written past aiohttp: ready-made frames go to the socket itself or, where the kernel does not
 take them all, to asyncio's transport.
 
-Invariants: there is a `send` only while nothing is to go before; `write` never blocks and never raises; after `close`
+Invariants: there is `direct` only while nothing is to go before; `write` never blocks and never raises; after `close`
 nothing but the end of the stream is written; a peer that does not take that end within LINGER seconds, or acknowledges
 nothing for PEER_TIMEOUT, is cut.
 """
@@ -28,21 +28,20 @@ PEER_TIMEOUT: Final = 180.0
 HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
 LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
 _RETRY: Final = b"retry: %d\n\n"
-Send = Callable[[bytes], int]
 
 
 class _Sink(ABC):
     """What both transports have in common; subclasses say how messages and the end look on the wire."""
 
-    __slots__ = ("_direct", "_socket", "code", "peer", "rerouted", "send", "since")
+    __slots__ = ("_plain", "_socket", "code", "direct", "peer", "rerouted", "since")
     transport: Transport
 
     def __init__(self, request: web.Request) -> None:
         if request.transport is None:
             raise ConnectionResetError("the client has gone")
         self._socket = request.transport
-        self._direct = _direct(request.transport)
-        self.send: Send | None = None
+        self._plain = _plain(request.transport)
+        self.direct: socket.socket | None = None
         self.rerouted: Callable[[], None] | None = None
         self.peer = Peer()
         self.since = time.monotonic()
@@ -58,7 +57,7 @@ class _Sink(ABC):
     def write(self, messages: Sequence[Message]) -> None: ...
 
     def rest(self, data: bytes) -> None:
-        """What follows what `send` took."""
+        """What follows what the socket took."""
         self._send(data)
 
     def backlog(self) -> int:
@@ -98,11 +97,11 @@ class _Sink(ABC):
         if not self._socket.is_closing():
             self._socket.write(data)
         first = self.peer.open and self.code is None and not self._socket.get_write_buffer_size()
-        self._route(self._direct if first else None)
+        self._route(self._plain if first else None)
 
-    def _route(self, send: Send | None) -> None:
-        if send is not self.send:
-            self.send = send
+    def _route(self, line: socket.socket | None) -> None:
+        if line is not self.direct:
+            self.direct = line
             if self.rerouted is not None:
                 self.rerouted()
 
@@ -155,7 +154,7 @@ class EventSink(_Sink):
         super().__init__(request)
         self._chunked = request.version >= (1, 1)
         if not self._chunked:
-            self._direct = None
+            self._plain = None
         self._early: list[bytes] | None = []
 
     def begin(self, retry_ms: int) -> None:
@@ -190,11 +189,11 @@ class EventSink(_Sink):
         self._socket.close()
 
 
-def _direct(transport: asyncio.Transport) -> Send | None:
-    """The `send` of the socket below a transport, which has more to do than to send a third of a delivery
-    (docs/decisions/0009). None where that is needed (TLS), and on another event loop than asyncio's."""
+def _plain(transport: asyncio.Transport) -> socket.socket | None:
+    """The socket below a transport, whose own writing is a third of a delivery (docs/decisions/0009). None where there
+    is more to do than to send (TLS), and on another event loop than asyncio's."""
     sock = getattr(transport.get_extra_info("socket"), "_sock", None)
-    return sock.send if type(sock) is socket.socket and not transport.get_extra_info("sslcontext") else None
+    return sock if type(sock) is socket.socket and not transport.get_extra_info("sslcontext") else None
 
 
 def _cut(text: str, limit: int) -> bytes:

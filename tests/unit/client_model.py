@@ -79,7 +79,7 @@ class Link:
     """A transport and what its web handler does. `taken` is called with what the client has really received."""
 
     transport: Transport = "ws"
-    send = None
+    direct = None
     rerouted: Callable[[], None] | None = None
 
     def __init__(self, client: "Client", server: Server) -> None:

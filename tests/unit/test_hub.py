@@ -39,7 +39,7 @@ def batch(
 
 
 class Out:
-    send = None
+    direct = None
 
 
 class Member:
@@ -194,6 +194,24 @@ def test_many_small_batches_are_few_stretches_and_serve_the_same() -> None:
         got += [xid for xid in xids(found) if not position.sees(xid)]
         position = position.union(found.upto)
     assert got == [333, *range(500, 1101)]
+
+
+def test_a_large_batch_is_cut_where_somebody_is_fed_from_it_and_serves_the_same() -> None:
+    ring = History(Snapshot(100), 10 << 20)
+    ring.append(stretch(101, change(0, "I", (0, 1, 1))))
+    changes = [replace(change(n, "I", (n, 1, 1)), xid=101 + n) for n in range(1, 1001)]
+    many = [Transaction(c.xid, c.number, [c]) for c in changes]
+    ring.append(Stretch(Snapshot(102), Snapshot(1102), many, sum(c.size for c in changes)))
+    ring.append(stretch(1102, change(1001, "I", (1001, 1, 1))))
+    assert len(ring.stretches) == 3
+    position, got, sizes = Snapshot(600, frozenset({333})), list[int](), list[int]()
+    while found := ring.after(position):
+        got += [xid for xid in xids(found) if not position.sees(xid)]
+        sizes.append(found.size)
+        position = position.union(found.upto)
+    assert got == [333, *range(600, 1103)]
+    assert max(sizes) <= UNIT_BYTES
+    assert ring.size == sum(s.size for s in ring.stretches)
 
 
 def test_bulk_is_never_served_from_memory_and_a_changed_schema_is_a_unit_of_its_own() -> None:

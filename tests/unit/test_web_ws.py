@@ -11,7 +11,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerH
 from app.config import Settings
 from app.connection import BACKLOG_BYTES
 from app.hub import LIVE_BYTES
-from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Lagging
+from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Lagging, MessagesReceived, Observation
 from app.session import State
 from app.web import rate
 from app.web.sinks import HIGH_WATER
@@ -174,6 +174,47 @@ async def test_a_slow_reader_is_fed_at_its_own_pace_and_misses_nothing(
         received += [c["row"] for c in (await until(ws, "changes"))["changes"]]
     assert received == written
     await eventually(lambda: house.observed(Lagging, lambda o: o == Lagging(-1)))
+
+
+def pings(house: House) -> list[Observation]:
+    return [o for o in house.seen if isinstance(o, MessagesReceived) and o.type == "ping"]
+
+
+async def test_who_does_not_take_all_at_once_gets_the_rest_in_order_and_then_directly_again(
+    house: House, ws: ClientWebSocketResponse
+) -> None:
+    """What the hub sends past the connection never overtakes what waits in it, nor the answers to commands."""
+    await subscribe(ws, "posts")
+    [connection] = house.connections._all
+
+    def direct() -> bool:
+        return connection.sink.direct is not None
+
+    written = await house.insert()
+    assert direct()
+    assert ws._conn is not None
+    assert ws._conn.transport is not None
+    ws._conn.transport.pause_reading()
+    while direct():
+        written += await house.insert(body="x" * 50_000)
+    assert connection.sink.backlog()
+    assert connection.session.state is State.LIVE
+    for n in range(3):
+        written += await house.insert(body="y")
+        await ws.send_json({"type": "ping", "id": n})
+        await eventually(lambda n=n: len(pings(house)) > n)  # type: ignore[misc]
+    ws._conn.transport.resume_reading()
+    received, pongs = list[str](), list[tuple[int, int]]()
+    while len(received) < len(written) or len(pongs) < 3:
+        message = await ws.receive_json(timeout=10)
+        if message["type"] == "changes":
+            received += [c["row"] for c in message["changes"]]
+        elif message["type"] == "pong":
+            pongs.append((message["id"], len(received)))
+    assert received == written
+    assert pongs == [(n, len(written) - 2 + n) for n in range(3)]
+    await house.insert()
+    assert direct()
 
 
 async def test_who_does_not_read_the_answers_is_not_listened_to(house: House, ws: ClientWebSocketResponse) -> None:
