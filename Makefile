@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long storm ledger chaos bench bench-quick lint format lock clean
+.PHONY: help setup run test test-long test-version storm ledger chaos bench bench-quick lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -44,6 +44,9 @@ test-long: setup ## the tests that are too long for `make test`: a hundred crash
 
 storm: setup ## 10,000 clients that come back at once, with few and with many positions
 	STORM_CLIENTS=10000 $(BIN)/python -m pytest tests/e2e/test_storm.py
+
+test-version: setup ## SQL, migrations and reading on another PostgreSQL: bin=/usr/lib/postgresql/15/bin
+	POSTGRES_BIN=$(bin) $(BIN)/python -m pytest -n 2 --dist loadfile tests/migrations tests/sql tests/integration
 
 ledger: setup ## the ledger test at its full length: 60 s of writers, reconnects and a judge
 	LEDGER_SECONDS=60 $(BIN)/python -m pytest tests/e2e/test_ledger.py

