@@ -485,7 +485,8 @@ BEGIN
       FROM (SELECT r.seq, r.snapshot FROM realtime.recorded r WHERE r.elapsed <= oldest
         UNION ALL SELECT 0, published WHERE oldest IS NULL) r
       WHERE pg_snapshot_xmax(r.snapshot) >= pg_snapshot_xmax(f)) c
-    WHERE realtime.contains(c.normal, f) AND realtime.sees(c.snapshot, slot) ORDER BY c.seq LIMIT 1);
+    WHERE realtime.contains(c.normal, f) AND realtime.contains(published, c.normal) AND realtime.sees(c.snapshot, slot)
+    ORDER BY c.seq LIMIT 1);
 END $$;
 
 CREATE FUNCTION realtime.normal(s pg_snapshot, d xid8) RETURNS pg_snapshot

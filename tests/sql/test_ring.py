@@ -149,3 +149,22 @@ async def test_rows_of_aborted_writers_are_emptied_too(database: Database) -> No
 async def test_senseless_limits_are_refused(database: Database, call: tuple[str, int]) -> None:
     with pytest.raises(psycopg.errors.RaiseException, match="positive"):
         await database.execute("SELECT realtime.turn(%s::interval, %s, NULL)", *call)
+
+
+async def test_the_floor_never_passes_where_the_servers_are(database: Database) -> None:
+    """A transaction that was open when they last read, and has written elsewhere since, would be behind the floor: all
+    of them, and their clients, would have to begin anew although nothing was lost."""
+    pressed = 4
+    async with await database.connect() as long, await database.connect() as late:
+        await rows_of(long, "BEGIN; SELECT pg_current_xact_id()")
+        await rows_of(late, "BEGIN; " + WRITE)
+        assert await turn(database, size=pressed) == "switched"  # the snapshot recorded here sees neither
+        await rows_of(late, "COMMIT")
+        published = await snapshot(database)
+        await rows_of(long, WRITE + "; COMMIT")
+    for _ in range(3):
+        await turn(database, size=pressed, published=published)
+        assert Snapshot.parse(published).contains(await floor(database))
+    assert len(await events(database)) == 2
+    assert [await turn(database, size=pressed) for _ in range(2)][-1] == "emptied"
+    assert len(await events(database)) < 2
