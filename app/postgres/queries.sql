@@ -230,9 +230,6 @@ FROM (
 ) p
 WHERE NOT p.may
 
--- name: listen_bus
-LISTEN realtime_bus
-
 -- name: listen
 LISTEN realtime
 
@@ -241,9 +238,6 @@ LISTEN realtime_check
 
 -- name: unlisten_check
 UNLISTEN realtime_check
-
--- name: notify_bus
-SELECT pg_notify('realtime_bus', %(payload)s)
 
 -- name: notify_check
 SELECT pg_notify('realtime_check', %(payload)s)
