@@ -336,4 +336,4 @@ def _unseen(batch: Batch, position: Snapshot) -> Batch:
     if batch.transactions is None:
         return batch
     kept: list[Transaction] = [t for t in batch.transactions if not position.sees(t.xid)]
-    return replace(batch, transactions=kept)
+    return replace(batch, transactions=kept, size=sum(c.size for t in kept for c in t.changes))

@@ -196,6 +196,8 @@ class Connection:
         return True
 
     def _rerouted(self) -> None:
+        if self.session.state is not State.LIVE:
+            return
         for channel in self.session.channels.values():
             channel.rerouted()
 

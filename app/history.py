@@ -160,8 +160,11 @@ class History:
     def _cut(self, place: int) -> None:
         """Make pieces of one stretch."""
         self.stretches.rotate(-place)
-        self.stretches.extendleft(reversed(list(pieces(self.stretches.popleft()))))
+        whole = self.stretches.popleft()
+        cut = list(pieces(whole))
+        self.stretches.extendleft(reversed(cut))
         self.stretches.rotate(place)
+        self.size += sum(piece.size for piece in cut) - whole.size
 
 
 def pieces(whole: Stretch) -> Iterator[Stretch]:

@@ -131,12 +131,15 @@ class Gate:
                 break
             if not woken or time.monotonic() - looked > LOOK_SECONDS:
                 holds, crowded = await self._look()
-                if crowded:
+                if crowded and found:  # they may be of other databases, which have no say in an idle one
                     awake = CROWD_SECONDS
                     self._habit.forget()
-                if crowded or not holds:
+                    break
+                if not holds:
                     break
                 looked = time.monotonic()
+            if woken and not found:
+                await asyncio.sleep(PAUSE_SECONDS)  # anybody may notify
         await self._open()
         return awake
 

@@ -94,8 +94,10 @@ class _Sink(ABC):
 
     def _send(self, data: bytes) -> None:
         """By way of asyncio's transport, which keeps what the kernel does not take at once."""
-        if not self._socket.is_closing():
-            self._socket.write(data)
+        if self._socket.is_closing():
+            self._route(None)  # for good: these bytes are lost, and nothing may come after them
+            return
+        self._socket.write(data)
         first = self.peer.open and self.code is None and not self._socket.get_write_buffer_size()
         self._route(self._plain if first else None)
 

@@ -120,16 +120,23 @@ class Ring:
         """Have the kernel take and complete all that is queued. Where it will not, what is left is taken back, and the
         ring is not used again."""
         tries = TRIES
-        while waiting := count - self._completed():
-            left = (self._ring[self._sq_tail] - self._ring[self._sq_head]) & 0xFFFFFFFF
-            try:
-                self._system(ENTER, self._fd, left, waiting, _GET_EVENTS, None, ctypes.c_size_t(0))
-            except OSError as error:
-                tries -= error.errno != errno.EINTR
-                if error.errno not in _AGAIN or not tries:
-                    self._broken = data  # what the kernel may still look at stays where it is
-                    self._ring[self._sq_tail] = self._ring[self._sq_head]
-                    return
+        try:
+            while (waiting := count - self._completed()) > 0:
+                left = (self._ring[self._sq_tail] - self._ring[self._sq_head]) & 0xFFFFFFFF
+                try:
+                    self._system(ENTER, self._fd, left, waiting, _GET_EVENTS, None, ctypes.c_size_t(0))
+                except OSError as error:
+                    tries -= error.errno != errno.EINTR
+                    if error.errno not in _AGAIN or not tries:
+                        self._give_up(data)
+                        return
+        except BaseException:
+            self._give_up(data)
+            raise
+
+    def _give_up(self, data: bytes) -> None:
+        self._broken = data  # what the kernel may still look at stays where it is
+        self._ring[self._sq_tail] = self._ring[self._sq_head]
 
     def _completed(self) -> int:
         return int(self._ring[self._cq_tail] - self._ring[self._cq_head]) & 0xFFFFFFFF

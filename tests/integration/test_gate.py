@@ -1,6 +1,7 @@
 """The gate on a real PostgreSQL: what is committed while the reader parks, sleeps or wakes is read."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -236,6 +237,54 @@ async def test_writers_that_wait_for_each_others_slow_commits_wake_the_reader() 
         assert not finds(observed)
     finally:
         cluster.close()
+
+
+class Counted(Reader):
+    """Counts the reads too."""
+
+    reads = 0
+
+    async def pull(self) -> int:
+        self.reads += 1
+        return await super().pull()
+
+
+async def test_notifications_that_tell_of_nothing_do_not_make_it_read_without_end(
+    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may NOTIFY."""
+    monkeypatch.setattr(sys.modules[__name__], "Reader", Counted)
+    async with running(database, log, observed) as reader, await database.connect() as other:
+        assert isinstance(reader, Counted)
+        await eventually(parked(observed))
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await eventually(lambda: reader.commits == 1)
+        await eventually(parked(observed))
+        before, began = reader.reads, time.monotonic()
+        for _ in range(1000):
+            await other.execute("NOTIFY realtime")
+        assert reader.reads - before < 20 + (time.monotonic() - began) / module.PAUSE_SECONDS
+
+
+async def test_who_notifies_in_another_database_does_not_keep_an_idle_one_awake(
+    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAFETY_SECONDS", 0.02)
+    looks = 0
+    look = Gate._look
+
+    async def looked(gate: Gate) -> tuple[bool, bool]:
+        nonlocal looks
+        looks += 1
+        holds, _ = await look(gate)
+        return holds, True  # somebody waits, and for a commit that is not ours
+
+    monkeypatch.setattr(Gate, "_look", looked)
+    async with running(database, log, observed):
+        await eventually(parked(observed))
+        states = len(observed)
+        await eventually(lambda: looks > 5)
+        assert len(observed) == states
 
 
 async def test_an_idle_transaction_keeps_the_reader_awake_and_makes_nobody_notify(

@@ -176,6 +176,19 @@ def test_a_ring_that_fails_says_what_was_not_sent_and_is_not_used_again(failing:
         judge(pairs, ring.burst, b"x")  # by a send each
 
 
+def test_an_exception_in_the_midst_leaves_nothing_behind(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Ring, number: int, *arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    other = Ring()
+    with Pairs([OPEN] * 40) as pairs:
+        with monkeypatch.context() as patch:
+            patch.setattr(Ring, "_system", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                other.burst(pairs.lines, b"one")
+        judge(pairs, other.burst, b"two")
+
+
 def test_without_io_uring_there_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", 4095)  # no system call
     with pytest.raises(OSError, match="Function not implemented"):

@@ -214,6 +214,15 @@ def test_a_large_batch_is_cut_where_somebody_is_fed_from_it_and_serves_the_same(
     assert ring.size == sum(s.size for s in ring.stretches)
 
 
+def test_what_is_cut_weighs_what_its_pieces_do() -> None:
+    ring = History(Snapshot(100), 10 << 20)
+    changes = [replace(change(n, "I", (n, 1, 1)), xid=99 + n) for n in range(1, 301)]
+    many = [Transaction(c.xid, c.number, [c]) for c in changes]
+    ring.append(Stretch(Snapshot(100), Snapshot(400), many, 1 << 20))  # more than it is
+    assert ring.after(Snapshot(100)) is not None
+    assert ring.size == sum(s.size for s in ring.stretches) == sum(c.size for c in changes)
+
+
 def test_bulk_is_never_served_from_memory_and_a_changed_schema_is_a_unit_of_its_own() -> None:
     ring = History(Snapshot(100), 10_000)
     ring.append(stretch(101, change(1, "I", (1, 1, 1))))

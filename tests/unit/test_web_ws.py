@@ -14,7 +14,7 @@ from app.hub import LIVE_BYTES
 from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Lagging, MessagesReceived, Observation
 from app.session import State
 from app.web import rate
-from app.web.sinks import HIGH_WATER
+from app.web.sinks import HIGH_WATER, WebSocketSink
 from tests.support.facts import eventually, holds
 from tests.unit.web import House, running
 
@@ -215,6 +215,36 @@ async def test_who_does_not_take_all_at_once_gets_the_rest_in_order_and_then_dir
     assert pongs == [(n, len(written) - 2 + n) for n in range(3)]
     await house.insert()
     assert direct()
+
+
+async def test_after_bytes_that_were_lost_nothing_more_is_sent(house: House, ws: ClientWebSocketResponse) -> None:
+    """Where the client has ended its side, the transport takes nothing more; a later change would be read in the midst
+    of the one that was cut."""
+    await subscribe(ws, "posts")
+    [connection] = house.connections._all
+    await house.insert()
+    sink = connection.sink
+    assert isinstance(sink, WebSocketSink)
+    assert sink.direct is not None
+    sink._socket.close()
+    sink.rest(b"the rest of a frame")
+    assert sink.direct is None
+    sink.control(b"more")
+    assert sink.direct is None
+
+
+async def test_a_client_that_is_fed_leaves_the_rows_of_the_others_alone(
+    house: House, ws: ClientWebSocketResponse
+) -> None:
+    await subscribe(ws, "posts")
+    [connection] = house.connections._all
+    await house.insert()
+    [channel] = connection.session.channels.values()
+    assert list(channel.row.members()) == [connection]
+    connection._leave_live()
+    row = channel.row
+    connection.sink._route(None)  # type: ignore[attr-defined]
+    assert channel.row is row
 
 
 async def test_who_does_not_read_the_answers_is_not_listened_to(house: House, ws: ClientWebSocketResponse) -> None:
