@@ -89,6 +89,11 @@ OF_A_LONE_CHANGE = (
     "It has the INSERT itself in it, its commit's flush included; the rest is PostgreSQL's notification, one read of "
     "the log, and two processes that wake up with cold caches (docs/decisions/0010-rare-commits.md)."
 )
+OF_A_REPLAY = (
+    "One process's Python, some 10 µs a change: reading and decoding rows 30 %, their order and index 15 %, putting "
+    "messages together 25 %, writing them and the rest 15 %, and 15 % of waiting for PostgreSQL, which reading ahead "
+    "would hide. At quiet moments of the same machine it is 103,000 to 111,000."
+)
 AIMS = (
     Goal(
         "writers",
@@ -149,7 +154,16 @@ AIMS = (
         limit=OF_A_LONE_CHANGE,
     ),
     Goal("memory", "server memory per idle WebSocket connection", _memory, "≤", 8, "KB", "growth of RSS at 10,000"),
-    Goal("replay", "replay from the log to one client", _from_the_log, "≥", 100_000, "changes/s", "100,000 changes"),
+    Goal(
+        "replay",
+        "replay from the log to one client",
+        _from_the_log,
+        "≥",
+        100_000,
+        "changes/s",
+        "100,000 changes",
+        limit=OF_A_REPLAY,
+    ),
 )
 
 BOUNDS = (
