@@ -42,7 +42,7 @@ async def measure(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     try:
         version = stage.cluster.execute("SHOW server_version")[0][0]
         for name, parameters in plan.items():
-            stage.cluster.execute("CHECKPOINT")  # or what one part wrote would be flushed while the next is measured
+            stage.tidy()
             say(f"{name} ({time.monotonic() - began:.0f} s)")
             try:
                 parts[name] = await report.PARTS[name][1].measure(stage, **parameters)

@@ -39,12 +39,20 @@ class Written:
 @dataclass
 class Stage:
     cluster: Cluster = field(default_factory=lambda: Cluster(fsync="on"))
+    made: list[str] = field(default_factory=list)  # databases of the part that is being measured
 
     def __post_init__(self) -> None:
         self.cluster.execute("CREATE ROLE writer SUPERUSER LOGIN")
 
     def database(self) -> Database:
-        return Database(self.cluster, self.cluster.create_database(migrated=True), WRITER)
+        self.made.append(self.cluster.create_database(migrated=True))
+        return Database(self.cluster, self.made[-1], WRITER)
+
+    def tidy(self) -> None:
+        """Take away what one part has left, or autovacuum and the checkpointer work on it while the next is measured."""
+        while self.made:
+            self.cluster.drop_database(self.made.pop())
+        self.cluster.execute("CHECKPOINT")
 
     @asynccontextmanager
     async def server(self, database: Database, name: str = "one", **settings: str) -> AsyncIterator[Server]:
