@@ -49,7 +49,7 @@ class Stage:
         return Database(self.cluster, self.made[-1], WRITER)
 
     def tidy(self) -> None:
-        """Take away what one part has left, or autovacuum and the checkpointer work on it while the next is measured."""
+        """Take away what one part has left, or autovacuum and the checkpointer work on it while another is measured."""
         while self.made:
             self.cluster.drop_database(self.made.pop())
         self.cluster.execute("CHECKPOINT")
