@@ -128,8 +128,9 @@ class Chaos:
     def result(self, seed: str) -> Run:
         logs = [station.server.output() for station in self.world.stations]
         return Run(
-            seed, self.world.now, len(self.world.stations), len(self.people), self.schedule.noted, self.samples,
-            self.tally, self.judge.score, sum(p.hops for p in self.people), sum(p.holidays for p in self.people),
+            seed, self.world.started, self.world.now, len(self.world.stations), len(self.people), self.schedule.noted,
+            self.samples, self.tally, self.judge.score,
+            sum(p.hops for p in self.people), sum(p.holidays for p in self.people),
             sum(log.count('"event": "failed"') for log in logs),
             sum(log.count('"event": "safety_poll_found"') for log in logs),
         )  # fmt: skip

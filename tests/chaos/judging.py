@@ -6,13 +6,14 @@ that of one round.
 """
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 
-from tests.chaos.people import Restless, SeenReset, emptied
+from tests.chaos.people import Pause, Restless, SeenReset, emptied
 from tests.chaos.world import RETENTION, World
 from tests.e2e.writers import TABLES
 from tests.support import token
@@ -62,7 +63,7 @@ class Score:
     details: list[str] = field(default_factory=list)
     resets: Counter[str] = field(default_factory=Counter)
     unexplained: list[SeenReset] = field(default_factory=list)
-    longest_pause: float = 0.0
+    longest_pause: Pause = field(default_factory=Pause)
 
     @property
     def clean(self) -> bool:
@@ -94,6 +95,8 @@ class Judge:
         explain = Explanations([(x, t if s == "public" else f"{s}.{t}") for x, t, s in generations], times)
         for person in people:
             self._client(person, truth, final, explain)
+        for person in people:  # nobody writes while the judge looks
+            person.client.stream.books.pause_from = time.monotonic()
         self.base = rows
 
     def _client(self, person: Restless, truth: Truth, final: str, explain: "Explanations") -> None:

@@ -72,6 +72,15 @@ class SeenReset:
     position: str
 
 
+@dataclass(frozen=True, order=True)
+class Pause:
+    """How long a client's position stood still, from when (seconds of the monotonic clock), and whose."""
+
+    seconds: float = 0.0
+    began: float = 0.0
+    client: str = ""
+
+
 class Books:
     """What a client keeps in place of every raw message."""
 
@@ -79,7 +88,7 @@ class Books:
         self.deliveries = self.units = 0
         moment = time.monotonic()
         self.heard_at = self.position_at = self.pause_from = moment
-        self.longest_pause = 0.0
+        self.longest_pause = Pause()
         self.resets: list[SeenReset] = []
         self.ages: dict[str, float] = {}  # of positions that a subscribe went out with
 
@@ -112,7 +121,8 @@ class Kept(Stream):
         if message["type"] == "reset":
             books.resets.append(self._seen(message, moment))
         if "position" in message and message["type"] != "subscribed":
-            books.longest_pause = max(books.longest_pause, moment - books.pause_from)
+            paused = Pause(moment - books.pause_from, books.pause_from, self.name)
+            books.longest_pause = max(books.longest_pause, paused)
             books.pause_from = moment
             books.units += 1
             if message["position"] != self.position:

@@ -24,6 +24,7 @@ class Sample:
 @dataclass(frozen=True)
 class Run:
     seed: str
+    started: float  # of the monotonic clock
     seconds: float
     servers: int
     clients: int
@@ -57,11 +58,20 @@ def table(run: Run) -> str:
         ("other breaches of the protocol", str(sum(score.found.values()) - sum(score.found[k] for k in NAMED))),
         ("resets", ", ".join(f"{n} {r}" for r, n in sorted(score.resets.items())) or "none"),
         ("resets unexplained", str(len(score.unexplained))),
-        ("longest pause of a client's stream", f"{score.longest_pause:.1f} s"),
+        ("longest pause of a client's stream", _pause(run)),
         ("internal errors of servers", str(run.internal)),
         ("found by the safety poll alone", str(run.polls)),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _pause(run: Run) -> str:
+    """With what was broken meanwhile."""
+    pause = run.score.longest_pause
+    began = pause.began - run.started
+    faults = [n for n in run.noted if n.began < began + pause.seconds and n.ended > began]
+    named = ", ".join(f"{n.kind} ({n.where}, {n.began:.0f} to {n.ended:.0f} s)" for n in faults) or "nothing"
+    return f"{pause.seconds:.1f} s ({pause.client}, from {began:.0f} s on; meanwhile: {named})"
 
 
 NAMED = ("lost", "duplicated", "reordered")
