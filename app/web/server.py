@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from app import wire
 from app.config import Settings
@@ -108,10 +109,12 @@ class Server:
         return web.Response(body=await self._metrics(), headers={"Content-Type": _METRICS_TYPE})
 
     async def _serve(self, app: web.Application, host: str, port: int, setting: str) -> int:
+        logger = logging.getLogger("aiohttp.server")
+        logger.addFilter(_ours)
         runner = web.AppRunner(
             app,
             access_log=None,
-            logger=logging.getLogger("aiohttp.server"),
+            logger=logger,
             handler_cancellation=True,  # how an event stream's handler learns that its client has gone
             keepalive_timeout=KEEPALIVE,
             shutdown_timeout=1.0,
@@ -141,6 +144,11 @@ class _Site(web.TCPSite):
         for listening in self._server.sockets:
             with listening.dup() as same:
                 same.listen(BACKLOG)
+
+
+def _ours(line: logging.LogRecord) -> bool:
+    """A request that is no HTTP is its client's affair, and its bytes have no business in the log."""
+    return line.exc_info is None or not isinstance(line.exc_info[1], HttpProcessingError)
 
 
 async def _client(_: web.Request) -> web.FileResponse:

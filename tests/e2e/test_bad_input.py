@@ -1,6 +1,8 @@
 """Bad input on a running server: each has its clear error, and the connection, or at least the server, lives on."""
 
+import asyncio
 import json
+import re
 
 import pytest
 
@@ -52,6 +54,28 @@ async def test_a_bad_channel_is_refused_by_name_on_both_transports(server: Serve
         assert events.status == 400
         assert holds in events.body
         assert json.loads(events.body)["code"] == "bad_channel"
+
+
+REQUESTS = [
+    b"secret\r\n\r\n",
+    b"GET / HTTP/9.9.9\r\n\r\n",
+    b"GET /secret\x00 HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nsecret\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: secret\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nsecret: " + b"x" * 100_000 + b"\r\n\r\n",
+    b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=[str(bytes_[:40]) for bytes_ in REQUESTS])
+async def test_what_is_no_http_is_refused_and_leaves_no_line_in_the_log(server: Server, request_: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request_)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert re.match(rb"HTTP/1\.[01] 4\d\d ", answer), answer[:200]
+    assert (await server.get("/livez"))[0] == 200
+    assert "aiohttp" not in server.output()
 
 
 async def test_one_bad_channel_among_good_ones_subscribes_none(database: Database, server: Server) -> None:
