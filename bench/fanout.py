@@ -198,7 +198,11 @@ def show(data: Data) -> Iterator[Block]:
         "fanout",
         "CPU per delivery in µs (less is better)",
         {
-            f"{changes} × {size} bytes": [(label, *spread(us)[:3]) for label, us, *_ in _shown(data, changes, size)]
+            f"{changes} change{'s' if changes > 1 else ''} of {size} bytes a batch": [
+                (LABELS[c["who"]], *spread(c["us"])[:3])
+                for c in data["cells"]
+                if (c["changes"], c["size"]) == (changes, size) and c["who"] != ONE
+            ]
             for changes, size, *_ in shapes
         },
     )

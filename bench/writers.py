@@ -64,10 +64,10 @@ class Case:
 CASES = (
     Case("INSERT", 8, 10, 2),
     Case("INSERT", 1, 10),
-    Case("UPDATE", 8, 4),
-    Case("UPDATE", 1, 4),
-    Case("INSERT", 1, 3, rows=BULK),
-    Case("UPDATE", 1, 3, rows=BULK),
+    Case("UPDATE", 8, 10),
+    Case("UPDATE", 1, 10),
+    Case("INSERT", 1, 10, rows=BULK),
+    Case("UPDATE", 1, 10, rows=BULK),
 )
 
 
