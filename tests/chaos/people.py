@@ -198,14 +198,14 @@ class Restless:
     async def _come_back(self) -> None:
         self.connected = False
         station = self.dice.choice(self.stations)
+        if self.away_until:  # a holiday is no pause of the stream, which goes on while `connect` waits
+            self.client.stream.books.pause_from, self.away_until = time.monotonic(), 0.0
         with suppress(*GONE):
             await self.client.abort()
         try:
             await asyncio.wait_for(self.client.connect(station.url), CONNECT_SECONDS)
             self.client.stream.books.heard_at = time.monotonic()
             self.connected = True
-            if self.away_until:  # a holiday is no pause of the stream
-                self.client.stream.books.pause_from, self.away_until = time.monotonic(), 0.0
             self.hops += 1
         except GONE:
             self.failures += 1
