@@ -48,8 +48,9 @@ class Connections:
         self._all.discard(connection)
 
     async def beat(self) -> None:
-        """Send live clients that have had no position for a while theirs, forever. To the others it might close a unit
-        that is open: they get a `pong`, where all that they were sent before has gone out."""
+        """Send live clients that have had no position for a while theirs, forever; where it is withheld, a `pong`. To
+        the others a position might close a unit that is open: they get a `pong`, where all that they were sent before
+        has gone out."""
         while True:
             began = time.monotonic()
             await self._round()
@@ -76,8 +77,7 @@ class Connections:
 
 
 def _beat(connection: "Connection", position: wire.Message | None) -> None:
-    if connection.session.state is not State.LIVE:
-        if not connection.sink.backlog():
-            connection.line.send(wire.pong(None))
-    elif position is not None:
-        connection.line.send(position)
+    if connection.session.state is State.LIVE:
+        connection.line.send(position or wire.pong(None))  # without: it is withheld
+    elif not connection.sink.backlog():
+        connection.line.send(wire.pong(None))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import app.position
 from app.connections import BEATS
 from app.errors import DatabaseAway, ResetReason
 from app.position import Position, Snapshot
@@ -281,6 +282,22 @@ async def test_heartbeats_leave_the_loop_to_others_and_tell_where_the_server_is_
     heart.cancel()
     assert told[0] == before
     assert set(told[since:]) == {stage.token}
+
+
+async def test_a_live_client_whose_position_is_withheld_hears_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, told = stage.client(), list[Any]()
+    client.subscribe(["notes"], None)
+    await stage.until(joined(client, "notes"))
+    monkeypatch.setattr(app.position, "TOKEN_LIMIT", 1)
+    await stage.commit()
+    assert stage.server.broadcaster.point.token is None
+    client.receive = told.append  # type: ignore[method-assign, assignment]
+    for _ in range(3):
+        await stage.server.connections._round()
+    assert told[-2:] == [{"type": "pong"}] * 2
+    assert not [message for message in told if "position" in message]
 
 
 async def test_the_answer_to_a_ping_and_to_what_is_no_json(stage: Stage) -> None:
