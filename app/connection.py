@@ -187,7 +187,7 @@ class Connection:
     def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
         """What the hub could not send whole at once (app.audience.Subscriber)."""
         if sent:
-            self.sink.rest(data[sent:])
+            self.sink.rest(memoryview(data)[sent:])
         elif self.sink.backlog() > BACKLOG_BYTES:
             self.fall_behind(before)
             return False

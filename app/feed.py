@@ -39,7 +39,7 @@ class Sink(Protocol):
         """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
         ...
 
-    def rest(self, data: bytes) -> None:
+    def rest(self, data: memoryview) -> None:
         """Hand over what follows what the socket took."""
         ...
 

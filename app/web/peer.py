@@ -13,14 +13,16 @@ from aiohttp import web
 
 
 class Peer(asyncio.Protocol):
-    """`open` is false until there is somebody to write to: till then `drained` waits."""
+    """`open` is false until there is somebody to write to: till then `drained` waits. `full` is whether the transport
+    wants nothing more; where it wants more again, and somebody has `more` to give, he is asked before others are."""
 
-    __slots__ = ("_full", "_hear", "_left", "_waiting", "lost", "open")
+    __slots__ = ("_hear", "_left", "_waiting", "full", "lost", "more", "open")
 
     def __init__(self) -> None:
         self._hear: Callable[[bytes], None] | None = None
         self._left: Callable[[], None] | None = None
-        self._full = False
+        self.full = False
+        self.more: Callable[[], None] | None = None
         self._waiting: list[asyncio.Future[None]] | None = None
         self.open = False
         self.lost = False
@@ -40,7 +42,7 @@ class Peer(asyncio.Protocol):
         request.protocol.set_parser(rest)  # type: ignore[arg-type]  # asked for nothing else but to be fed
         self._hear, self._left, self.open = hear, left, True
         # What the loop has told aiohttp, and tells nobody again: a backlog between the limits may be either.
-        self._full = request.protocol.writing_paused
+        self.full = request.protocol.writing_paused
         transport.set_protocol(self)
         transport.resume_reading()
         self._wake()
@@ -54,14 +56,19 @@ class Peer(asyncio.Protocol):
             self._hear(data)
 
     def pause_writing(self) -> None:
-        self._full = True
+        self.full = True
 
     def resume_writing(self) -> None:
-        self._full = False
-        self._wake()
+        self.full = False
+        if self.more is not None:
+            self.more()
+        if not self.full:
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        if self.more is not None:
+            self.more()  # it is in vain now
         self._wake()
         left, self._hear, self._left = self._left, None, None
         if left is not None:
@@ -69,7 +76,7 @@ class Peer(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Return when there is somebody to write to, whose backlog is small, or who has gone."""
-        while (self._full or not self.open) and not self.lost:
+        while (self.full or not self.open) and not self.lost:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiting is None:
                 self._waiting = []

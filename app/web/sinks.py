@@ -1,5 +1,6 @@
 """One client's transport, written past aiohttp: ready-made frames go to the socket itself or, where the kernel does not
-take them all, to asyncio's transport.
+take them all, to asyncio's transport. That copies what it keeps, so of what is large it gets a piece at a time: what a
+thousand slow clients wait for is one.
 
 Invariants: there is `direct` only while nothing is to go before; `write` never blocks and never raises; after `close`
 nothing but the end of the stream is written; a peer that does not take that end within LINGER seconds, or acknowledges
@@ -11,6 +12,7 @@ import socket
 import struct
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -27,13 +29,14 @@ LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
 PEER_TIMEOUT: Final = 180.0
 HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
 LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
+PIECE: Final = 64 << 10  # bytes that asyncio's transport gets at once
 _RETRY: Final = b"retry: %d\n\n"
 
 
 class _Sink(ABC):
     """What both transports have in common; subclasses say how messages and the end look on the wire."""
 
-    __slots__ = ("_plain", "_socket", "code", "direct", "peer", "rerouted", "since")
+    __slots__ = ("_plain", "_socket", "_waiting", "code", "direct", "peer", "rerouted", "since")
     transport: Transport
 
     def __init__(self, request: web.Request) -> None:
@@ -46,6 +49,7 @@ class _Sink(ABC):
         self.peer = Peer()
         self.since = time.monotonic()
         self.code: int | None = None  # the close code, once the stream has an end
+        self._waiting: deque[memoryview | Callable[[], None]] | None = None  # bytes, and what is to be done after them
         self._socket.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         _cut_dead_peers(self._socket)
 
@@ -56,13 +60,14 @@ class _Sink(ABC):
     @abstractmethod
     def write(self, messages: Sequence[Message]) -> None: ...
 
-    def rest(self, data: bytes) -> None:
+    def rest(self, data: memoryview) -> None:
         """What follows what the socket took."""
         self._send(data)
 
     def backlog(self) -> int:
         """Bytes that the kernel has not taken yet."""
-        return self._socket.get_write_buffer_size()
+        waiting = sum(len(data) for data in self._waiting or () if isinstance(data, memoryview))
+        return self._socket.get_write_buffer_size() + waiting
 
     async def drained(self) -> None:
         """Wait until the backlog, once above HIGH_WATER, is down to LOW_WATER.
@@ -92,14 +97,47 @@ class _Sink(ABC):
     @abstractmethod
     def _end(self, code: int, reason: str) -> None: ...
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | memoryview) -> None:
         """By way of asyncio's transport, which keeps what the kernel does not take at once."""
-        if self._socket.is_closing():
+        if self._waiting is not None:
+            self._waiting.append(memoryview(data))
+        elif self._socket.is_closing():
             self._route(None)  # for good: these bytes are lost, and nothing may come after them
-            return
-        self._socket.write(data)
-        first = self.peer.open and self.code is None and not self._socket.get_write_buffer_size()
-        self._route(self._plain if first else None)
+        elif len(data) > PIECE and self.peer.open:
+            self._waiting = deque([memoryview(data)])
+            self.peer.more = self._more
+            self._more()
+        else:
+            self._socket.write(data)
+            self._reroute()
+
+    def _then(self, act: Callable[[], None]) -> None:
+        """Do this when all that was sent before is with asyncio's transport."""
+        if self._waiting is not None:
+            self._waiting.append(act)
+        elif not self._socket.is_closing():
+            act()
+
+    def _more(self) -> None:
+        """Give asyncio's transport of what waits as much as it wants."""
+        waiting = self._waiting
+        assert waiting is not None
+        while waiting and not self.peer.full and not self._socket.is_closing():
+            first = waiting.popleft()
+            if not isinstance(first, memoryview):
+                # Not now: asyncio, which may be asking in the midst of a write, would end a closed transport twice.
+                asyncio.get_running_loop().call_soon(first)
+                continue
+            self._socket.write(first[:PIECE])
+            if len(first) > PIECE:
+                waiting.appendleft(first[PIECE:])
+        if not waiting or self._socket.is_closing():
+            self._waiting = self.peer.more = None
+        self._reroute()
+
+    def _reroute(self) -> None:
+        free = self._waiting is None and not self._socket.get_write_buffer_size()
+        self._route(self._plain if free and self.peer.open and self.code is None else None)
 
     def _route(self, line: socket.socket | None) -> None:
         if line is not self.direct:
@@ -128,12 +166,12 @@ class WebSocketSink(_Sink):
 
     def hang_up(self) -> None:
         """Both ends have said that this is the end."""
-        self._socket.close()
+        self._then(self._socket.close)
 
     def finish(self) -> None:
         """Nothing will be written any more, and whatever comes is not read: say so to the peer's kernel."""
-        if self._socket.can_write_eof() and not self._socket.is_closing():
-            self._socket.write_eof()
+        if self._socket.can_write_eof():
+            self._then(self._socket.write_eof)
 
     def listen(self, wanted: bool) -> None:
         """Whether to read what the client sends."""
@@ -188,7 +226,7 @@ class EventSink(_Sink):
     def _last(self) -> None:
         if self._chunked:
             self._send(b"0\r\n\r\n")
-        self._socket.close()
+        self._then(self._socket.close)
 
 
 def _plain(transport: asyncio.Transport) -> socket.socket | None:

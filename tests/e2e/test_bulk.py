@@ -112,3 +112,29 @@ def pause_reading(client: Client, paused: bool) -> None:
         response.connection.transport.pause_reading()
     else:
         response.connection.transport.resume_reading()
+
+
+async def test_clients_that_read_nothing_share_the_large_change_that_waits_for_them(
+    database: Database, server: Server, figures: Callable[[str], None]
+) -> None:
+    """A copy for each would be 640 MB and more."""
+    request = b"GET /realtime/events?channel=posts HTTP/1.1\r\nHost: x\r\n\r\n"
+    clients = []
+    for _ in range(40):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request)
+        await reader.readuntil(b'"type":"subscribed"')
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        clients.append(writer)
+    async with await Transport("websocket").open(server, "posts") as client:
+        before = server.rss()
+        written = asyncio.create_task(
+            database.execute("INSERT INTO posts (author_id, body) VALUES (1, repeat('x', 16 << 20))")
+        )
+        highest = await highest_rss(server, asyncio.create_task(client.changes(1, timeout=60)))
+        await written
+        highest = max(highest, server.rss()) - before
+    for writer in clients:
+        writer.transport.abort()
+    figures(f"40 clients that read nothing, one change of 16 MB: server memory +{highest >> 20} MB")
+    assert highest < GROWTH_BYTES

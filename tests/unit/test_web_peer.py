@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection as Frames
 from wsproto.events import Event
 
+from app.errors import CloseCode
 from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Failed
 from app.web.sinks import HIGH_WATER
 from app.web.talk import FRAMES, Talk
@@ -318,3 +319,60 @@ async def test_any_bytes_behind_the_handshake_give_messages_and_a_close_code(
         await eventually(lambda: balanced(house))
         assert not house.observed(Failed)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+# What is large, to who reads slowly.
+
+LARGE = 12 << 20  # bytes: more than both kernels take
+
+
+def arriving(data: bytes) -> list[str]:
+    """The keys of the rows, in order, of what an event stream got; each message is whole."""
+    said = [json.loads(line[6:]) for line in data.split(b"\n")[:-1] if line.startswith(b"data: ")]
+    return [change["row"] for message in said if message["type"] == "changes" for change in message["changes"]]
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+async def test_a_large_change_comes_whole_and_in_order_to_who_reads_it_late(house: House, ends: bool) -> None:
+    socket_, stream = await welcomed(house, say(type="subscribe", channels=["posts"])), await Raw.connect(house, STREAM)
+    await socket_.until("subscribed")
+    await stream.reader.readuntil(b'"type":"subscribed"')
+    for raw in (socket_, stream):
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await eventually(lambda: len(house.broadcaster.hub._channels) == 1 and len(house.connections) == 2)
+    written = await house.insert(body="x" * LARGE)
+    if not ends:
+        written += [*await house.insert(body="y"), *await house.insert(body="z")]
+    sinks = [connection.sink for connection in house.connections._all]
+    assert all(sink.backlog() > LARGE >> 1 for sink in sinks)
+    assert all(sink._socket.get_write_buffer_size() <= 2 * HIGH_WATER for sink in sinks)  # type: ignore[attr-defined]
+    stopping = asyncio.create_task(house.server.stop()) if ends else None
+    for _ in range(10):
+        await asyncio.sleep(0)
+    for raw in (socket_, stream):
+        raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    received, events = list[str](), b""
+    while len(received) < len(written):
+        received += [change["row"] for change in (await socket_.until("changes"))["changes"]]
+    while len(arriving(events)) < len(written):
+        events += await stream.reader.readline() if len(events) >= LARGE else await stream.reader.readexactly(LARGE)
+    assert received == arriving(events) == written
+    if stopping is None:
+        await house.insert()
+        await socket_.until("changes")
+        assert all(sink.direct is not None for sink in sinks)
+    else:
+        await stopping
+        assert code((await socket_.frames())[-1]) == CloseCode.RESTART
+        assert (await stream.reader.read()).endswith(b"0\r\n\r\n")
+
+
+async def test_who_vanishes_with_a_large_change_unread_leaves_nothing(house: House) -> None:
+    raws = [await Raw.connect(house, STREAM) for _ in range(4)]
+    for raw in raws:
+        await raw.reader.readuntil(b'"type":"subscribed"')
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await house.insert(body="x" * LARGE)
+    for raw in raws:
+        raw.reset()
+    await eventually(lambda: balanced(house))
