@@ -5,7 +5,6 @@ connections. A background task that fails by a bug is reported and begun again; 
 """
 
 import asyncio
-import gc
 import shlex
 import signal
 import sys
@@ -30,6 +29,7 @@ from app.errors import DatabaseAway, StartError
 from app.follower import SILENT_SECONDS, Follower
 from app.hub import Hub
 from app.logs import Logs
+from app.memory import collect_rarely, give_back
 from app.metrics import Metrics
 from app.observe import Failed, FanOut, Noted, Observer, Served, Stopped, fan
 from app.position import Snapshot
@@ -84,7 +84,8 @@ async def _serve(settings: Settings) -> int:
         if siblings is not None:
             await siblings.start()
             stack.push_async_callback(siblings.stop)
-        _collect_rarely()
+        collect_rarely()
+        give_back()
         observe(Served(web.url, __version__))
         await stop.wait()
         asked = time.monotonic()
@@ -103,17 +104,6 @@ def _awaited(render: Callable[[], bytes]) -> Callable[[], Coroutine[Any, Any, by
         return render()
 
     return answer
-
-
-def _collect_rarely() -> None:
-    """The history is many small objects without cycles: walking them again and again cost a seventh of the reading.
-
-    Of the young at most a quarter of a million are walked at once: a million, while clients stream in, was a pause of
-    a tenth of a second for all.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 5, 200)
 
 
 async def _unless(stop: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.support.clients import Client, WebSocketClient
 from tests.support.database import Database
+from tests.support.facts import eventually
 from tests.support.server import Server
 from tests.support.transport import Transport, verdict
 
@@ -114,23 +115,26 @@ def pause_reading(client: Client, paused: bool) -> None:
         response.connection.transport.resume_reading()
 
 
+async def deaf(server: Server, query: str = "") -> asyncio.StreamWriter:
+    """A client that subscribes and then reads nothing."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(f"GET /realtime/events?channel=posts{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await reader.readuntil(b'"type":"subscribed"')
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return writer
+
+
+LARGE = "INSERT INTO posts (author_id, body) VALUES (1, repeat('x', 16 << 20))"
+
+
 async def test_clients_that_read_nothing_share_the_large_change_that_waits_for_them(
     database: Database, server: Server, figures: Callable[[str], None]
 ) -> None:
     """A copy for each would be 640 MB and more."""
-    request = b"GET /realtime/events?channel=posts HTTP/1.1\r\nHost: x\r\n\r\n"
-    clients = []
-    for _ in range(40):
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(request)
-        await reader.readuntil(b'"type":"subscribed"')
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
-        clients.append(writer)
+    clients = [await deaf(server) for _ in range(40)]
     async with await Transport("websocket").open(server, "posts") as client:
         before = server.rss()
-        written = asyncio.create_task(
-            database.execute("INSERT INTO posts (author_id, body) VALUES (1, repeat('x', 16 << 20))")
-        )
+        written = asyncio.create_task(database.execute(LARGE))
         highest = await highest_rss(server, asyncio.create_task(client.changes(1, timeout=60)))
         await written
         highest = max(highest, server.rss()) - before
@@ -138,3 +142,20 @@ async def test_clients_that_read_nothing_share_the_large_change_that_waits_for_t
         writer.transport.abort()
     figures(f"40 clients that read nothing, one change of 16 MB: server memory +{highest >> 20} MB")
     assert highest < GROWTH_BYTES
+
+
+async def test_the_memory_that_slow_clients_took_goes_back_when_they_have_gone(
+    database: Database, server: Server, figures: Callable[[str], None]
+) -> None:
+    async with await Transport("websocket").open(server, "posts") as client:
+        start = client.stream.position
+        await database.execute(LARGE)
+        await client.changes(1, timeout=60)
+    before = server.rss()
+    clients = [await deaf(server, f"&position={start}") for _ in range(20)]
+    await eventually(lambda: server.rss() - before > GROWTH_BYTES, 30, "each is fed a message of its own")
+    held = server.rss() - before
+    for writer in clients:
+        writer.transport.abort()
+    await eventually(lambda: server.rss() - before < GROWTH_BYTES >> 1, 30, "it has gone back")
+    figures(f"20 slow clients, fed one change of 16 MB: server memory +{held >> 20} MB while they are there")
