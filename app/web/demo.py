@@ -5,7 +5,7 @@ page's first rows and the position that it subscribes from are of one snapshot, 
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,9 +81,7 @@ class Demo:
     async def _insert(self, request: web.Request) -> web.Response:
         table = TABLES[request.match_info["table"]]
         values = await fields.read(request, table)
-        for field in table.needed:
-            if not str(values.get(field, "")).strip():
-                raise BadRequest(f"{field!r} is needed", field=field)
+        _require(values, *table.needed)
         query = SQL("INSERT INTO public.{} ({}) VALUES ({}) RETURNING id").format(
             Identifier(table.name),
             SQL(", ").join(map(Identifier, values)),
@@ -98,6 +96,7 @@ class Demo:
         values = await fields.read(request, table)
         if not values:
             raise BadRequest(f"nothing to change: give one of {', '.join(table.fields)}")
+        _require(values, *(name for name in table.needed if name in values))
         query = SQL("UPDATE public.{} SET {} WHERE id = %s RETURNING id").format(
             Identifier(table.name),
             SQL(", ").join(SQL("{} = {}").format(Identifier(name), Placeholder()) for name in values),
@@ -120,6 +119,12 @@ class Demo:
         return web.json_response({"row": str(row)})
 
 
+def _require(values: Mapping[str, object], *names: str) -> None:
+    for name in names:
+        if not str(values.get(name, "")).strip():
+            raise BadRequest(f"{name!r} is needed", field=name)
+
+
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -132,7 +137,10 @@ async def _ahead(connection: AsyncConnection[Any]) -> tuple[float, float]:
 
 
 async def _newest(connection: AsyncConnection[Any], table: str) -> list[object]:
-    query = SQL("SELECT coalesce(json_agg(r), '[]') FROM (SELECT * FROM public.{} ORDER BY id DESC LIMIT {}) r")
+    query = SQL(
+        "SELECT coalesce(json_agg(r), '[]') "
+        'FROM (SELECT *, id::text AS "row" FROM public.{} ORDER BY id DESC LIMIT {}) r'
+    )
     rows: list[object] = await _value(connection, query.format(Identifier(table), ROWS))
     return rows
 

@@ -61,6 +61,7 @@ async def test_the_state_is_one_cut_with_its_position(http: ClientSession) -> No
     assert status == 200
     assert [r["title"] for r in state["rows"]["posts"]] == [str(n) for n in range(24, 4, -1)]
     assert state["rows"]["notifications"] == []
+    assert [r["row"] for r in state["rows"]["posts"]] == [str(r["id"]) for r in state["rows"]["posts"]]
     assert state["position"].startswith("a1-")
     assert state["psql"].startswith("psql 'postgresql://somewhere' -c \"INSERT INTO posts")
 
@@ -85,6 +86,7 @@ async def test_the_clock_is_the_databases(http: ClientSession, database: Databas
         ("POST", "posts", {"author_id": 1, "title": "x", "id": 5}, "id", "no field"),
         ("PATCH", "posts/1", {}, None, "nothing to change"),
         ("PATCH", "notifications/1", {"read": 1}, "read", "true or false"),
+        ("PATCH", "posts/1", {"title": " "}, "title", "needed"),
         ("PATCH", "posts/1", [], None, "object"),
         ("PATCH", "posts/1", None, None, "application/json"),
     ],

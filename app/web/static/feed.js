@@ -38,14 +38,15 @@ export class Feed {
   load(rows) {
     this.#rows.clear();
     this.list.replaceChildren();
-    for (const row of rows.toReversed()) this.#put(String(row.id), row);
+    for (const data of rows.toReversed()) this.#put(data.row, data);
     this.#showEmpty();
   }
 
   apply({ action, row, data, old }) {
     if (action === "TRUNCATE") return this.load([]);
     if (action === "DELETE") return this.#remove(row);
-    if (action === "UPDATE" && String(old.id) !== row) this.#remove(String(old.id));
+    // Beyond 2^53 `old.id` has lost digits: it tells a key that changed only where the numbers differ.
+    if (action === "UPDATE" && old.id !== Number(row)) this.#remove(String(old.id));
     this.#put(row, data, action);
     this.#showEmpty();
   }
@@ -131,10 +132,11 @@ export class Feed {
     const foot = element("div", "foot");
     const cancel = element("button", "button quiet slim", "Cancel");
     cancel.type = "button";
-    cancel.addEventListener("click", () => item.replaceWith(this.#keep(key, this.#item(key, data))));
+    const back = () => this.#rows.get(key) === item && item.replaceWith(this.#keep(key, this.#item(key, data)));
+    cancel.addEventListener("click", back);
     foot.append(element("p", "problem"), cancel, element("button", "button slim", "Save"));
     form.append(foot);
-    form.addEventListener("submit", (event) => this.#submit(event, "PATCH", `${this.table}/${key}`));
+    form.addEventListener("submit", (event) => this.#submit(event, "PATCH", `${this.table}/${key}`, back)); // nothing comes where nothing changed
     item.replaceChildren(item.firstElementChild, form);
     form.elements[0].focus();
   }
