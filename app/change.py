@@ -18,6 +18,10 @@ from app.channel import Address, encode, route_columns
 from app.position import Snapshot
 
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+# Types whose text is what their JSON string holds, to the letter.
+_SAME: Final = re.compile(
+    r"text|character varying(\(\d+\))?|uuid|date|name|bytea|time(\(\d\))? (with|without) time zone|interval.*"
+)
 _BEFORE_NAME: Final = re.compile(r"\s*[{,]\s*(?=\")")
 _COLON: Final = re.compile(r"\s*:\s*")
 _SECOND: Final = 1_000_000  # in microseconds
@@ -72,6 +76,14 @@ class Table:
         return {route: tuple(self.columns.index(c) for c in route) for route in routes}
 
     @cached_property
+    def readings(self) -> str:
+        """`kinds`, with strings that may be others in JSON than as text (inet, char(n), domains) read as others are."""
+        return "".join(
+            "o" if kind == "s" and not _SAME.fullmatch(name) else kind
+            for kind, name in zip(self.kinds, self.types, strict=True)
+        )
+
+    @cached_property
     def key_heads(self) -> tuple[bytes, ...]:
         return tuple(text_json(column) + b":" for column in self.key)
 
@@ -92,7 +104,7 @@ class Table:
             return b'"row":"%s","key":{%s%s}' % (number, self.key_heads[0], number)
         values = values[: len(self.key)]
         text = (first or "") if len(values) == 1 else ",".join(encode(v or "") for v in values)
-        pairs = zip(self.key_heads, self.kinds, values, self.key, strict=False)
+        pairs = zip(self.key_heads, self.readings, values, self.key, strict=False)
         key = b",".join([head + value_json(k, v, c, row) for head, k, v, c in pairs])
         return b'"row":%s,"key":{%s}' % (text_json(text), key)
 

@@ -97,6 +97,8 @@ class CloseCode(IntEnum):
     """WebSocket close codes that this server sends."""
 
     GOING_AWAY = 1001
+    PROTOCOL = 1002
+    INVALID = 1007
     TOO_LARGE = 1009
     RESTART = 1012
     BAD_REQUEST = 4400
@@ -108,6 +110,8 @@ class CloseCode(IntEnum):
 # Whether a client should come back by itself after a close, and what it must do first.
 RECONNECT: Final[dict[CloseCode, str]] = {
     CloseCode.GOING_AWAY: "yes",
+    CloseCode.PROTOCOL: "no: it would be broken again",
+    CloseCode.INVALID: "no: it would be broken again",
     CloseCode.TOO_LARGE: "no: the message would be too large again",
     CloseCode.RESTART: "yes, after the `after_ms` of the `reconnect` message",
     CloseCode.BAD_REQUEST: "no: the request would be wrong again",

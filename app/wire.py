@@ -75,9 +75,8 @@ def frame_head(size: int) -> bytes:
 
 
 def welcome(server: str, version: str, heartbeat: float, limits: dict[str, int]) -> Message:
-    return Message(
-        "welcome", _fields(server=server, version=version, heartbeat=int(heartbeat) or heartbeat, limits=limits)
-    )
+    whole = int(heartbeat) if heartbeat == int(heartbeat) else heartbeat
+    return Message("welcome", _fields(server=server, version=version, heartbeat=whole, limits=limits))
 
 
 def subscribed(id: JsonId, channels: Sequence[str], position: str | None) -> Message:

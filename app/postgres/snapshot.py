@@ -98,8 +98,9 @@ async def _rows(
 ) -> list[bytes]:
     # `types` are format_type's own output, quoted by PostgreSQL; the one thing that can be no parameter.
     types = dict(zip(table.columns, table.types, strict=True))
+    # By equality for the index, and by text, as changes are: equal values may be spelled differently (1.5 and 1.50).
     conditions = [
-        sql.SQL("x.{column} = {value}::text::{kind}").format(
+        sql.SQL("x.{column} = {value}::text::{kind} AND x.{column}::text = {value}").format(
             column=sql.Identifier(column), value=sql.Literal(value), kind=sql.SQL(types[column])
         )
         for column, value in zip(address.route, address.values, strict=True)

@@ -117,6 +117,7 @@ class Server:
             logger=logger,
             handler_cancellation=True,  # how an event stream's handler learns that its client has gone
             keepalive_timeout=KEEPALIVE,
+            max_line_size=wire.INBOUND_BYTES,  # an event stream names its channels there
             shutdown_timeout=1.0,
         )
         self._runners.append(runner)

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from app import wire
-from app.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLimited, Unavailable
+from app.errors import BadRequest, ClientError, CloseCode, DatabaseAway, Forbidden, RateLimited, Unavailable
 from app.observe import ConnectionFailed, Observer
 from app.web.clients import Clients
 from app.web.origins import Origins
@@ -38,7 +38,7 @@ class EventStreams:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if not self._origins.allow(request):
-            return self._refuse(request, 403, "origin", ClientError("pages of this origin may not connect"))
+            return self._refuse(request, 403, "origin", Forbidden("pages of this origin may not connect"))
         try:
             channels, position, snapshot = _asked(request)
         except BadRequest as problem:

@@ -3,7 +3,9 @@
 import re
 from datetime import datetime
 
-from tests.support.clients import EventStreamClient
+import pytest
+
+from tests.support.clients import EventStreamClient, WebSocketClient
 from tests.support.database import Database
 from tests.support.facts import eventually
 from tests.support.server import Server, Servers
@@ -101,6 +103,26 @@ async def test_rows_of_odd_types_come_as_row_to_json_gives_them_whatever_the_wri
         assert (data["d"], data["b"], data["n"]) == ("2026-11-23T12:00:00.123456+00:00", "\\x00ff", "NaN")
         assert data["id"] == 9007199254740993
         assert not client.stream.faults
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        ("inet", "10.0.0.1"), ("cidr", "10.0.0.0/8"), ("char(5)", "ab"), ("padded", "ab"), ("text", 'a "b" c'),
+        ("varchar(5)", "ab"), ("uuid", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"), ("date", "2026-01-02"),
+        ("timetz", "12:00+02"), ("macaddr", "08002b010203"), ("bit(3)", "101"), ("name", "n"), ("bytea", "\\x00ff"),
+    ],
+)  # fmt: skip
+async def test_a_key_is_what_stands_in_the_row(database: Database, servers: Servers, type_: str, value: str) -> None:
+    await database.execute("CREATE DOMAIN padded AS char(4)")
+    await database.execute(f"CREATE TABLE keyed (k {type_} PRIMARY KEY)")
+    await database.execute("SELECT realtime.watch('keyed')")
+    server = await servers.start()
+    async with WebSocketClient(server.url) as client:
+        await client.subscribe("keyed")
+        await database.execute("INSERT INTO keyed VALUES (%s)", value)
+        (change,) = await client.changes(1)
+        assert change["key"] == change["data"]
 
 
 async def test_the_metrics_of_the_contract_are_there_and_move(database: Database, server: Server) -> None:

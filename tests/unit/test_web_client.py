@@ -182,7 +182,7 @@ async def test_a_restart_is_waited_out_for_as_long_as_the_server_says(script: Sc
     assert await browser.run("states.filter((s) => !s.startsWith('connecting'))[0]") == "live"
 
 
-@pytest.mark.parametrize("code", [1009, 4400, 4401, 4403])
+@pytest.mark.parametrize("code", [1002, 1007, 1009, 4400, 4401, 4403])
 async def test_a_close_code_that_forbids_it_is_final(script: Script, browser: Browser, code: int) -> None:
     script.parts = [lambda peer: peer.close(code)]
     await start(browser)

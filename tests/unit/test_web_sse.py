@@ -260,11 +260,18 @@ async def test_a_replay_waits_until_the_stream_has_begun(house: House, get: Get)
     assert received == written
 
 
+async def test_as_many_channels_as_a_connection_may_have_fit_in_a_url(house: House, http: ClientSession) -> None:
+    query = "&".join(f"channel=posts:id={n}" for n in range(1_000_000_000, 1_000_001_000))
+    async with http.get(f"{house.url}/realtime/events?{query}") as answer:
+        assert answer.status == 200
+
+
 async def test_pages_of_other_origins_are_refused_for_good(house: House, http: ClientSession) -> None:
     async with http.get(
         f"{house.url}/realtime/events?channel=posts", headers={"Origin": "https://evil.example"}
     ) as answer:
         assert answer.status == 403
+        assert (await answer.json())["code"] == "forbidden"
         assert "Access-Control-Allow-Origin" not in answer.headers
 
 

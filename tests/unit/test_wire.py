@@ -188,3 +188,10 @@ def test_whatever_comes_is_read_or_refused(value: object) -> None:
         wire.decode(text)
     except BadRequest as problem:
         json.loads(wire.error(problem, wire.request_id(text)).json.decode("utf-8"))
+
+
+@pytest.mark.parametrize(("heartbeat", "told"), [(25.0, 25), (1.9, 1.9), (0.5, 0.5)])
+def test_the_heartbeat_that_is_told_is_the_one_that_is_kept(heartbeat: float, told: float) -> None:
+    message = json.loads(wire.welcome("s", "v", heartbeat, {}).json)
+    assert message["heartbeat"] == told
+    assert isinstance(message["heartbeat"], type(told))

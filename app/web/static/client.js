@@ -16,7 +16,7 @@ const FIRST_DELAY = 500; // ms; doubles with each attempt that led to nothing
 const LONGEST_DELAY = 30_000;
 const NEXT_MINUTE = 60_000;
 // Close codes after which the same request would fail the same way (docs/protocol.md).
-const FINAL_CODES = new Set([1009, 4400, 4401, 4403]);
+const FINAL_CODES = new Set([1002, 1007, 1009, 4400, 4401, 4403]);
 const FINAL_ERRORS = new Set(["bad_channel", "bad_request", "forbidden", "too_large", "unauthorized"]);
 const TOO_MANY = 4429;
 const REQUEST = 1;
