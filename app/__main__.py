@@ -15,6 +15,7 @@ from typing import Final
 
 from app import __version__
 from app.config import Settings
+from app.ends import ends
 from app.errors import SettingsError, StartError
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -40,7 +41,9 @@ def main(arguments: list[str]) -> int:
     if asked.command is None:
         parser.print_help()
         return 0
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in ends():
+        if number is not signal.SIGINT:
+            signal.signal(number, _terminate)
     try:
         settings = Settings.from_env(os.environ, tty=sys.stderr.isatty())
         return _serve(settings.in_workers(asked.workers, asked.worker))
@@ -64,8 +67,8 @@ def _serve(settings: Settings) -> int:
             return _run(settings.with_database(url))
         finally:
             # From here on it is a matter of milliseconds; a second Ctrl-C must not leave the database running.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in ends():
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _run(settings: Settings) -> int:
@@ -88,9 +91,9 @@ def _migrate(url: str) -> None:
         raise StartError(f"the embedded database could not be migrated: {said}")
 
 
-def _terminate(_: int, __: FrameType | None) -> None:
+def _terminate(number: int, _: FrameType | None) -> None:
     """Until the server has its own handler: unwind, so that what was started is stopped."""
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + number)
 
 
 def _complain(error: Exception, code: int) -> int:

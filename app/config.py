@@ -15,6 +15,7 @@ from app.errors import SettingsError
 
 LogFormat = Literal["json", "console"]
 
+LONGEST_ID: Final = 63  # characters of a server's
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 _PASSWORD: Final = re.compile(r"(?<=//)([^:@/?#]*):.*@|(?<=[?&])((?:ssl)?password=)[^&]*", re.DOTALL)
@@ -35,7 +36,7 @@ class Settings:
     database_url: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
     port: int = 3000
-    server_id: str = field(default_factory=lambda: f"{os.uname().nodename}-{os.getpid()}")
+    server_id: str = field(default_factory=lambda: f"{os.uname().nodename[:40]}-{os.getpid()}")
     bus: str = "postgres:"
     demo: bool = True
     origins: tuple[str, ...] = ()
@@ -81,7 +82,10 @@ class Settings:
         asked: dict[str, Any] = {}
         if count is not None:
             asked["workers"] = _SETTINGS["SOBRANIE_WORKERS"].read("--workers", count)
-        return replace(self, worker=worker, **asked)
+        made = replace(self, worker=worker, **asked)
+        if made.workers > 1 and worker is None and len(made.server_id) > LONGEST_ID - len(f"-{made.workers}"):
+            raise SettingsError("SOBRANIE_SERVER_ID is too long for workers, which add a number to it")
+        return made
 
     def with_database(self, url: str) -> "Settings":
         """The same settings with the embedded database's URL filled in."""
@@ -216,7 +220,9 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "DATABASE_URL": _Setting("database_url", _database_url, secret=True),
     "SOBRANIE_HOST": _Setting("host", _text(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
     "SOBRANIE_PORT": _Setting("port", _port),
-    "SOBRANIE_SERVER_ID": _Setting("server_id", _text(r"[A-Za-z0-9_.-]{1,63}", "1 to 63 of A-Z a-z 0-9 _ . -")),
+    "SOBRANIE_SERVER_ID": _Setting(
+        "server_id", _text(rf"[A-Za-z0-9_.-]{{1,{LONGEST_ID}}}", f"1 to {LONGEST_ID} of A-Z a-z 0-9 _ . -")
+    ),
     "SOBRANIE_BUS": _Setting("bus", _bus, secret=True),
     "SOBRANIE_JWT_SECRET": _Setting("jwt_secret", _not_here("tokens are"), secret=True),
     "SOBRANIE_JWKS_URL": _Setting("jwks_url", _not_here("tokens are"), secret=True),

@@ -27,6 +27,8 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.Stopped: INFO,
     observe.WorkerStarted: INFO,
     observe.WorkerEnded: ERROR,
+    observe.WorkerNotStarted: ERROR,
+    observe.WorkerHung: ERROR,
     observe.Noted: WARNING,
     observe.Failed: ERROR,
     observe.Timeout: WARNING,

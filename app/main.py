@@ -6,7 +6,6 @@ connections. A background task that fails by a bug is reported and begun again; 
 
 import asyncio
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -25,11 +24,11 @@ from app.change import Batch
 from app.config import Settings
 from app.connection import Connection
 from app.connections import Connections
+from app.ends import ends
 from app.errors import DatabaseAway, StartError
 from app.follower import SILENT_SECONDS, Follower
 from app.hub import Hub
 from app.logs import Logs
-from app.memory import collect_rarely, give_back
 from app.metrics import Metrics
 from app.observe import Failed, FanOut, Noted, Observer, Served, Stopped, fan
 from app.position import Snapshot
@@ -38,13 +37,16 @@ from app.postgres.connect import connect
 from app.postgres.leader import Leader
 from app.postgres.log import PostgresLog
 from app.postgres.ring import Retention
+from app.resources import collect_rarely, give_back, open_files
 from app.siblings import Siblings
 from app.web.demo import Demo
+from app.web.health import flows
 from app.web.ports import Facts
 from app.web.server import Server as WebServer
 from app.web.uring import Ring
 
 RESTART_SECONDS = 1.0
+READY_SECONDS, READY_STEP = 5.0, 0.02
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ends():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     if settings.worker is not None:  # its standard input ends with its keeper, who never writes to it
         asyncio.get_running_loop().add_reader(sys.stdin, lambda: _let_go(stop))
@@ -80,18 +82,29 @@ async def _serve(settings: Settings) -> int:
             observe=observe,
             demo=Demo(server.connect, shlex.join(["psql", settings.redacted])) if settings.demo else None,
         )
+        if settings.worker is not None:  # clients have its siblings meanwhile
+            await _ready(server.health, stop)
         await web.start()
         if siblings is not None:
             await siblings.start()
             stack.push_async_callback(siblings.stop)
         collect_rarely()
         give_back()
+        open_files()
         observe(Served(web.url, __version__))
         await stop.wait()
         asked = time.monotonic()
         await web.stop()
     observe(Stopped(time.monotonic() - asked))
     return 0
+
+
+async def _ready(health: Callable[[], Facts], stop: asyncio.Event) -> None:
+    """Wait until changes can flow, for a few seconds at most."""
+    for _ in range(round(READY_SECONDS / READY_STEP)):
+        if flows(health()) or stop.is_set():
+            return
+        await asyncio.sleep(READY_STEP)
 
 
 def _let_go(stop: asyncio.Event) -> None:

@@ -85,6 +85,8 @@ class Metrics:
         info.labels(server_id, __version__).set(1)
         failures = self._counter("sobranie_internal_errors_total", "Errors that nobody foresaw; must read 0", "what")
         timeouts = self._counter("sobranie_timeouts_total", "What took too long and was given up", "what")
+        for what in ("client", "feeder", "follower", "leader", "floor", "bus", "heartbeat"):
+            failures.labels(what)
         self._on(observe.Failed, lambda o: failures.labels(o.what).inc())
         self._on(observe.Timeout, lambda o: timeouts.labels(o.what).inc())
 

@@ -75,6 +75,23 @@ class WorkerEnded(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerNotStarted(Observation):
+    """The system would not start a worker; it is tried again."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHung(Observation):
+    """A worker did not answer, or not end when it was asked to, for so many seconds, and is killed."""
+
+    worker: str
+    pid: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Noted(Observation):
     """Something that an operator should know once."""
 

@@ -35,6 +35,7 @@ class Siblings:
 
         app = web.Application()
         app.router.add_get("/metrics", answer)
+        app.router.add_get("/livez", _alive)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         self._own.unlink(missing_ok=True)  # of the process that was this worker before
@@ -46,22 +47,29 @@ class Siblings:
 
     async def render(self) -> bytes:
         """The metrics of all, in the Prometheus text format."""
-        sockets = sorted(self._own.parent.glob("*.sock"))
+        sockets = sorted({self._own, *self._own.parent.glob("*.sock")})
         answers = await asyncio.gather(*(self._ask(path) for path in sockets))
         return merged({path.stem.encode(): text for path, text in zip(sockets, answers, strict=True)})
 
     async def _ask(self, path: Path) -> bytes | None:
-        if path == self._own:
-            return self._render()
-        try:
-            timeout, connector = aiohttp.ClientTimeout(total=ANSWER_SECONDS), aiohttp.UnixConnector(str(path))
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                session.get("http://worker/metrics") as answer,
-            ):
-                return await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
+        return self._render() if path == self._own else await ask(path, "metrics")
+
+
+async def ask(worker: Path, what: str, seconds: float = ANSWER_SECONDS) -> bytes | None:
+    """What a worker answers at its socket; None where it does not."""
+    try:
+        timeout, connector = aiohttp.ClientTimeout(total=seconds), aiohttp.UnixConnector(str(worker))
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.get(f"http://worker/{what}") as answer,
+        ):
+            return await answer.read()
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
+
+
+async def _alive(_: web.Request) -> web.Response:
+    return web.Response(body=b"alive")
 
 
 def merged(texts: dict[bytes, bytes | None]) -> bytes:

@@ -1,14 +1,14 @@
 """`serve --workers N`: as many servers on one port, each a process of its own, and the one that keeps them running.
 
 Invariants: the port is held before the first worker starts, and by nobody else; a worker that ends is started again,
-at a growing pace where it ends at once; one that can't even start ends them all, with its exit code; whoever ends the
+at a growing pace where it ends at once, and one that answers nobody is ended; what stands in the way of that is tried
+again, and the others go on; one that can't even start ends them all, with its exit code; whoever ends the
 keeper, by whatever signal, ends the workers: each watches its standard input, which is the keeper's leash.
 """
 
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import Final
 
 from app.config import Settings
+from app.ends import ends
+from app.errors import StartError
 from app.logs import Logs
-from app.observe import WorkerEnded, WorkerStarted
+from app.observe import WorkerEnded, WorkerHung, WorkerNotStarted, WorkerStarted
+from app.siblings import ask
 from app.web.listen import held
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 STOP_SECONDS: Final = 15.0
+LONGEST_PATH: Final = 100  # bytes of a Unix socket's path: macOS takes 103, Linux 107
 PAUSE_FIRST, PAUSE_LAST = 0.1, 10.0
 STEADY_SECONDS: Final = 10.0  # a worker that ran for so long is started again at once
+ASK_SECONDS: Final = 2.0  # how often a worker is asked whether it lives
+HUNG_SECONDS: Final = 15.0  # without an answer, once it has served
 
 
 def keep(settings: Settings) -> int:
@@ -34,7 +40,14 @@ def keep(settings: Settings) -> int:
         if metrics_port is not None:
             host = settings.metrics_host or settings.host
             metrics_port = stack.enter_context(held(host, metrics_port, "SOBRANIE_METRICS_PORT"))
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sobranie-")))
+        try:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sobranie-")))
+        except OSError as problem:
+            raise StartError(
+                f"workers need a directory for their sockets, and {problem.strerror}: set TMPDIR"
+            ) from problem
+        if len(os.fsencode(directory / f"{settings.server_id}-{settings.workers}.sock")) > LONGEST_PATH:
+            raise StartError(f"the path of TMPDIR is too long for the workers' sockets: {directory.parent}")
         return asyncio.run(Keeper(settings, port, metrics_port, directory).run())
 
 
@@ -53,7 +66,7 @@ class Keeper:
 
     async def run(self) -> int:
         self._observe.install()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ends():
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         await asyncio.gather(*(self._worker(n) for n in range(1, self._settings.workers + 1)))
         return self._code
@@ -64,28 +77,58 @@ class Keeper:
         pause = PAUSE_FIRST
         while not self._stop.is_set():
             began = time.monotonic()
-            process = await self._spawn(name)
-            self._observe(WorkerStarted(name, process.pid))
-            code = await self._ended(process)
-            if self._stop.is_set():
-                return
-            self._observe(WorkerEnded(name, process.pid, code))
-            if code in (1, 2) and not any(self._directory.iterdir()):  # none of them has ever served
-                self._code = self._code or code
-                self._stop.set()
+            if await self._once(name):
                 return
             pause = PAUSE_FIRST if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, PAUSE_LAST)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
 
+    async def _once(self, name: str) -> bool:
+        """Whether that was all: the keeper stops."""
+        try:
+            process = await self._spawn(name)
+        except OSError as problem:
+            self._observe(WorkerNotStarted(name, problem.strerror or str(problem)))
+            return self._stop.is_set()
+        self._observe(WorkerStarted(name, process.pid))
+        watch = asyncio.create_task(self._watch(name, process))
+        code = await self._ended(name, process)
+        watch.cancel()
+        if self._stop.is_set():
+            return True
+        self._observe(WorkerEnded(name, process.pid, code))
+        if code in (1, 2) and not self._served():
+            self._code = self._code or code
+            self._stop.set()
+        return self._stop.is_set()
+
+    def _served(self) -> bool:
+        """Whether any of them ever has. Who has may leave its socket; the directory goes only by a stranger's hand."""
+        return not self._directory.exists() or any(self._directory.iterdir())
+
+    async def _watch(self, name: str, process: asyncio.subprocess.Process) -> None:
+        """End a worker that hangs: the kernel gives it clients all the same."""
+        heard: float | None = None  # a start may take its time
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            if await ask(self._socket(name), "livez") is not None:
+                heard = time.monotonic()
+            elif heard is not None and time.monotonic() - heard > HUNG_SECONDS:
+                self._observe(WorkerHung(name, process.pid, time.monotonic() - heard))
+                process.kill()
+                return
+
+    def _socket(self, name: str) -> Path:
+        return self._directory / f"{name}.sock"
+
     async def _spawn(self, name: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app", "serve", "--worker", str(self._directory / f"{name}.sock"),
+            sys.executable, "-m", "app", "serve", "--worker", str(self._socket(name)),
             cwd=ROOT, env=self._environment | {"SOBRANIE_SERVER_ID": name}, stdin=asyncio.subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is the keeper's alone
         )  # fmt: skip
 
-    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+    async def _ended(self, name: str, process: asyncio.subprocess.Process) -> int:
         """Its exit code. It is asked to end when the keeper is."""
         ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(self._stop.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -94,5 +137,6 @@ class Keeper:
             process.terminate()
             with contextlib.suppress(TimeoutError):
                 return await asyncio.wait_for(asyncio.shield(ended), STOP_SECONDS)
+            self._observe(WorkerHung(name, process.pid, STOP_SECONDS))
             process.kill()
         return await ended

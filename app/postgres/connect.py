@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import conninfo
 
-from app.errors import DatabaseAway
+from app.errors import DatabaseAway, SettingsError
 from app.postgres.queries import SQL
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -45,7 +45,7 @@ PARAMETERS: Final[dict[str, Any]] = {
 
 
 async def connect(url: str, *, name: str, autocommit: bool = True) -> Connection:
-    """A session of the primary, `sobranie <name>` in pg_stat_activity. Raises DatabaseAway."""
+    """A session of the primary, `sobranie <name>` in pg_stat_activity. Raises DatabaseAway, SettingsError."""
     with away():
         made = await psycopg.AsyncConnection.connect(
             _conninfo(url, name), autocommit=True, prepare_threshold=0, **PARAMETERS
@@ -67,7 +67,7 @@ def _conninfo(url: str, name: str) -> str:
         return conninfo.make_conninfo(url, application_name=f"sobranie {name}")
     except psycopg.ProgrammingError:
         # libpq's own message may quote the whole text, password and all.
-        raise DatabaseAway("DATABASE_URL is no connection string of PostgreSQL") from None
+        raise SettingsError("DATABASE_URL is no connection string of PostgreSQL") from None
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Readiness:
         """The HTTP status and the body of /readyz now."""
         facts = self._health()
         now = self._clock()
-        if _flows(facts):
+        if flows(facts):
             self._was_ready, self._lost_at = True, None
         elif self._was_ready and self._lost_at is None:
             self._lost_at = now
@@ -49,5 +49,6 @@ class Readiness:
         return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
 
 
-def _flows(facts: Facts) -> bool:
+def flows(facts: Facts) -> bool:
+    """Whether a change can get from the database to a client."""
     return facts["database"] and facts["listen"] and facts["bus"] and facts["leader"] is not None

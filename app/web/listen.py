@@ -16,16 +16,24 @@ def held(host: str, port: int, setting: str) -> Iterator[int]:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        with _bound(family, host, port, socket.SO_REUSEADDR) as probe:
             port = probe.getsockname()[1]
-        with socket.socket(family) as holder:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind((host, port))
-            yield port
+        holder = _bound(family, host, port, socket.SO_REUSEPORT)
     except OSError as problem:
         raise StartError(why(problem, host, port, setting)) from problem
+    with holder:
+        yield port
+
+
+def _bound(family: int, host: str, port: int, option: int) -> socket.socket:
+    made = socket.socket(family)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
+        made.bind((host, port))
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def why(problem: OSError, host: str, port: int, setting: str) -> str:

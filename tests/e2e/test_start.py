@@ -40,6 +40,7 @@ async def refused(server: Server, code: int) -> str:
         ("SOBRANIE_HEARTBEAT", "25", "SOBRANIE_HEARTBEAT"),
         ("SOBRANIE_BUS", "redis://localhost", "SOBRANIE_BUS"),
         ("SOBRANIE_JWT_SECRET", "hush-hush", "SOBRANIE_JWT_SECRET"),
+        ("SOBRANIE_SERVER_ID", "x" * 64, "SOBRANIE_SERVER_ID"),
     ],
 )
 async def test_an_unknown_setting_or_a_bad_value_is_one_line_and_exit_2(name: str, value: str, holds: str) -> None:
@@ -49,10 +50,25 @@ async def test_an_unknown_setting_or_a_bad_value_is_one_line_and_exit_2(name: st
     assert "hush" not in line
 
 
-async def test_a_bad_database_url_is_exit_2_and_its_password_is_not_said(cluster: Cluster) -> None:
-    line = await refused(Server("mysql://me:hush@localhost/db"), 2)
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://me:hush@localhost/db", "postgresql://me:hush@localhost/db?foo=x", "postgresql://me:hush%zz@localhost/db"],
+)
+async def test_a_bad_database_url_is_exit_2_and_its_password_is_not_said(url: str) -> None:
+    line = await refused(Server(url), 2)
     assert "DATABASE_URL" in line
     assert "hush" not in line
+
+
+async def test_what_workers_cannot_do_is_said_before_any_is_started(tmp_path: Path) -> None:
+    """Their names and the paths of their sockets have a limit."""
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    line = await refused(Server(url, "one", None, SOBRANIE_WORKERS="2", SOBRANIE_SERVER_ID="x" * 62), 2)
+    assert "SOBRANIE_SERVER_ID" in line
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    line = await refused(Server(url, "one", None, SOBRANIE_WORKERS="2", TMPDIR=str(deep)), 1)
+    assert "TMPDIR" in line
 
 
 async def test_an_unreachable_database_is_said_and_no_password_with_it() -> None:

@@ -3,14 +3,17 @@
 import asyncio
 import re
 import signal
+from contextlib import suppress
 
+import aiohttp
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.workers import ASK_SECONDS, HUNG_SECONDS
 from tests.support.clients import EventStreamClient
 from tests.support.database import Database
-from tests.support.facts import eventually
+from tests.support.facts import eventually, pause
 from tests.support.server import Server
 from tests.support.transport import verdict
 
@@ -78,3 +81,60 @@ async def test_a_port_in_use_and_a_database_that_is_not_there_end_the_start(data
     await nowhere.spawn()
     assert await nowhere.wait() == 1
     assert "the database can't be reached" in nowhere.output()
+
+
+async def test_a_worker_that_hangs_is_killed_and_comes_back(database: Database) -> None:
+    async with Server(database.url, SOBRANIE_WORKERS="2") as server:
+        await eventually(lambda: _all(server, {"one-1", "one-2"}), 20, "every worker answers")
+        victim = children(server)[0]
+        await pause(2 * ASK_SECONDS)  # the keeper has heard it
+        victim.suspend()
+        await eventually(
+            lambda: '"event": "worker_hung"' in server.output(), HUNG_SECONDS + 5 * ASK_SECONDS, "it is found out"
+        )
+        await eventually(lambda: not victim.is_running(), 5, "it has gone")
+        await eventually(lambda: _all(server, {"one-1", "one-2"}), 20, "another is in its place")
+
+
+async def test_a_worker_that_cannot_be_started_again_is_tried_again_and_the_others_serve(database: Database) -> None:
+    async with Server(database.url, SOBRANIE_WORKERS="2") as server:
+        await eventually(lambda: _all(server, {"one-1", "one-2"}), 20, "every worker answers")
+        async with EventStreamClient(server.url, "posts") as client:
+            mine = (await client.message("welcome"))["server"]
+            await client.message("subscribed")
+            pids = {name: int(pid) for name, pid in re.findall(r'"worker": "([^"]+)", "pid": (\d+)', server.output())}
+            keeper = psutil.Process(server.process.pid)
+            _, hard = keeper.rlimit(psutil.RLIMIT_NOFILE)
+            keeper.rlimit(psutil.RLIMIT_NOFILE, (3, hard))  # none is left for a worker's pipe
+            psutil.Process(next(pid for name, pid in pids.items() if name != mine)).kill()
+            await eventually(lambda: '"event": "worker_not_started"' in server.output(), 10, "it can't be started")
+            await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+            await client.changes(1)
+            keeper.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
+            await eventually(lambda: _all(server, {"one-1", "one-2"}), 30, "it is back")
+            await verdict(database, client)
+
+
+async def test_a_worker_takes_no_clients_before_changes_can_flow(database: Database) -> None:
+    async with Server(database.url, SOBRANIE_WORKERS="2") as server:
+        await eventually(lambda: _all(server, {"one-1", "one-2"}), 20, "every worker answers")
+        for victim in children(server):
+            seen: list[int] = []
+
+            async def back(seen: list[int] = seen) -> bool:
+                with suppress(OSError, aiohttp.ClientError):  # it met the socket of the one that was killed
+                    seen.append((await server.get("/readyz"))[0])
+                return len(seen) % 20 == 0 and await answering(server) == {"one-1", "one-2"}
+
+            victim.kill()
+            await asyncio.to_thread(victim.wait, 5)
+            await eventually(back, 20, "it is back", every=0)
+            assert set(seen) == {200}
+
+
+async def test_the_end_of_the_terminal_ends_it_in_order(database: Database) -> None:
+    async with Server(database.url) as server, EventStreamClient(server.url, "posts") as client:
+        server.process.send_signal(signal.SIGHUP)
+        assert await server.wait() == 0
+        await client.until(client.ended.is_set)
+        assert [m["type"] for m in client.messages][-1] == "reconnect"

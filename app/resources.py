@@ -1,10 +1,11 @@
-"""What this process asks of Python and of the C library about memory. Called once, when everything has been made.
+"""What a server asks of Python, the C library and the system for itself. Called once, when everything has been made.
 
 Figures are for CPython 3.11 on glibc, two cores (docs/benchmarks.md has what a client takes).
 """
 
 import ctypes
 import gc
+import resource
 from contextlib import suppress
 from typing import Final
 
@@ -30,3 +31,10 @@ def give_back() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MAP, LARGE)
         mallopt(_TRIM, 4 * LARGE)
+
+
+def open_files() -> None:
+    """As many as we may have: each client takes one, and without any left nobody is answered, /livez included."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # "unlimited" is more than some systems allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
