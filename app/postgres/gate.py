@@ -25,6 +25,7 @@ Pull = Callable[[], Awaitable[int]]  # reads, applies and publishes what is new;
 
 HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit
 CROWD_SECONDS: Final = 0.250  # and for so long where writers were seen to wait for each other
+CROWDED_SECONDS: Final = 1.0  # how long not to ask for K then
 LOOK_SECONDS: Final = 0.250  # how often to look whether they do, while commits wake the reader
 WEIGHT: Final = 0.2  # of the newest gap between commits
 LONGEST_GAP: Final = 0.5
@@ -107,6 +108,8 @@ class Gate:
                 await asyncio.sleep(pace(commits))
             elif not self._may_park or now < self._ask_at:
                 await asyncio.sleep(DENIED_SECONDS if self._may_park else AWAKE_SECONDS)
+            elif (await self._look())[1]:
+                self._ask_at = now + CROWDED_SECONDS  # of whatever database: ours would stand behind them
             elif await self._close():
                 await self._forget()
                 if not await self._read():
@@ -131,7 +134,7 @@ class Gate:
                 break
             if not woken or time.monotonic() - looked > LOOK_SECONDS:
                 holds, crowded = await self._look()
-                if crowded and found:  # they may be of other databases, which have no say in an idle one
+                if crowded:  # here or in another database: the next writer would stand behind them
                     awake = CROWD_SECONDS
                     self._habit.forget()
                     break

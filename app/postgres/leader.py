@@ -128,13 +128,14 @@ class Leader:
             self._observe(problem)
 
     async def terminate_stale(self, silent_seconds: float) -> None:
-        """End the backends of a leader that was not heard for so long: a stopped process keeps its lock, and the gate
-        closed. Raises DatabaseAway."""
+        """End the backends of a leader that was not heard for so long and has not kept house for half of that: a
+        stopped process keeps its lock, and the gate closed. Raises DatabaseAway."""
+        kept = {"kept": silent_seconds / 2}
         connection = await connect(self._url, name="follower")
         try:
             with away(*OURS):
                 async with deadline(connection, ANSWER_SECONDS):
-                    for row in await (await connection.execute(SQL["end_leader"])).fetchall():
+                    for row in await (await connection.execute(SQL["end_leader"], kept)).fetchall():
                         self._observe(LeaderEnded(row[0], silent_seconds))
         finally:
             await connection.close()

@@ -264,14 +264,20 @@ SELECT coalesce(bool_or(l.granted AND l.pid = pg_backend_pid() AND l.locktype = 
 FROM pg_locks l
 
 -- name: end_leader
-SELECT pid
-FROM (
-  SELECT DISTINCT pid FROM pg_locks
+-- Who leads and the gate, but where the leader has kept house in the seconds given: its beats are late then, behind other
+-- notifications or on a line that is down, and another leader's would be no earlier.
+WITH l AS MATERIALIZED (
+  SELECT DISTINCT pid, objid FROM pg_locks
   WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()
     AND classid = 1919247220 AND objid IN (1, 2) AND objsubid = 2
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-) l
-WHERE pg_terminate_backend(pid)
+)
+SELECT pid
+FROM (SELECT DISTINCT pid FROM l) l
+WHERE NOT EXISTS (
+    SELECT FROM l JOIN pg_stat_activity a USING (pid)
+    WHERE l.objid = 2 AND a.state_change > clock_timestamp() - make_interval(secs => %(kept)s))
+  AND pg_terminate_backend(pid)
 
 -- name: two_phase
 SELECT current_setting('max_prepared_transactions')::int

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.errors import DatabaseAway, StartError
+from app.errors import DatabaseAway, SettingsError, StartError
 from app.postgres import checks
 from app.postgres.checks import check
 from app.postgres.connect import connect
@@ -18,7 +18,7 @@ from tests.support.proxy import Proxy
 
 
 async def refusal(url: str) -> str:
-    with pytest.raises(StartError) as caught:
+    with pytest.raises((StartError, SettingsError)) as caught:
         await check(url)
     assert "\n" not in str(caught.value)
     return str(caught.value)

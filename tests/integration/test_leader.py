@@ -147,7 +147,7 @@ async def test_a_silent_leader_is_ended_and_replaced(database: Database, proxy: 
         proxy.stall()
         async with candidate(database.url) as server:
             assert not server.leader.leading
-            await server.leader.terminate_stale(5.0)
+            await server.leader.terminate_stale(0.0)
             assert server.count(LeaderEnded) == 2
             await eventually(lambda: server.leader.leading)
             await database.execute("INSERT INTO posts (author_id) VALUES (1)")
@@ -279,7 +279,7 @@ async def test_a_stopped_process_that_leads_is_ended_and_replaced(database: Data
         async with candidate(database.url) as server:
             with pytest.raises(AssertionError):
                 await eventually(lambda: server.leader.leading, timeout=1.5)
-            await server.leader.terminate_stale(5.0)
+            await server.leader.terminate_stale(0.0)
             await eventually(lambda: server.leader.leading)
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -292,7 +292,7 @@ async def test_leading_needs_no_right_beyond_the_readers(database: Database) -> 
         async with candidate(database.cluster.url(database.name, user="leads")) as server:
             await eventually(lambda: server.leader.leading)
             await eventually(lambda: server.count(LogState) > 0)
-            await server.leader.terminate_stale(5.0)
+            await server.leader.terminate_stale(0.0)
             await eventually(lambda: server.count(Resigned) == 1)
     finally:
         with suppress(psycopg.errors.UndefinedObject):
