@@ -1,7 +1,8 @@
 """How Alembic reaches the database: one transaction for everything, and a version table of its own in realtime.
 
 Invariants: an application's own Alembic is never touched (the version table is realtime.migrations); a schema realtime
-that is not ours stops the run before anything changes; two migrators take turns; at `base` nothing of ours is left.
+that is not ours stops the run before anything changes; two migrators take turns; at `base` nothing of ours is left;
+names are PostgreSQL's own, whatever others have in their schemas: who migrates may have every right there is.
 """
 
 import os
@@ -26,9 +27,13 @@ def url() -> str:
 
 def connect() -> psycopg.Connection:
     try:
-        return psycopg.connect(url(), application_name="sobranie-migrations")
+        made = psycopg.connect(url(), application_name="sobranie-migrations")
     except psycopg.OperationalError as error:
         raise CommandError(f"DATABASE_URL: {error}".strip()) from error
+    home.check_encoding(made)
+    made.execute("SET search_path TO pg_catalog, pg_temp")
+    made.commit()
+    return made
 
 
 def migrate(connection: Connection) -> None:

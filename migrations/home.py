@@ -45,6 +45,13 @@ def _value(connection: Driver, query: LiteralString, *arguments: object) -> obje
     return row[0] if row else None
 
 
+def check_encoding(connection: Driver) -> None:
+    """Before anything else: SQLAlchemy can't read what a database without an encoding says."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise CommandError(f"this database has the encoding {encoding}, and UTF8 is needed: rows go out as JSON")
+
+
 def check(connection: Driver) -> None:
     """Take turns with other migrators; refuse what we can't work with, before anything changes."""
     if connection.info.server_version < 150000:

@@ -47,6 +47,9 @@ async def _primary(connection: Connection) -> None:
         )
     if connection.info.server_version < OLDEST_SERVER:
         raise StartError(f"PostgreSQL {row[1]} is too old: 15 or newer is needed")
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":  # one character that it has and UTF-8 has not would stop the stream of all tables
+        raise StartError(f"this database has the encoding {encoding}, and UTF8 is needed")
 
 
 async def _schema(connection: Connection) -> None:

@@ -338,13 +338,14 @@ CREATE PROCEDURE realtime.finish_purges(IN wait interval DEFAULT '00:01:00'::int
     AS $$
 DECLARE
   older pg_snapshot; newer pg_snapshot; step int := 0;
+  steps int := pg_catalog.floor(EXTRACT(epoch FROM wait) OPERATOR(pg_catalog.*) 10.0);
 BEGIN
   LOOP
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     still_open := (SELECT pg_catalog.count(*) FROM realtime.purges WHERE done IS NULL);
-    EXIT WHEN still_open = 0 OR step >= 10 * EXTRACT(epoch FROM wait);
-    IF step % 20 = 0 THEN
+    EXIT WHEN still_open OPERATOR(pg_catalog.=) 0 OR step OPERATOR(pg_catalog.>=) steps;
+    IF step OPERATOR(pg_catalog.%) 20 OPERATOR(pg_catalog.=) 0 THEN
       older := newer;
       newer := pg_catalog.pg_current_snapshot();
     END IF;
@@ -352,7 +353,7 @@ BEGIN
       older := NULL;
       newer := NULL;
     END IF;
-    step := step + 1;
+    step := step OPERATOR(pg_catalog.+) 1;
     COMMIT;
     PERFORM pg_catalog.pg_sleep(0.1);
   END LOOP;

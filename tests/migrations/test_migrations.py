@@ -194,6 +194,46 @@ async def test_a_role_with_createrole_needs_no_superuser(fresh: Database, user: 
     assert await fresh.execute(CATALOG) == before
 
 
+HOSTILE = """
+CREATE FUNCTION public.risen() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+  IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN ALTER ROLE someone SUPERUSER; END IF;
+  RETURN true; END $$;
+CREATE FUNCTION public.eq(oid, regtype) RETURNS bool LANGUAGE sql AS 'SELECT public.risen() AND $1 = $2::oid';
+CREATE OPERATOR public.= (LEFTARG = oid, RIGHTARG = regtype, FUNCTION = public.eq);
+CREATE FUNCTION public.times(int, numeric) RETURNS numeric LANGUAGE sql
+  AS 'SELECT $1::numeric * $2 WHERE public.risen()';
+CREATE OPERATOR public.* (LEFTARG = int, RIGHTARG = numeric, FUNCTION = public.times);
+CREATE FUNCTION public.ge(int, numeric) RETURNS bool LANGUAGE sql AS 'SELECT public.risen() AND $1::numeric >= $2';
+CREATE OPERATOR public.>= (LEFTARG = int, RIGHTARG = numeric, FUNCTION = public.ge);
+CREATE FUNCTION public.format(text, regprocedure) RETURNS text LANGUAGE sql
+  AS 'SELECT pg_catalog.format($1, $2) WHERE public.risen()'"""
+
+
+async def test_names_of_others_are_not_taken_for_postgresqls(fresh: Database, user: str) -> None:
+    """Whoever may make things in `public` would run them with the rights of who migrates."""
+    await fresh.execute(f"GRANT CREATE ON SCHEMA public TO {user}")
+    migrate(fresh.url)
+    async with await fresh.connect() as theirs:
+        await theirs.execute(f"SET ROLE {user}")
+        await theirs.execute(HOSTILE)
+    await fresh.execute("SELECT realtime.purge()")
+    await fresh.execute("CALL realtime.finish_purges('0.3 s')")
+    migrate(fresh.url, "downgrade", "base")
+    migrate(fresh.url)
+    migrate(fresh.url, "downgrade", "base")
+    assert await fresh.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", user) == [(False,)]
+    await fresh.execute("DROP OWNED BY someone")
+
+
+async def test_a_database_of_another_encoding_is_refused(fresh: Database) -> None:
+    for encoding in ("WIN1252", "SQL_ASCII"):
+        await fresh.execute(f"CREATE DATABASE other ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        try:
+            assert encoding in refusal(fresh.cluster.url("other"))
+        finally:
+            await fresh.execute("DROP DATABASE other")
+
+
 async def test_roles_stay_while_another_database_uses_them(fresh: Database) -> None:
     other = Database(fresh.cluster, fresh.cluster.create_database(migrated=False))
     migrate(fresh.url)
