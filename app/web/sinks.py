@@ -29,7 +29,7 @@ LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
 PEER_TIMEOUT: Final = 180.0
 HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
 LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
-PIECE: Final = 64 << 10  # bytes that asyncio's transport gets at once
+PIECE: Final = 128 << 10  # bytes that asyncio's transport gets at once: twice a message to who is fed
 _RETRY: Final = b"retry: %d\n\n"
 
 

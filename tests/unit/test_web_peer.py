@@ -17,7 +17,7 @@ from wsproto.events import Event
 
 from app.errors import CloseCode
 from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Failed
-from app.web.sinks import HIGH_WATER
+from app.web.sinks import HIGH_WATER, PIECE
 from app.web.talk import FRAMES, Talk
 from tests.support.facts import eventually, holds
 from tests.unit.raw import CLOSE, HANDSHAKE, LIVEZ, PING, PONG, STREAM, TEXT, Frame, Raw, frame, say
@@ -345,7 +345,7 @@ async def test_a_large_change_comes_whole_and_in_order_to_who_reads_it_late(hous
         written += [*await house.insert(body="y"), *await house.insert(body="z")]
     sinks = [connection.sink for connection in house.connections._all]
     assert all(sink.backlog() > LARGE >> 1 for sink in sinks)
-    assert all(sink._socket.get_write_buffer_size() <= 2 * HIGH_WATER for sink in sinks)  # type: ignore[attr-defined]
+    assert all(sink._socket.get_write_buffer_size() <= HIGH_WATER + PIECE for sink in sinks)  # type: ignore[attr-defined]
     stopping = asyncio.create_task(house.server.stop()) if ends else None
     for _ in range(10):
         await asyncio.sleep(0)
