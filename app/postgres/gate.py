@@ -27,7 +27,7 @@ HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit
 CROWD_SECONDS: Final = 0.250  # and for so long where writers were seen to wait for each other
 CROWDED_SECONDS: Final = 1.0  # how long not to ask for K then
 LOOK_SECONDS: Final = 0.250  # how often to look whether they do, while commits wake the reader
-WEIGHT: Final = 0.2  # of the newest gap between commits
+WEIGHT: Final = 0.2  # of the newest gap between two commits
 LONGEST_GAP: Final = 0.5
 SAFETY_SECONDS: Final = 1.0
 DENIED_SECONDS: Final = 0.010  # the pace while some writer keeps K shared
@@ -54,8 +54,8 @@ class Habit:
         self._last = -math.inf
 
     def found(self, commits: int, now: float) -> None:
-        """A read at `now` (monotonic, seconds) found so many."""
-        self._gap += WEIGHT * (min(now - self._last, LONGEST_GAP) / commits - self._gap)
+        """A read at `now` (monotonic, seconds) found so many: as many gaps, all alike."""
+        self._gap += (1 - (1 - WEIGHT) ** commits) * (min(now - self._last, LONGEST_GAP) / commits - self._gap)
         self._last = now
 
     @property
