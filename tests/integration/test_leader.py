@@ -147,7 +147,12 @@ async def test_a_silent_leader_is_ended_and_replaced(database: Database, proxy: 
         proxy.stall()
         async with candidate(database.url) as server:
             assert not server.leader.leading
-            await server.leader.terminate_stale(0.0)
+
+            async def ended() -> bool:
+                await server.leader.terminate_stale(5.0)
+                return server.count(LeaderEnded) > 0
+
+            await eventually(ended, 10, "it has kept no house for half of that")
             assert server.count(LeaderEnded) == 2
             await eventually(lambda: server.leader.leading)
             await database.execute("INSERT INTO posts (author_id) VALUES (1)")
@@ -279,8 +284,12 @@ async def test_a_stopped_process_that_leads_is_ended_and_replaced(database: Data
         async with candidate(database.url) as server:
             with pytest.raises(AssertionError):
                 await eventually(lambda: server.leader.leading, timeout=1.5)
-            await server.leader.terminate_stale(0.0)
-            await eventually(lambda: server.leader.leading)
+
+            async def leads() -> bool:
+                await server.leader.terminate_stale(5.0)
+                return server.leader.leading
+
+            await eventually(leads, 10, "it has kept no house for half of that")
     finally:
         os.kill(process.pid, signal.SIGKILL)
         await process.wait()
@@ -292,6 +301,8 @@ async def test_leading_needs_no_right_beyond_the_readers(database: Database) -> 
         async with candidate(database.cluster.url(database.name, user="leads")) as server:
             await eventually(lambda: server.leader.leading)
             await eventually(lambda: server.count(LogState) > 0)
+            await server.leader.terminate_stale(5.0)
+            assert server.count(LeaderEnded) == 0  # it keeps house
             await server.leader.terminate_stale(0.0)
             await eventually(lambda: server.count(Resigned) == 1)
     finally:
