@@ -8,7 +8,7 @@
 CREATE OR REPLACE PROCEDURE realtime.finish_purges(wait interval DEFAULT '1 minute', INOUT still_open bigint DEFAULT NULL) LANGUAGE plpgsql AS $f$
 DECLARE
   older pg_snapshot; newer pg_snapshot; step int := 0;
-  steps int := pg_catalog.floor(EXTRACT(epoch FROM wait) OPERATOR(pg_catalog.*) 10.0);
+  steps numeric := EXTRACT(epoch FROM wait) OPERATOR(pg_catalog.*) 10.0;
 BEGIN
   LOOP
     COMMIT;

@@ -338,7 +338,7 @@ CREATE PROCEDURE realtime.finish_purges(IN wait interval DEFAULT '00:01:00'::int
     AS $$
 DECLARE
   older pg_snapshot; newer pg_snapshot; step int := 0;
-  steps int := pg_catalog.floor(EXTRACT(epoch FROM wait) OPERATOR(pg_catalog.*) 10.0);
+  steps numeric := EXTRACT(epoch FROM wait) OPERATOR(pg_catalog.*) 10.0;
 BEGIN
   LOOP
     COMMIT;
