@@ -19,9 +19,7 @@ from app.position import Snapshot
 
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 # Types whose text is what their JSON string holds, to the letter.
-_SAME: Final = re.compile(
-    r"text|character varying(\(\d+\))?|uuid|date|name|bytea|time(\(\d\))? (with|without) time zone|interval.*"
-)
+_SAME: Final = re.compile(r"text|character varying(\(\d+\))?|uuid|date|name|bytea")
 _BEFORE_NAME: Final = re.compile(r"\s*[{,]\s*(?=\")")
 _COLON: Final = re.compile(r"\s*:\s*")
 _SECOND: Final = 1_000_000  # in microseconds

@@ -28,6 +28,7 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.WorkerStarted: INFO,
     observe.WorkerEnded: ERROR,
     observe.WorkerNotStarted: ERROR,
+    observe.WorkerHeard: DEBUG,
     observe.WorkerHung: ERROR,
     observe.Noted: WARNING,
     observe.Failed: ERROR,

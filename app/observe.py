@@ -83,6 +83,14 @@ class WorkerNotStarted(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerHeard(Observation):
+    """A worker answers its keeper: from here on one that falls silent is killed."""
+
+    worker: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerHung(Observation):
     """A worker did not answer, or not end when it was asked to, for so many seconds, and is killed."""
 

@@ -19,7 +19,7 @@ from app.config import Settings
 from app.ends import ends
 from app.errors import StartError
 from app.logs import Logs
-from app.observe import WorkerEnded, WorkerHung, WorkerNotStarted, WorkerStarted
+from app.observe import WorkerEnded, WorkerHeard, WorkerHung, WorkerNotStarted, WorkerStarted
 from app.siblings import ask
 from app.web.listen import held
 
@@ -77,30 +77,28 @@ class Keeper:
         pause = PAUSE_FIRST
         while not self._stop.is_set():
             began = time.monotonic()
-            if await self._once(name):
-                return
+            await self._once(name)
             pause = PAUSE_FIRST if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, PAUSE_LAST)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
 
-    async def _once(self, name: str) -> bool:
-        """Whether that was all: the keeper stops."""
+    async def _once(self, name: str) -> None:
+        """From its start to its end."""
         try:
             process = await self._spawn(name)
         except OSError as problem:
             self._observe(WorkerNotStarted(name, problem.strerror or str(problem)))
-            return self._stop.is_set()
+            return
         self._observe(WorkerStarted(name, process.pid))
         watch = asyncio.create_task(self._watch(name, process))
         code = await self._ended(name, process)
         watch.cancel()
         if self._stop.is_set():
-            return True
+            return
         self._observe(WorkerEnded(name, process.pid, code))
         if code in (1, 2) and not self._served():
             self._code = self._code or code
             self._stop.set()
-        return self._stop.is_set()
 
     def _served(self) -> bool:
         """Whether any of them ever has. Who has may leave its socket; the directory goes only by a stranger's hand."""
@@ -112,6 +110,8 @@ class Keeper:
         while True:
             await asyncio.sleep(ASK_SECONDS)
             if await ask(self._socket(name), "livez") is not None:
+                if heard is None:
+                    self._observe(WorkerHeard(name, process.pid))
                 heard = time.monotonic()
             elif heard is not None and time.monotonic() - heard > HUNG_SECONDS:
                 self._observe(WorkerHung(name, process.pid, time.monotonic() - heard))

@@ -186,8 +186,7 @@ def show(data: Data) -> Iterator[Block]:
     for changes, size, rate, whole in shapes:
         floor = samples(data, "floor", changes, size)
         yield Table(
-            f"{changes} change{'s' if changes > 1 else ''} of {size} bytes a batch "
-            f"({rate:g} batches a second, {whole:,} bytes a message)",
+            f"{_shape(changes, size)} ({rate:g} batches a second, {whole:,} bytes a message)",
             ("", "µs a delivery", "× the floor", "p50 ms", "p99 ms"),
             [
                 (label, with_range(us), number(spread(ratios(us, floor)).median) if floor else "–", p50, p99)
@@ -198,22 +197,25 @@ def show(data: Data) -> Iterator[Block]:
         "fanout",
         "CPU per delivery in µs (less is better)",
         {
-            f"{changes} change{'s' if changes > 1 else ''} of {size} bytes a batch": [
-                (LABELS[c["who"]], *spread(c["us"])[:3])
-                for c in data["cells"]
-                if (c["changes"], c["size"]) == (changes, size) and c["who"] != ONE
-            ]
+            _shape(changes, size): [(LABELS[c["who"]], *spread(c["us"])[:3]) for c in _cells(data, changes, size)]
             for changes, size, *_ in shapes
         },
     )
 
 
+def _shape(changes: int, size: int) -> str:
+    return f"{changes} change{'s' if changes > 1 else ''} of {size} bytes a batch"
+
+
+def _cells(data: Data, changes: int, size: int) -> list[Data]:
+    """Of everybody, but for ours with one client."""
+    return [c for c in data["cells"] if (c["changes"], c["size"]) == (changes, size) and c["who"] != ONE]
+
+
 def _shown(data: Data, changes: int, size: int) -> Iterator[tuple[str, list[float], str, str]]:
     """Label, CPU of each round, p50 and p99 of everybody; ours once more without what one client takes."""
     alone = samples(data, ONE, changes, size)
-    for c in data["cells"]:
-        if (c["changes"], c["size"]) != (changes, size) or c["who"] == ONE:
-            continue
+    for c in _cells(data, changes, size):
         yield LABELS[c["who"]], c["us"], number(spread(c["p50"]).median), number(spread(c["p99"]).median)
         if c["who"] == "ours" and alone:
             each = [us - one / data["clients"] for us, one in zip(c["us"], alone, strict=True)]

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.workers import ASK_SECONDS, HUNG_SECONDS
 from tests.support.clients import EventStreamClient
 from tests.support.database import Database
-from tests.support.facts import eventually, pause
+from tests.support.facts import eventually
 from tests.support.server import Server
 from tests.support.transport import verdict
 
@@ -84,10 +84,11 @@ async def test_a_port_in_use_and_a_database_that_is_not_there_end_the_start(data
 
 
 async def test_a_worker_that_hangs_is_killed_and_comes_back(database: Database) -> None:
-    async with Server(database.url, SOBRANIE_WORKERS="2") as server:
+    async with Server(database.url, SOBRANIE_WORKERS="2", SOBRANIE_LOG_LEVEL="debug") as server:
         await eventually(lambda: _all(server, {"one-1", "one-2"}), 20, "every worker answers")
         victim = children(server)[0]
-        await pause(2 * ASK_SECONDS)  # the keeper has heard it
+        heard = f'"pid": {victim.pid}, "event": "worker_heard"'
+        await eventually(lambda: heard in server.output(), 10, "the keeper knows that it serves")
         victim.suspend()
         await eventually(
             lambda: '"event": "worker_hung"' in server.output(), HUNG_SECONDS + 5 * ASK_SECONDS, "it is found out"

@@ -9,7 +9,8 @@ from app.observe import Observation
 # LogState has the numbers of the last two, as long as it lasts.
 ONLY_LOGGED = {
     observe.Served, observe.Stopped, observe.Noted, observe.WorkerStarted, observe.WorkerEnded,
-    observe.WorkerHung, observe.WorkerNotStarted, observe.LogTurnBlocked, observe.LogTurnFree, observe.FanOut,
+    observe.WorkerHeard, observe.WorkerHung, observe.WorkerNotStarted, observe.LogTurnBlocked, observe.LogTurnFree,
+    observe.FanOut,
 }  # fmt: skip
 
 
