@@ -14,9 +14,9 @@ from types import FrameType
 from typing import Final
 
 from app import __version__
-from app.config import Settings
-from app.ends import ends
-from app.errors import SettingsError, StartError
+from app.model.errors import SettingsError, StartError
+from app.model.settings import Settings
+from app.process.signals import ends
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 HELP: Final = """\
@@ -73,7 +73,7 @@ def _serve(settings: Settings) -> int:
 
 def _run(settings: Settings) -> int:
     if settings.workers > 1 and settings.worker is None:
-        from app.workers import keep
+        from app.process.workers import keep
 
         return keep(settings)
     from app.main import serve

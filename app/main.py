@@ -17,29 +17,29 @@ from typing import Any, TypeVar
 from psycopg import AsyncConnection
 
 from app import __version__
-from app.audience import Burst, one_by_one
-from app.broadcaster import Broadcaster
-from app.bus.postgres import PostgresBus
-from app.change import Batch
-from app.config import Settings
-from app.connection import Connection
-from app.connections import Connections
-from app.ends import ends
-from app.errors import DatabaseAway, StartError
-from app.follower import SILENT_SECONDS, Follower
-from app.hub import Hub
-from app.logs import Logs
-from app.metrics import Metrics
-from app.observe import Failed, FanOut, Noted, Observer, Served, Stopped, fan
-from app.position import Snapshot
+from app.clients.connection import Connection
+from app.clients.registry import Connections
+from app.core.audience import Burst, one_by_one
+from app.core.hub import Hub
+from app.demo.pages import Demo
+from app.model.change import Batch
+from app.model.errors import DatabaseAway, StartError
+from app.model.observations import Failed, FanOut, Noted, Observer, Served, Stopped, fan
+from app.model.position import Snapshot
+from app.model.settings import Settings
+from app.postgres.bus import PostgresBus
 from app.postgres.checks import check
 from app.postgres.connect import connect
+from app.postgres.event_log import PostgresLog
 from app.postgres.leader import Leader
-from app.postgres.log import PostgresLog
-from app.postgres.ring import Retention
-from app.resources import collect_rarely, give_back, open_files
-from app.siblings import Siblings
-from app.web.demo import Demo
+from app.postgres.partitions import Retention
+from app.process.resources import collect_rarely, give_back, open_files
+from app.process.signals import ends
+from app.stream.broadcaster import Broadcaster
+from app.stream.follower import SILENT_SECONDS, Follower
+from app.telemetry.logs import Logs
+from app.telemetry.metrics import Metrics
+from app.telemetry.worker_metrics import Siblings
 from app.web.health import flows
 from app.web.ports import Facts
 from app.web.server import Server as WebServer

@@ -13,8 +13,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from app.change import Table
-from app.errors import BadChannel
+from app.model.change import Table
+from app.model.errors import BadChannel
 from app.postgres.connect import Connection, away, deadline
 from app.postgres.queries import SQL
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import psycopg
 
-from app.errors import DatabaseAway, StartError
+from app.model.errors import DatabaseAway, StartError
 from app.postgres.connect import Connection, away, connect, deadline
 from app.postgres.queries import SQL
 

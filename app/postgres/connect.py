@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import conninfo
 
-from app.errors import DatabaseAway, SettingsError
+from app.model.errors import DatabaseAway, SettingsError
 from app.postgres.queries import SQL
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from app.errors import StartError
+from app.model.errors import StartError
 from app.postgres.host import (
     ALONE,
     NOT_INSTALLED,

@@ -16,8 +16,8 @@ from typing import Final
 
 import psycopg
 
-from app.observe import Gate as GateState
-from app.observe import Observer, SafetyPollFound
+from app.model.observations import Gate as GateState
+from app.model.observations import Observer, SafetyPollFound
 from app.postgres.connect import Connection, away, deadline
 from app.postgres.queries import SQL
 

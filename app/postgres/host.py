@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-from app.errors import StartError
+from app.model.errors import StartError
 
 ALONE: Final = fcntl.LOCK_EX
 SHARED: Final = fcntl.LOCK_SH

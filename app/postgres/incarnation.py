@@ -10,8 +10,8 @@ from typing import Final
 
 import psycopg
 
-from app.errors import PositionRefused, ResetReason
-from app.position import Position
+from app.model.errors import PositionRefused, ResetReason
+from app.model.position import Position
 from app.postgres.connect import Connection
 from app.postgres.queries import SQL
 

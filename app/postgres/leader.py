@@ -9,8 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from app.errors import DatabaseAway
-from app.observe import (
+from app.model.errors import DatabaseAway
+from app.model.observations import (
     LeaderEnded,
     Led,
     LogTurnBlocked,
@@ -18,11 +18,11 @@ from app.observe import (
     Resigned,
     WatchProblem,
 )
-from app.position import Snapshot
+from app.model.position import Snapshot
 from app.postgres.connect import OURS, Connection, away, backoff, connect, deadline
 from app.postgres.gate import Gate, Pull
+from app.postgres.partitions import Retention, Ring
 from app.postgres.queries import SQL
-from app.postgres.ring import Retention, Ring
 
 TRY_SECONDS: Final = 1.0
 BEAT_SECONDS: Final = 1.0

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.change import Change, Table, Transaction
-from app.errors import PositionRefused, ResetReason
-from app.position import Snapshot
-from app.postgres import rows
+from app.model.change import Change, Table, Transaction
+from app.model.errors import PositionRefused, ResetReason
+from app.model.position import Snapshot
+from app.postgres import event_rows as rows
 from app.postgres.catalog import Catalog, Lend
 from app.postgres.queries import SQL
 
@@ -89,8 +89,8 @@ class Pages:
     async def large(self, listed: Listed) -> AsyncIterator[Transaction]:
         """The pieces of a transaction that is too large to hold, in order.
 
-        The order is that of app.order as far as it needs no more than a row and its statement: marks and key changes
-        count, chains of old and new are not checked.
+        The order is that of app.core.order as far as it needs no more than a row and its statement: marks and key
+        changes count, chains of old and new are not checked.
         """
         key: dict[str, Any] = dict(zip(KEY, (-1, False, 0, -1, 0, -1), strict=True))
         whole = {"xid": str(listed.xid), "marked": listed.marked}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from app.position import Snapshot
+from app.model.position import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,17 @@ Invariants
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from app.change import Change, Portion, Transaction
-from app.errors import ResetReason
-from app.history import PORTION_BYTES, Stretch
-from app.position import Path, Snapshot
-from app.postgres import rows
+from app.model.change import Change, Portion, Transaction
+from app.model.errors import ResetReason
+from app.model.position import Path, Snapshot
+from app.postgres import event_rows as rows
 from app.postgres.catalog import Catalog, Lend
 from app.postgres.pages import LARGE_CHANGES, Listed, Pages
+from app.stream.history import PORTION_BYTES, Stretch
 
 
 async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
-    """See app.history.Log.replay. Raises PositionRefused (EXPIRED, OVERRUN), DatabaseAway."""
+    """See app.stream.history.Log.replay. Raises PositionRefused (EXPIRED, OVERRUN), DatabaseAway."""
     reader = Pages(lend, catalog, since)
     async for group, end in _steps(reader, since, upto):
         found: list[Transaction] = []
@@ -35,7 +35,7 @@ async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) 
 
 
 async def stretches(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
-    """See app.history.Log.stretches. Raises as `replay`."""
+    """See app.stream.history.Log.stretches. Raises as `replay`."""
     reader, start = Pages(lend, catalog, since), since
     async for group, end in _steps(reader, since, upto):
         found = None if _large(group) else await reader.whole(group) if group else []

@@ -7,9 +7,9 @@ import asyncio
 import random
 import time
 
-from app import wire
-from app.errors import CloseCode
-from app.observe import ConnectionClosed, ConnectionOpened, MessagesSent, Observer, Timeout
+from app.core import wire
+from app.model.errors import CloseCode
+from app.model.observations import ConnectionClosed, ConnectionOpened, MessagesSent, Observer, Timeout
 from app.web.sinks import LINGER, EventSink, WebSocketSink
 
 AnySink = WebSocketSink | EventSink

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.errors import StartError
+from app.model.errors import StartError
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from typing import Any, Protocol, TypedDict
 
 from psycopg import AsyncConnection
 
-from app.audience import Line
-from app.errors import CloseCode
-from app.observe import Transport
-from app.wire import Message
+from app.core.audience import Line
+from app.core.wire import Message
+from app.model.errors import CloseCode
+from app.model.observations import Transport
 
 
 class Sink(Protocol):
@@ -27,7 +27,7 @@ class Sink(Protocol):
 
 
 class Client(Protocol):
-    """One client's connection to the stream, as this edge sees it: `app.connection.Connection`."""
+    """One client's connection to the stream, as this edge sees it: `app.clients.connection.Connection`."""
 
     def open(self) -> None:
         """Write the welcome."""

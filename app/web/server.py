@@ -12,12 +12,12 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from app import wire
-from app.config import Settings
-from app.errors import StartError
-from app.observe import Observer
+from app.core import wire
+from app.demo.pages import Demo
+from app.model.errors import StartError
+from app.model.observations import Observer
+from app.model.settings import Settings
 from app.web.clients import Clients
-from app.web.demo import Demo
 from app.web.health import Readiness
 from app.web.listen import why
 from app.web.origins import Origins

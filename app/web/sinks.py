@@ -18,10 +18,10 @@ from typing import Final
 
 from aiohttp import web
 
-from app.errors import CloseCode
-from app.observe import Transport
+from app.core.wire import Message, chunks, frames
+from app.model.errors import CloseCode
+from app.model.observations import Transport
 from app.web.peer import Peer
-from app.wire import Message, chunks, frames
 
 LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
 # Seconds without an acknowledgement, or with a receive window that stays shut. The heartbeat sees to it that there is

@@ -10,9 +10,9 @@ from typing import Final
 
 from aiohttp import web
 
-from app import wire
-from app.errors import BadRequest, ClientError, CloseCode, DatabaseAway, Forbidden, RateLimited, Unavailable
-from app.observe import ConnectionFailed, Observer
+from app.core import wire
+from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, Forbidden, RateLimited, Unavailable
+from app.model.observations import ConnectionFailed, Observer
 from app.web.clients import Clients
 from app.web.origins import Origins
 from app.web.peer import leave

@@ -13,9 +13,9 @@ from typing import Final
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
-from app import wire
-from app.errors import CloseCode, RateLimited
-from app.observe import ConnectionFailed, Failed, Observer, Refused
+from app.core import wire
+from app.model.errors import CloseCode, RateLimited
+from app.model.observations import ConnectionFailed, Failed, Observer, Refused
 from app.web.clients import Clients
 from app.web.ports import Client
 from app.web.rate import Rate

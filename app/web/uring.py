@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Final
 
-from app.audience import Line, one_by_one
+from app.core.audience import Line, one_by_one
 
 SETUP: Final = 425  # system calls, which have these numbers on every architecture
 ENTER: Final = 426
@@ -83,7 +83,7 @@ class Ring:
         return result
 
     def burst(self, lines: Collection[Line], data: bytes) -> list[tuple[Line, int]]:
-        """As `app.audience.one_by_one`."""
+        """As `app.core.audience.one_by_one`."""
         if len(lines) < FEW:
             return one_by_one(lines, data)
         short, rest, size = list[tuple[Line, int]](), iter(lines), len(data)

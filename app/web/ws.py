@@ -11,7 +11,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection
 from wsproto.utilities import RemoteProtocolError
 
-from app.observe import ConnectionFailed, Observer
+from app.model.observations import ConnectionFailed, Observer
 from app.web.clients import Clients
 from app.web.origins import Origins
 from app.web.peer import leave

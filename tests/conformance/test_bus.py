@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from app.broadcaster import Bus
-from app.bus.postgres import PostgresBus
-from app.change import Batch
-from app.position import Snapshot
+from app.model.change import Batch
+from app.model.position import Snapshot
+from app.postgres.bus import PostgresBus
 from app.postgres.connect import connect
+from app.stream.broadcaster import Bus
 from tests.support.database import Database
 from tests.support.facts import eventually, holds
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.workers import ASK_SECONDS, HUNG_SECONDS
+from app.process.workers import ASK_SECONDS, HUNG_SECONDS
 from tests.support.clients import EventStreamClient
 from tests.support.database import Database
 from tests.support.facts import eventually

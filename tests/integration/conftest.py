@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.observe import Observation
-from app.postgres.log import PostgresLog
+from app.model.observations import Observation
+from app.postgres.event_log import PostgresLog
 from tests.support.database import Database
 
 

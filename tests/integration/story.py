@@ -9,9 +9,9 @@ from typing import Any
 
 import psycopg
 
-from app.change import Change, Transaction
-from app.position import Snapshot
-from app.postgres.log import PostgresLog
+from app.model.change import Change, Transaction
+from app.model.position import Snapshot
+from app.postgres.event_log import PostgresLog
 from tests.support.database import Database
 from tests.support.facts import pause
 

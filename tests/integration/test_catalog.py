@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.errors import BadChannel
-from app.postgres.log import PostgresLog
+from app.model.errors import BadChannel
+from app.postgres.event_log import PostgresLog
 from tests.integration import story
 from tests.support.database import Database
 

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from app.errors import DatabaseAway, SettingsError, StartError
+from app.model.errors import DatabaseAway, SettingsError, StartError
 from app.postgres import checks
 from app.postgres.checks import check
 from app.postgres.connect import connect
-from app.postgres.log import PostgresLog
+from app.postgres.event_log import PostgresLog
 from app.postgres.queries import SQL
 from tests.support.cluster import Cluster, free_port, migrate
 from tests.support.database import Database
@@ -152,7 +152,7 @@ async def test_no_default_of_the_database_matters(database: Database) -> None:
 
 
 async def test_a_silent_line_is_given_up(database: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.postgres.log.LIVE_SECONDS", 0.3)
+    monkeypatch.setattr("app.postgres.event_log.LIVE_SECONDS", 0.3)
     log = PostgresLog(proxy.url(database.name), lambda observation: None)
     start = await log.origin()
     proxy.stall()

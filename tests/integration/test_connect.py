@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from app.errors import DatabaseAway
+from app.model.errors import DatabaseAway
 from app.postgres.connect import away, backoff, connect, deadline
 from app.postgres.queries import SQL, parse
 from tests.support.database import Database

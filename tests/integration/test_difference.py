@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from app.change import Batch
-from app.errors import DatabaseAway, PositionRefused, ResetReason
-from app.observe import DatabaseBack, DatabaseLost, Observation
-from app.position import Snapshot
-from app.postgres.log import PostgresLog
+from app.model.change import Batch
+from app.model.errors import DatabaseAway, PositionRefused, ResetReason
+from app.model.observations import DatabaseBack, DatabaseLost, Observation
+from app.model.position import Snapshot
+from app.postgres.event_log import PostgresLog
 from tests.integration import story
 from tests.sql.test_ring import turn
 from tests.support.cluster import Cluster, migrate

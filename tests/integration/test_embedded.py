@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from app.errors import StartError
+from app.model.errors import StartError
 from app.postgres.embedded import Embedded, running
 from app.postgres.host import run_as
 from tests.support.cluster import ROOT

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from app.errors import DatabaseAway
-from app.observe import Gate as GateState
-from app.observe import Observation, SafetyPollFound
+from app.model.errors import DatabaseAway
+from app.model.observations import Gate as GateState
+from app.model.observations import Observation, SafetyPollFound
 from app.postgres import gate as module
 from app.postgres.connect import connect
+from app.postgres.event_log import PostgresLog
 from app.postgres.gate import Gate, Habit
-from app.postgres.log import PostgresLog
 from tests.support.cluster import Cluster
 from tests.support.database import Database
 from tests.support.facts import eventually, holds, pause

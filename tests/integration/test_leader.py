@@ -11,7 +11,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from app.observe import (
+from app.model.observations import (
     Gate,
     LeaderEnded,
     Led,
@@ -24,12 +24,12 @@ from app.observe import (
     Resigned,
     WatchProblem,
 )
-from app.position import Snapshot
+from app.model.position import Snapshot
 from app.postgres import leader as module
-from app.postgres import ring
+from app.postgres import partitions as ring
+from app.postgres.event_log import PostgresLog
 from app.postgres.leader import Leader
-from app.postgres.log import PostgresLog
-from app.postgres.ring import Retention
+from app.postgres.partitions import Retention
 from tests.support.cluster import ROOT, Cluster, clean_environment, migrate
 from tests.support.database import Database
 from tests.support.facts import eventually

@@ -5,10 +5,10 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from app.errors import DatabaseAway, PositionRefused, ResetReason
-from app.observe import DatabaseBack, DatabaseLost, IncarnationChanged, Observation
-from app.position import Position, Snapshot
-from app.postgres.log import PostgresLog
+from app.model.errors import DatabaseAway, PositionRefused, ResetReason
+from app.model.observations import DatabaseBack, DatabaseLost, IncarnationChanged, Observation
+from app.model.position import Position, Snapshot
+from app.postgres.event_log import PostgresLog
 from app.postgres.read import Origin
 from tests.integration import story
 from tests.support.cluster import Cluster, migrate

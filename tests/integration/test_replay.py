@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.change import Portion
-from app.errors import PositionRefused, ResetReason
-from app.history import PORTION_BYTES
-from app.position import Path, Position, Snapshot
+from app.model.change import Portion
+from app.model.errors import PositionRefused, ResetReason
+from app.model.position import Path, Position, Snapshot
 from app.postgres import pages
-from app.postgres.log import PostgresLog
+from app.postgres.event_log import PostgresLog
 from app.postgres.pages import Listed
 from app.postgres.replay import grouped
+from app.stream.history import PORTION_BYTES
 from tests.integration import story
 from tests.support.database import Database
 

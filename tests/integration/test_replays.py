@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from app.observe import Observation
-from app.position import Position, Snapshot
+from app.model.observations import Observation
+from app.model.position import Position, Snapshot
 from app.postgres.connect import Connection
-from app.postgres.log import PostgresLog
-from app.replays import Replays
+from app.postgres.event_log import PostgresLog
+from app.stream.replays import Replays
 from tests.support.database import Database, rows_of
 
 WRITERS, COMMITS = 4, 500

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from app.position import Position, Snapshot
+from app.model.position import Position, Snapshot
 from tests.sql.log import events
 from tests.support.cluster import Cluster
 from tests.support.database import Database, rows_of

@@ -6,7 +6,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from app.position import Snapshot
+from app.model.position import Snapshot
 from tests.sql.log import events
 from tests.sql.test_ring import HOUR, floor, snapshot, turn
 from tests.support.cluster import Cluster, migrate

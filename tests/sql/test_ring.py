@@ -5,7 +5,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from app.position import Snapshot
+from app.model.position import Snapshot
 from tests.sql.log import events
 from tests.support.database import Database, rows_of
 

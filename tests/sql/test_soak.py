@@ -4,7 +4,7 @@ import asyncio
 import random
 from datetime import timedelta
 
-from app.position import Snapshot
+from app.model.position import Snapshot
 from tests.support.database import Database, rows_of
 
 DIFFERENCE = """

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app import wire
-from app.broadcaster import Broadcaster
-from app.connection import Connection
-from app.connections import Connections
-from app.errors import CloseCode, DatabaseAway
-from app.hub import Hub
-from app.observe import Failed, Lagging, Observation, Transport
+from app.clients.connection import Connection
+from app.clients.registry import Connections
+from app.core import wire
+from app.core.hub import Hub
+from app.model.errors import CloseCode, DatabaseAway
+from app.model.observations import Failed, Lagging, Observation, Transport
+from app.stream.broadcaster import Broadcaster
 from tests.support.stream import Stream
 from tests.unit.log_model import World
 

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-import app.catchup
+import app.clients.catchup
 from tests.unit.stage import Stage
 
 
 @pytest.fixture
 async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr(app.catchup, "AWAY_SECONDS", 0)
+    monkeypatch.setattr(app.clients.catchup, "AWAY_SECONDS", 0)
     made = Stage()
     yield made
     for client in made.clients:

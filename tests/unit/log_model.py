@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
-from app.broadcaster import Origin
-from app.change import Batch, Change, Portion, Table, Transaction
-from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
-from app.history import Stretch
-from app.order import transaction
-from app.position import Position, Snapshot
+from app.core.order import transaction
+from app.model.change import Batch, Change, Portion, Table, Transaction
+from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
+from app.model.position import Position, Snapshot
+from app.stream.broadcaster import Origin
+from app.stream.history import Stretch
 from tests.support.truth import Event, Truth, canonical
 
 FIRST = 100
@@ -180,7 +180,7 @@ class World:
         at = BEGAN + number
         return Change(number, n, writer.xid, made, op, 1, None, at, values(new), values(old), text(new), text(old))
 
-    # Reading: app.broadcaster.Source and Tables.
+    # Reading: app.stream.broadcaster.Source and Tables.
 
     async def pause(self, most: int = 3) -> None:
         for _ in range(self.random.randrange(most + 1)):

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from app.broadcaster import Snapshots
-from app.change import Table
-from app.channel import Address, parse
-from app.errors import Unavailable
-from app.history import Rows
-from app.position import Snapshot
+from app.model.change import Table
+from app.model.channel import Address, parse
+from app.model.errors import Unavailable
+from app.model.position import Snapshot
+from app.stream.broadcaster import Snapshots
+from app.stream.history import Rows
 from tests.unit.client_model import Client
 from tests.unit.stage import Stage, link
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.audience import Burst, one_by_one
+from app.core.audience import Burst, one_by_one
 from app.web import uring
 from app.web.uring import ENTRIES, FEW, Ring
 

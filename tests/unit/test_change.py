@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.change import Change, Form, Table, text_json, value_json
+from app.model.change import Change, Form, Table, text_json, value_json
 
 AT = int(datetime(2026, 11, 23, 6, 30, tzinfo=UTC).timestamp()) * 1_000_000 + 123_456
 TABLE = Table(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.channel import NAME_LIMIT, Address, decode, encode, parse, route_columns
-from app.errors import BadChannel
+from app.model.channel import NAME_LIMIT, Address, decode, encode, parse, route_columns
+from app.model.errors import BadChannel
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
 hard = st.text('%,=:./"\n\r\t\x7fé😀 aA0', min_size=1, max_size=8)

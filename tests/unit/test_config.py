@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import NAMES, Settings, redact_url
-from app.errors import SettingsError
+from app.model.errors import SettingsError
+from app.model.settings import NAMES, Settings, redact_url
 
 
 def refused(**env: str) -> str:

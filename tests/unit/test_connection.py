@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import app.position
-from app.connections import BEATS
-from app.errors import DatabaseAway, ResetReason
-from app.position import Position, Snapshot
+import app.model.position
+from app.clients.registry import BEATS
+from app.model.errors import DatabaseAway, ResetReason
+from app.model.position import Position, Snapshot
 from tests.unit.log_model import World
 from tests.unit.stage import Stage, joined, keys, link
 
@@ -290,7 +290,7 @@ async def test_a_live_client_whose_position_is_withheld_hears_all_the_same(
     client, told = stage.client(), list[Any]()
     client.subscribe(["notes"], None)
     await stage.until(joined(client, "notes"))
-    monkeypatch.setattr(app.position, "TOKEN_LIMIT", 1)
+    monkeypatch.setattr(app.model.position, "TOKEN_LIMIT", 1)
     await stage.commit()
     assert stage.server.broadcaster.point.token is None
     client.receive = told.append  # type: ignore[method-assign, assignment]

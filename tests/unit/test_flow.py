@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-import app.catchup
-import app.hub
-import app.position
-import app.replays
-import app.turns
-from app.errors import ResetReason
-from app.position import Position
+import app.clients.catchup
+import app.core.hub
+import app.model.position
+import app.stream.replays
+import app.stream.turns
+from app.model.errors import ResetReason
+from app.model.position import Position
 from tests.support import token
 from tests.support.judge import judge, report
 from tests.unit.client_model import CHANNELS, Client, Server
@@ -279,15 +279,15 @@ class Play:
 async def test_each_client_gets_exactly_the_committed_changes_of_its_channels(
     weather: Weather, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.catchup, "AWAY_SECONDS", 0)
-    monkeypatch.setattr(app.connection, "BACKLOG_BYTES", 900)
-    monkeypatch.setattr(app.hub, "MESSAGE_BYTES", weather.message_bytes)
-    for name in ("app.history.UNIT_BYTES", "app.feed.UNIT_BYTES", "app.feed.PORTION_BYTES"):
+    monkeypatch.setattr(app.clients.catchup, "AWAY_SECONDS", 0)
+    monkeypatch.setattr(app.clients.connection, "BACKLOG_BYTES", 900)
+    monkeypatch.setattr(app.core.hub, "MESSAGE_BYTES", weather.message_bytes)
+    for name in ("app.stream.history.UNIT_BYTES", "app.clients.feed.UNIT_BYTES", "app.clients.feed.PORTION_BYTES"):
         monkeypatch.setattr(name, 3_000)
-    monkeypatch.setattr(app.replays, "KEPT_BYTES", 9_000)
-    monkeypatch.setattr(app.replays, "NEAR", 8)
-    monkeypatch.setattr(app.turns, "MANY", 1)
-    monkeypatch.setattr(app.position, "TOKEN_LIMIT", weather.token_limit)
+    monkeypatch.setattr(app.stream.replays, "KEPT_BYTES", 9_000)
+    monkeypatch.setattr(app.stream.replays, "NEAR", 8)
+    monkeypatch.setattr(app.stream.turns, "MANY", 1)
+    monkeypatch.setattr(app.model.position, "TOKEN_LIMIT", weather.token_limit)
     unforeseen: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context))
     await Play(seed, weather).run(220)

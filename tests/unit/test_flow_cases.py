@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator
 
-from app.change import Batch, Portion, Table
-from app.errors import DatabaseAway
-from app.position import Snapshot
+from app.model.change import Batch, Portion, Table
+from app.model.errors import DatabaseAway
+from app.model.position import Snapshot
 from tests.unit.stage import Stage, joined, keys
 
 

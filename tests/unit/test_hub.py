@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from app import wire
-from app.audience import Point
-from app.change import Batch, Change, Table, Transaction
-from app.history import UNIT_BYTES, History, Stretch
-from app.hub import Hub
-from app.observe import Transport
-from app.position import Snapshot
+from app.core import wire
+from app.core.audience import Point
+from app.core.hub import Hub
+from app.model.change import Batch, Change, Table, Transaction
+from app.model.observations import Transport
+from app.model.position import Snapshot
+from app.stream.history import UNIT_BYTES, History, Stretch
 
 TABLE = Table(1, 7, "public", "t", ("id",), (("a",), ("b",)), ("id", "a", "b"), ("int",) * 3, "nnn", 9)
 AT = 1_767_225_600_000_000

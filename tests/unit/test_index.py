@@ -5,11 +5,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.change import Form
-from app.channel import parse
-from app.hub import Hub
-from app.index import Index, Seen
-from app.position import Snapshot
+from app.core.hub import Hub
+from app.core.index import Index, Seen
+from app.model.change import Form
+from app.model.channel import parse
+from app.model.position import Snapshot
 from tests.unit.client_model import CHANNELS
 from tests.unit.log_model import FIRST, World
 

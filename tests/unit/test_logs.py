@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app import observe
-from app.config import LogFormat
-from app.logs import LEVELS, Logs
-from app.observe import Observation, fan
+from app.model import observations as observe
+from app.model.observations import Observation, fan
+from app.model.settings import LogFormat
+from app.telemetry.logs import LEVELS, Logs
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MiJ9.c2lnbmF0dXJl"
 

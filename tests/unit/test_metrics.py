@@ -1,9 +1,9 @@
 """The metrics that dashboards rely on: names, labels, buckets, and zeros that are there from the start."""
 
-from app import observe
-from app.logs import LEVELS
-from app.metrics import Metrics
-from app.observe import Observation
+from app.model import observations as observe
+from app.model.observations import Observation
+from app.telemetry.logs import LEVELS
+from app.telemetry.metrics import Metrics
 
 # What only the log tells: it has no number.
 # LogState has the numbers of the last two, as long as it lasts.

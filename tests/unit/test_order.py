@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from app.change import Change, Table
-from app.order import ordered, transaction
+from app.core.order import ordered, transaction
+from app.model.change import Change, Table
 
 TABLE = Table(1, 7, "public", "t", ("id",), (), ("id",), ("bigint",), "n", 9)
 OTHER = Table(2, 8, "public", "u", ("id",), (), ("id",), ("bigint",), "n", 9)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.errors import PositionRefused, ResetReason
-from app.position import TOKEN_LIMIT, Position, Snapshot
+from app.model.errors import PositionRefused, ResetReason
+from app.model.position import TOKEN_LIMIT, Position, Snapshot
 from tests.support import token
 
 TOP = 24

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import app.replays
-from app.errors import DatabaseAway, PositionRefused, ResetReason
-from app.observe import Observation
-from app.position import Snapshot
-from app.replays import Replays
+import app.stream.replays
+from app.model.errors import DatabaseAway, PositionRefused, ResetReason
+from app.model.observations import Observation
+from app.model.position import Snapshot
+from app.stream.replays import Replays
 from tests.support.facts import eventually
 from tests.unit.log_model import FIRST, World
 
@@ -144,7 +144,7 @@ async def test_a_position_that_the_server_itself_has_lost_is_sent_away() -> None
 
 
 async def test_who_is_far_ahead_does_not_wait_for_who_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.replays, "NEAR", 10)
+    monkeypatch.setattr(app.stream.replays, "NEAR", 10)
     world, positions = told(6, 300)
     front = world.now()
     replays = Replays(world, lambda: front, ignore, 1)
@@ -233,7 +233,7 @@ async def test_whatever_fails_while_a_refusal_is_judged_is_told_to_those_who_wai
 
 async def test_pieces_that_weigh_little_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is looked at by whoever is not in the ring."""
-    monkeypatch.setattr(app.replays, "KEPT_STRETCHES", 8)
+    monkeypatch.setattr(app.stream.replays, "KEPT_STRETCHES", 8)
     world, positions = told(12, 60)
     world.held = 0
     front = [positions[0]]

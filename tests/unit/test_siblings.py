@@ -2,9 +2,9 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.metrics import Metrics
-from app.observe import ConnectionOpened, Delivered, MessagesSent
-from app.siblings import merged
+from app.model.observations import ConnectionOpened, Delivered, MessagesSent
+from app.telemetry.metrics import Metrics
+from app.telemetry.worker_metrics import merged
 
 
 def text(server: str) -> bytes:

@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.turns import Turns
+from app.stream.turns import Turns
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=12))

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from aiohttp import ClientSession
 
-from app.errors import DatabaseAway
-from app.web.demo import Demo
+from app.demo.pages import Demo
+from app.model.errors import DatabaseAway
 from tests.support.database import Database
 from tests.unit.web import House, running
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection as Frames
 from wsproto.events import Event
 
-from app.errors import CloseCode
-from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Failed
+from app.model.errors import CloseCode
+from app.model.observations import ConnectionClosed, ConnectionFailed, ConnectionOpened, Failed
 from app.web.sinks import HIGH_WATER, PIECE
 from app.web.talk import FRAMES, Talk
 from tests.support.facts import eventually, holds

@@ -6,8 +6,8 @@ import socket
 import pytest
 from aiohttp import ClientSession
 
-from app.config import Settings
-from app.errors import StartError
+from app.model.errors import StartError
+from app.model.settings import Settings
 from app.web import rate
 from app.web.health import Readiness
 from app.web.ports import Facts

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import pytest
 from aiohttp import ClientSession
 
-from app.change import Portion
-from app.config import Settings
-from app.errors import DatabaseAway
-from app.observe import ConnectionClosed, ConnectionFailed
-from app.position import Snapshot
+from app.model.change import Portion
+from app.model.errors import DatabaseAway
+from app.model.observations import ConnectionClosed, ConnectionFailed
+from app.model.position import Snapshot
+from app.model.settings import Settings
 from tests.support.facts import eventually
 from tests.unit.web import House, running
 

@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 
-from app.config import Settings
-from app.connection import BACKLOG_BYTES
-from app.hub import LIVE_BYTES
-from app.observe import ConnectionClosed, ConnectionFailed, ConnectionOpened, Lagging, MessagesReceived, Observation
-from app.session import State
+from app.clients.connection import BACKLOG_BYTES
+from app.core.hub import LIVE_BYTES
+from app.core.session import State
+from app.model.observations import (
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionOpened,
+    Lagging,
+    MessagesReceived,
+    Observation,
+)
+from app.model.settings import Settings
 from app.web import rate
 from app.web.sinks import HIGH_WATER, WebSocketSink
 from tests.support.facts import eventually, holds

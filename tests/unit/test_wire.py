@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import wire
-from app.change import text_json
-from app.errors import BadChannel, BadRequest, ResetReason
+from app.core import wire
+from app.model.change import text_json
+from app.model.errors import BadChannel, BadRequest, ResetReason
 
 
 def unframed(frame: bytes) -> tuple[int, bytes]:

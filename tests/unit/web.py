@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.broadcaster import Broadcaster, Origin
-from app.change import Batch, Change, Portion, Table, Transaction
-from app.config import Settings
-from app.connection import Connection
-from app.connections import Connections
-from app.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
-from app.history import Stretch
-from app.hub import Hub
-from app.observe import Observation
-from app.position import Position, Snapshot
-from app.web.demo import Demo
+from app.clients.connection import Connection
+from app.clients.registry import Connections
+from app.core.hub import Hub
+from app.demo.pages import Demo
+from app.model.change import Batch, Change, Portion, Table, Transaction
+from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
+from app.model.observations import Observation
+from app.model.position import Position, Snapshot
+from app.model.settings import Settings
+from app.stream.broadcaster import Broadcaster, Origin
+from app.stream.history import Stretch
 from app.web.ports import Facts
 from app.web.server import Server
 

@@ -1,0 +1,1 @@
+"""The clients of one server: their connections, and how each is fed."""

@@ -1,0 +1,137 @@
+"""What a connection does with its channels while it is not live: units from history, resets, and doubts looked into.
+
+Invariant: `session.point` moves only between units. Everything here runs under the connection's lock.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+
+from app.clients.feed import Feed, Line, Sink
+from app.core import wire
+from app.core.audience import Channel, Point, Subscriber
+from app.core.session import Session
+from app.model.change import Table
+from app.model.channel import Address, parse
+from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
+from app.model.observations import Observer, Reset
+from app.model.position import Snapshot
+from app.stream.broadcaster import Broadcaster
+from app.stream.history import Rows
+
+AWAY_SECONDS = 1.0
+
+
+class CatchUp:
+    """`member` is the connection as the hub knows it."""
+
+    __slots__ = ("_line", "_member", "_observe", "_sink", "broadcaster", "doubted", "session")
+
+    def __init__(
+        self, member: Subscriber, session: Session, broadcaster: Broadcaster, sink: Sink, line: Line, observe: Observer
+    ) -> None:
+        self.session = session
+        self.broadcaster = broadcaster
+        self._member = member
+        self._sink = sink
+        self._line = line
+        self._observe = observe
+        self.doubted: set[int] = set()  # tables (relids) whose channels may have lost their meaning
+
+    # Channels.
+
+    def acquire(self, located: list[tuple[Table, Address]]) -> dict[str, Channel]:
+        acquire = self.broadcaster.hub.acquire
+        return {str(a): acquire(table, str(a), a.route, a.values) for table, a in located}
+
+    def let_go(self, channels: Mapping[str, Channel]) -> None:
+        """Undo `acquire`."""
+        for name, channel in channels.items():
+            self.session.channels.pop(name, None)
+            self.broadcaster.hub.release(channel)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Give up channels that are subscribed, live or not."""
+        for name in names:
+            channel = self.session.channels.pop(name)
+            channel.leave(self._member)
+            self.broadcaster.hub.release(channel)
+
+    # Positions.
+
+    def point(self, snapshot: Snapshot) -> Point:
+        return Point(snapshot, self.broadcaster.mint(snapshot))
+
+    @property
+    def at_the_front(self) -> bool:
+        point = self.session.point
+        return point is not None and point.snapshot.contains(self.broadcaster.point.snapshot)
+
+    def reset(self, channels: Mapping[str, Channel], reason: ResetReason) -> None:
+        """Tell that the stream of these channels goes on from the connection's position, with a hole before it."""
+        assert self.session.point is not None
+        self._observe(Reset(reason.value, len(channels)))
+        self._line.send(wire.reset(list(channels), reason, self.session.point.token))
+        self.doubted |= {channel.relid for channel in channels.values()}
+
+    # Units.
+
+    async def units(self) -> None:
+        """Send the next units, or reset where history no longer has them. Raises ConnectionResetError, and DatabaseAway
+        in the midst of a unit."""
+        session = self.session
+        assert session.point is not None
+        feed = Feed(self.broadcaster, self._sink, session.channels, self._line.sent)
+        try:
+            async for point in feed.units(session.point):
+                session.point = point
+        except PositionRefused as refused:
+            session.point = self.broadcaster.point
+            # Its position was good when it came, or was given here: the log turned past it since.
+            overrun = refused.reason is ResetReason.EXPIRED
+            self.reset(session.channels, ResetReason.OVERRUN if overrun else refused.reason)
+        except DatabaseAway:
+            if feed.open:
+                raise
+            await asyncio.sleep(AWAY_SECONDS * random.uniform(0.5, 1))
+        self.doubted |= feed.schema
+
+    async def span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
+        """Send what `channels` missed: a unit, which the caller closes. The reason is why history does not have it."""
+        try:
+            await Feed(self.broadcaster, self._sink, channels, self._line.sent).span(since, upto)
+        except PositionRefused as refused:
+            return refused.reason
+        return None
+
+    async def rows(self, new: Mapping[str, Channel], rows: Rows) -> ResetReason | None:
+        """Bring the subscribed channels to where the rows are of, and send those of `new`: a unit. With a reason, which
+        is why the subscribed channels could not be brought there, the caller closes it."""
+        session = self.session
+        assert session.point is not None
+        refused = None
+        if session.channels:
+            refused = await self.span(session.channels, session.point.snapshot, rows.position)
+        token = None if refused else self.broadcaster.mint(rows.position)
+        pages = {name: rows.channels[name] for name in new}
+        for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):
+            await self._sink.drained()
+            self._line.sent([message])
+        return refused
+
+    async def look_into_doubts(self) -> None:
+        """Give up the channels that the present definitions of doubted tables no longer have."""
+        relids, self.doubted = self.doubted, set()
+        for channel in [c for c in self.session.channels.values() if c.relid in relids]:
+            try:
+                table, _ = await self.broadcaster.locate(parse(channel.name))
+                if table.relid != channel.relid:
+                    raise BadChannel(f"{channel.name!r} is another table now", channel=channel.name)
+            except BadChannel as problem:
+                self._line.refuse(problem)
+                self.drop([channel.name])
+                self._line.send(wire.unsubscribed(None, [channel.name]))
+            except Unavailable:
+                self.doubted |= relids
+                await asyncio.sleep(AWAY_SECONDS)
+                return

@@ -1,0 +1,203 @@
+"""History for one client at its own pace: units from the ring where it reaches back, else from what is read of the log.
+
+Before each message the sink's backlog is drained and then a turn is taken, so slow readers cost a bounded amount of
+memory, hold nothing in the database and no place that others wait for, and many feeds at once leave the event loop to
+the live stream. A `Feed` belongs to one use under the connection's lock.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final, Literal, Protocol
+
+from app.core import audience, wire
+from app.core.audience import Channel, Point
+from app.core.index import Index, Seen
+from app.core.session import part
+from app.model.change import Transaction
+from app.model.errors import ClientError, CloseCode, PositionRefused, ResetReason
+from app.model.observations import MessagesSent, Observer, Refused, Replayed, Transport
+from app.model.position import Snapshot
+from app.stream.broadcaster import Broadcaster
+from app.stream.history import PORTION_BYTES, UNIT_BYTES, Stretch
+
+Source = Literal["ring", "log"]
+RING: Final[Source] = "ring"
+LOG: Final[Source] = "log"
+LOOKS: Final = 32  # stretches in one turn of the event loop
+
+
+class Sink(Protocol):
+    """One client's transport, as the flow sees it. `direct` is for app.core.audience; `rerouted` is called whenever
+    there is another."""
+
+    transport: Transport
+    rerouted: Callable[[], None] | None
+
+    @property
+    def direct(self) -> audience.Line | None: ...
+
+    def write(self, messages: Sequence[wire.Message]) -> None:
+        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
+        ...
+
+    def rest(self, data: memoryview) -> None:
+        """Hand over what follows what the socket took."""
+        ...
+
+    def backlog(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        ...
+
+    async def drained(self) -> None:
+        """Return when the backlog is small. Raises ConnectionResetError when the peer is gone."""
+        ...
+
+    def close(self, code: CloseCode, reason: str) -> None: ...
+
+
+class Line:
+    """What is said to one client alone. `quiet` is true until a position goes out; heartbeats set it again."""
+
+    __slots__ = ("observe", "quiet", "sink")
+
+    def __init__(self, sink: Sink, observe: Observer) -> None:
+        self.sink = sink
+        self.observe = observe
+        self.quiet = True
+
+    def sent(self, messages: Sequence[wire.Message]) -> None:
+        """Write messages, and count them."""
+        if messages[-1].position is not None:
+            self.quiet = False
+        self.sink.write(messages)
+        for message in messages:
+            self.observe(MessagesSent(message.kind, message.table, 1, message.size))
+
+    def send(self, message: wire.Message) -> None:
+        self.sent([message])
+
+    def refuse(self, problem: ClientError, id: wire.JsonId = None) -> None:
+        """Answer with an `error` message."""
+        self.observe(Refused(problem.code))
+        self.send(wire.error(problem, id))
+
+
+class Feed:
+    """`open` is true while messages of a unit have been written and more of them are to come; `schema` holds the relids
+    of tables whose definition changed in what was fed."""
+
+    def __init__(
+        self,
+        broadcaster: Broadcaster,
+        sink: Sink,
+        channels: Mapping[str, Channel],
+        write: Callable[[Sequence[wire.Message]], None],
+    ) -> None:
+        self.broadcaster = broadcaster
+        self.sink = sink
+        self.channels = channels
+        self.write = write
+        self.open = False
+        self.schema: set[int] = set()
+        self._pending: set[int] = set()
+
+    async def units(self, point: Point) -> AsyncIterator[Point]:
+        """Send what follows `point`, a unit, and yield each position reached. What has nothing for these channels is
+        passed over, much at a time.
+
+        Raises PositionRefused where history does not hold it (nothing of the current unit was sent when EXPIRED),
+        DatabaseAway, ConnectionResetError.
+        """
+        await self._room()
+        position, unit, source = point.snapshot, list[Seen](), RING
+        size = passed = looked = 0
+        while size < UNIT_BYTES and passed < PORTION_BYTES:
+            stretch = self._known(position)
+            if stretch is None and unit:
+                break
+            if stretch is None:
+                stretch, source = await self._read(position), LOG
+            if stretch.transactions is None or stretch.schema:
+                if position is point.snapshot:
+                    async for reached in self._alone(position, stretch):
+                        yield reached
+                    return
+                break
+            found = [seen for seen in stretch.index.seen(self.channels.values()) if not position.sees(seen[0].xid)]
+            unit += found
+            size += sum(change.size for change, _, _ in found)
+            passed += stretch.size
+            looked += 1
+            position = position.union(stretch.upto)
+            if position.contains(self.broadcaster.point.snapshot):
+                break
+            if looked % LOOKS == 0:
+                await self.broadcaster.turns.take()
+        end = self._point(position)
+        await self._send(unit, end, source)
+        yield end
+
+    async def span(self, since: Snapshot, upto: Snapshot) -> None:
+        """Send what `upto` sees and `since` does not, as one unit that the caller closes. Raises as `units`."""
+        while not since.contains(upto):
+            await self._room()
+            stretch = self._known(since)
+            source = RING if stretch is not None else LOG
+            stretch = stretch or await self._read(since)
+            if stretch.transactions is None:
+                async for portion in self.broadcaster.source.replay(since, stretch.upto.meet(upto)):
+                    await self._send_all(portion.transactions, None, LOG)
+            else:
+                missing = [t for t in stretch.transactions if upto.sees(t.xid) and not since.sees(t.xid)]
+                await self._send_all(missing, None, source)
+            since = since.union(stretch.upto)
+        if self.schema:
+            raise PositionRefused(ResetReason.SCHEMA)
+
+    async def _room(self) -> None:
+        """Wait until the client has taken what it was sent, and for a turn to work for it."""
+        await self.sink.drained()
+        await self.broadcaster.turns.take()
+
+    def _known(self, position: Snapshot) -> Stretch | None:
+        return self.broadcaster.history.after(position) or self.broadcaster.replays.known(position)
+
+    async def _read(self, position: Snapshot) -> Stretch:
+        stretch = await self.broadcaster.replays.after(position)
+        await self.broadcaster.turns.take()  # many waited for the same
+        return stretch
+
+    async def _alone(self, position: Snapshot, stretch: Stretch) -> AsyncIterator[Point]:
+        """A change of a definition; or what is too large to hold, which each client reads, at its own pace."""
+        upto = position.union(stretch.upto)
+        if stretch.transactions is not None:
+            end = self._point(upto)
+            await self._send_all([t for t in stretch.transactions if not position.sees(t.xid)], end, LOG)
+            yield end
+            return
+        async for portion in self.broadcaster.source.replay(position, upto):
+            reached = self._point(portion.upto) if portion.upto is not None else None
+            await self._send_all(portion.transactions, reached, LOG)
+            if reached is not None:
+                yield reached
+
+    def _point(self, snapshot: Snapshot) -> Point:
+        return Point(snapshot, self.broadcaster.mint(snapshot))
+
+    async def _send_all(self, transactions: Sequence[Transaction], end: Point | None, source: Source) -> None:
+        changed = {t.relid for transaction in transactions for t in transaction.schema}
+        self._pending |= changed
+        self.schema |= changed & {channel.relid for channel in self.channels.values()}
+        await self._send(Index(transactions).seen(self.channels.values()), end, source)
+
+    async def _send(self, seen: Sequence[Seen], end: Point | None, source: Source) -> None:
+        count = 0
+        for n, message in enumerate(part(seen, self.channels, self.broadcaster.hub.fed_limit, end, self._pending)):
+            if n > 0:
+                await self._room()
+            self.write([message])
+            self.open = message.position is None
+            count += message.changes
+        if end is not None:
+            self.open = False
+            self._pending = set()
+        self.broadcaster.observe(Replayed(source, count))

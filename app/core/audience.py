@@ -1,0 +1,186 @@
+"""Channels and their live members, and how the same messages get to many of them at once.
+
+An audience is the set of live connections for which the same channels matched in one batch. What is sent to thousands
+costs the kernel's work and, if each of them is looked at, half as much again: their objects are in no cache by then.
+So a channel keeps its members in rows of their sockets, and a burst gives all of them the same bytes.
+
+Invariant: a row has only members that take bytes directly, nothing being before them; who changes in that says so
+(`Channel.rerouted`) before anything more is written.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, Self
+
+from app.core import wire
+from app.model.observations import Transport
+from app.model.position import Snapshot
+
+
+class Line(Protocol):
+    """A socket that does not block. `send` is how many bytes the kernel took, or OSError; `fileno` -1 once closed."""
+
+    def send(self, data: bytes, /) -> int: ...
+
+    def fileno(self) -> int: ...
+
+
+Burst = Callable[[Collection[Line], bytes], list[tuple[Line, int]]]
+
+
+class Point(NamedTuple):
+    """A position and its token; the token is None where it would be over the limit."""
+
+    snapshot: Snapshot
+    token: str | None
+
+
+class Out(Protocol):
+    """Where a connection's bytes go. `direct` is its socket, None where it may not be sent to past the connection:
+    something is to go first, or more is to be done than to send."""
+
+    @property
+    def direct(self) -> Line | None: ...
+
+
+class Subscriber(Protocol):
+    """A live connection, as the hub sees it. No method may block, raise or await."""
+
+    @property
+    def transport(self) -> Transport: ...
+
+    @property
+    def sink(self) -> Out: ...
+
+    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
+        """Write these, of whose bytes `data` so many were sent; the connection is then at `after`. False where it had
+        to fall behind instead, at `before`; then none were sent."""
+        ...
+
+    def fall_behind(self, point: Point) -> None:
+        """Leave the live stream at `point`; what follows comes from history, at the connection's own pace."""
+        ...
+
+
+def one_by_one(lines: Collection[Line], data: bytes) -> list[tuple[Line, int]]:
+    """Give the same bytes to all. Returns those that did not take them whole, with how many they took.
+
+    The hottest loop there is: each call more is a hundredth of a delivery, and so is each object looked at.
+    """
+    size, short = len(data), list[tuple[Line, int]]()
+    for line in lines:
+        try:
+            sent = line.send(data)
+        except OSError:
+            sent = 0
+        if sent != size:
+            short.append((line, sent))
+    return short
+
+
+class Row:
+    """Members by how they are sent to: `sockets` and `events` directly, `slow` through their connection."""
+
+    __slots__ = ("events", "slow", "sockets")
+
+    def __init__(self, members: Iterable[Subscriber]) -> None:
+        self.sockets: dict[Line, Subscriber] = {}
+        self.events: dict[Line, Subscriber] = {}
+        self.slow: list[Subscriber] = []
+        for member in members:
+            line = member.sink.direct
+            if line is None:
+                self.slow.append(member)
+            else:
+                (self.sockets if member.transport == "ws" else self.events)[line] = member
+
+    def without(self, members: Iterable[Subscriber]) -> Self:
+        """The same row but for these."""
+        gone = set(members)
+        rest = type(self)(())
+        rest.sockets, rest.events = self.sockets.copy(), self.events.copy()
+        rest.slow = [member for member in self.slow if member not in gone]
+        for line in [member.sink.direct for member in gone if member.sink.direct is not None]:
+            rest.sockets.pop(line, None)
+            rest.events.pop(line, None)
+        return rest
+
+    def members(self) -> Iterable[Subscriber]:
+        yield from self.sockets.values()
+        yield from self.events.values()
+        yield from self.slow
+
+    def send(self, messages: Sequence[wire.Message], before: Point, after: Point, burst: Burst) -> dict[Transport, int]:
+        """Give all of them these messages. Returns how many got them."""
+
+        def give(row: Mapping[Line, Subscriber], data: bytes) -> int:
+            short = burst(row.keys(), data)
+            got = [row[line].deliver(messages, data, sent, before, after) for line, sent in short]
+            return len(row) - got.count(False)
+
+        counts: dict[Transport, int] = {"ws": 0, "sse": 0}
+        if self.sockets:
+            counts["ws"] = give(self.sockets, wire.frames(messages))
+        if self.events:
+            counts["sse"] = give(self.events, wire.chunks(messages))
+        for member in self.slow:
+            counts[member.transport] += member.deliver(messages, b"", 0, before, after)
+        return counts
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """A subscribed channel: `members` are its live connections, `users` counts all that hold it. `told` is the number
+    of the last batch that had something for its members (see Hub.batches)."""
+
+    name: str
+    relid: int
+    route: tuple[str, ...]
+    values: tuple[str, ...]
+    json: bytes
+    members: dict[Subscriber, None] = field(default_factory=dict)  # as they came
+    users: int = 0
+    told: int = 0
+    _row: Row | None = None
+
+    def join(self, member: Subscriber) -> None:
+        self.members[member] = None
+        self._row = None
+
+    def leave(self, member: Subscriber) -> None:
+        self.members.pop(member, None)
+        self._row = None
+
+    def rerouted(self) -> None:
+        """A member is sent to in another way than before."""
+        self._row = None
+
+    @property
+    def row(self) -> Row:
+        if self._row is None:
+            self._row = Row(self.members)
+        return self._row
+
+
+def audiences(matched: Iterable[Channel]) -> Iterable[tuple[tuple[Channel, ...], Row]]:
+    """Who is in which of the channels that matched. Of the largest only those who are in others too are looked at."""
+    channels = sorted(matched, key=lambda channel: len(channel.members))
+    largest = channels.pop()
+    if not channels:
+        yield (largest,), largest.row
+        return
+    chosen: defaultdict[Subscriber, list[Channel]] = defaultdict(list)
+    for channel in channels:
+        for member in channel.members:
+            chosen[member].append(channel)
+    shared = chosen.keys() & largest.members.keys()
+    for member in shared:
+        chosen[member].append(largest)
+    groups: defaultdict[tuple[Channel, ...], list[Subscriber]] = defaultdict(list)
+    for member, theirs in chosen.items():
+        groups[tuple(theirs)].append(member)
+    if len(shared) < len(largest.members):
+        yield (largest,), largest.row.without(shared) if shared else largest.row
+    for theirs_, members in groups.items():
+        yield theirs_, Row(members)

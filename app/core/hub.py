@@ -1,0 +1,191 @@
+"""Who listens to what, and the fan-out of a batch: encode once per audience (app.core.audience).
+
+Connections that are not live (replaying, lagging) keep their channels registered here but are no members: they are fed
+from history.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+from app.core import wire
+from app.core.audience import Burst, Channel, Point, Row, audiences, one_by_one
+from app.model.change import Batch, Change, Form, Table, Transaction, Values, text_json
+from app.model.observations import Transport
+
+MESSAGE_BYTES = 1 << 20
+FED_BYTES = 64 << 10  # what a client that is fed from history is sent at a time
+LIVE_BYTES = 512 << 10  # of one batch that is more a live client is fed
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Listeners:
+    """The channels of one table."""
+
+    whole: Channel | None = None
+    seen_whole: list[tuple[Channel, Form]] = field(default_factory=list)  # by the channel of the whole table
+    routed: dict[tuple[str, ...], dict[Values, Channel]] = field(default_factory=dict)
+
+    def all(self) -> Iterator[Channel]:
+        if self.whole:
+            yield self.whole
+        for channels in self.routed.values():
+            yield from channels.values()
+
+
+class Delivery(NamedTuple):
+    """What one audience got, for the metrics."""
+
+    messages: Sequence[wire.Message]
+    members: dict[Transport, int]
+
+
+class Hub:
+    """`limit` is what an outbound message aims at, in bytes; `fed_limit` that to a client that is fed from history.
+    `burst` gives bytes to many. `batches` counts those that were fanned out."""
+
+    def __init__(self, limit: int | None = None, burst: Burst = one_by_one) -> None:
+        self._burst = burst
+        self.limit = limit or MESSAGE_BYTES
+        self.fed_limit = min(self.limit, FED_BYTES)
+        self._live_limit = min(self.limit, LIVE_BYTES)
+        self.batches = 0
+        self._tables: defaultdict[int, _Listeners] = defaultdict(_Listeners)
+        self._channels: dict[tuple[int, str], Channel] = {}
+
+    def acquire(self, table: Table, name: str, route: tuple[str, ...], values: tuple[str, ...]) -> Channel:
+        """The channel of this name, made where nobody has it yet. Each acquire wants its release."""
+        channel = self._channels.get((table.relid, name))
+        if channel is None:
+            channel = self._channels[table.relid, name] = Channel(name, table.relid, route, values, text_json(name))
+            listeners = self._tables[table.relid]
+            if route:
+                listeners.routed.setdefault(route, {})[values] = channel
+            else:
+                listeners.whole, listeners.seen_whole = channel, [(channel, Form.WHOLE)]
+        channel.users += 1
+        return channel
+
+    def release(self, channel: Channel) -> None:
+        channel.users -= 1
+        if channel.users:
+            return
+        del self._channels[channel.relid, channel.name]
+        listeners = self._tables[channel.relid]
+        if channel.route:
+            del listeners.routed[channel.route][channel.values]
+            if not listeners.routed[channel.route]:
+                del listeners.routed[channel.route]
+        else:
+            listeners.whole, listeners.seen_whole = None, []
+        if not listeners.whole and not listeners.routed:
+            del self._tables[channel.relid]
+
+    def matches(self, change: Change) -> list[tuple[Channel, Form]]:
+        """The channels that see this change, and how (app.core.index does the same without a hub). A row that changes
+        its route leaves before it enters."""
+        listeners = self._tables.get(change.table.relid)
+        if listeners is None:
+            return []
+        if change.op == "T":
+            return [(channel, Form.WHOLE) for channel in listeners.all()]
+        found = listeners.seen_whole
+        if not listeners.routed:
+            return found
+        entered: list[tuple[Channel, Form]] = []
+        for route, channels in listeners.routed.items():
+            picks = change.table.picks.get(route)
+            if picks is None:
+                continue
+            old, new = chosen(change.old_values, picks), chosen(change.new_values, picks)
+            moved = old is not None and new is not None and old != new
+            if old is not None and (moved or new is None) and (channel := channels.get(old)):
+                found = [*found, (channel, Form.LEAVE if moved else Form.WHOLE)]
+            if new is not None and (channel := channels.get(new)):
+                entered.append((channel, Form.ENTER if moved else Form.WHOLE))
+        return found + entered
+
+    def seen(self, transactions: Iterable[Transaction]) -> Iterator[tuple[Change, Channel, Form]]:
+        """What each channel sees, in order."""
+        return ordered(transactions, self.matches)
+
+    def fan_out(self, batch: Batch, before: Point, after: Point) -> list[Delivery]:
+        """Give every live connection its part of the batch.
+
+        A connection whose part is large, or whose table changed its definition, falls behind instead, at `before`.
+        """
+        self._set_aside(batch, before)
+        matched: defaultdict[Channel, list[tuple[int, str, bytes]]] = defaultdict(list)
+        for number, (change, channel, form) in enumerate(self.seen(batch.transactions or ())):
+            if channel.members:
+                item = wire.change(channel.json, change.body(form))
+                matched[channel].append((number, change.table.channel, item))
+        self.batches += 1
+        for channel in matched:
+            channel.told = self.batches
+        # All before any is sent to: who falls behind leaves its channels.
+        found = list(audiences(matched)) if matched else []
+        return [self._deliver(matched, channels, row, before, after) for channels, row in found]
+
+    def _deliver(
+        self, matched: "_Matched", channels: tuple[Channel, ...], row: Row, before: Point, after: Point
+    ) -> Delivery:
+        items = (
+            matched[channels[0]]
+            if len(channels) == 1
+            else sorted((i for c in channels for i in matched[c]), key=_number)
+        )
+        if sum(len(item) for _, _, item in items) > self._live_limit and len(items) > 1:
+            for member in list(row.members()):
+                member.fall_behind(before)
+            return Delivery((), {})
+        messages = list(wire.changes((item for _, _, item in items), after.token, self.limit, items[0][1]))
+        return Delivery(messages, row.send(messages, before, after, self._burst))
+
+    def _set_aside(self, batch: Batch, before: Point) -> None:
+        if batch.transactions is None:
+            aside: Iterable[Channel] = self._channels.values()
+        else:
+            aside = [c for t in batch.schema if t.relid in self._tables for c in self._tables[t.relid].all()]
+        for member in {m for channel in aside for m in channel.members}:
+            member.fall_behind(before)
+
+
+def ordered(
+    transactions: Iterable[Transaction], matches: Callable[[Change], Sequence[tuple[T, Form]]]
+) -> Iterator[tuple[Change, T, Form]]:
+    """Who sees what, in order. Of one statement the rows that leave a route come first."""
+    for transaction in transactions:
+        if len(transaction.changes) == 1:
+            change = transaction.changes[0]
+            for who, form in matches(change):
+                yield change, who, form
+            continue
+        for _, rows in groupby(transaction.changes, key=statement):
+            found = [(change, who, form) for change in rows for who, form in matches(change)]
+            if len(found) > 1:
+                found.sort(key=_stays)
+            yield from found
+
+
+def chosen(values: Values | None, picks: tuple[int, ...]) -> Values | None:
+    return tuple(values[i] for i in picks) if values is not None else None
+
+
+_Matched = dict[Channel, list[tuple[int, str, bytes]]]
+
+
+def _number(item: tuple[int, str, bytes]) -> int:
+    return item[0]
+
+
+def statement(change: Change) -> tuple[int, int]:
+    return change.number, change.table.relid
+
+
+def _stays(found: tuple[Change, object, Form]) -> bool:
+    return found[2] is not Form.LEAVE

@@ -1,0 +1,78 @@
+"""What each channel sees of some transactions, found without going through them again for everyone who asks.
+
+Invariants: for each set of channels the same changes, forms and order as `Hub.seen` has for the whole hub; a route is
+looked through when the first of its channels asks, and not before.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from operator import itemgetter
+
+from app.core.audience import Channel
+from app.core.hub import chosen, statement
+from app.model.change import Change, Form, Transaction, Values
+
+Seen = tuple[Change, Channel, Form]
+# Its statement; whether the row stays in the channel, for those that leave go first; its place; the channel's route.
+_Order = tuple[int, bool, int, int]
+_Entry = tuple[_Order, Change, Form]
+_Placed = tuple[int, int, Change]  # statement, place
+_ORDER = itemgetter(0)
+
+
+class Index:
+    def __init__(self, transactions: Iterable[Transaction]) -> None:
+        self._changes: defaultdict[int, list[_Placed]] = defaultdict(list)  # by table
+        self._emptied: defaultdict[int, list[_Entry]] = defaultdict(list)
+        self._routes: dict[tuple[int, tuple[str, ...]], dict[Values, list[_Entry]]] = {}
+        number = place = 0
+        for transaction in transactions:
+            last = None
+            for change in transaction.changes:
+                if (this := statement(change)) != last:
+                    last, number = this, number + 1
+                place += 1
+                if change.op == "T":
+                    self._emptied[change.table.relid].append(((number, True, place, 0), change, Form.WHOLE))
+                else:
+                    self._changes[change.table.relid].append((number, place, change))
+
+    def seen(self, channels: Collection[Channel]) -> list[Seen]:
+        """In order."""
+        found: list[tuple[_Order, Change, Channel, Form]] = []
+        for channel in channels:
+            if channel.relid in self._changes:
+                entries = self._route(channel.relid, channel.route).get(channel.values, ())
+                found += [(order, change, channel, form) for order, change, form in entries]
+            if channel.relid in self._emptied:
+                found += [(order, change, channel, form) for order, change, form in self._emptied[channel.relid]]
+        found.sort(key=_ORDER)
+        return [(change, channel, form) for _, change, channel, form in found]
+
+    def _route(self, relid: int, route: tuple[str, ...]) -> dict[Values, list[_Entry]]:
+        """What each channel of the route sees, by its values."""
+        found = self._routes.get((relid, route))
+        if found is None:
+            changes = self._changes[relid]
+            whole: list[_Entry] = [] if route else [((s, True, p, 0), change, Form.WHOLE) for s, p, change in changes]
+            found = self._routes[relid, route] = _routed(changes, route) if route else {(): whole}
+        return found
+
+
+def _routed(changes: Iterable[_Placed], route: tuple[str, ...]) -> dict[Values, list[_Entry]]:
+    """As `Hub.matches`, for every channel that may see them, whether or not there is one."""
+    found: defaultdict[Values, list[_Entry]] = defaultdict(list)
+    for number, place, change in changes:
+        picks = change.table.picks.get(route)
+        if picks is None:
+            continue
+        rank = 1 + list(change.table.picks).index(route)
+        old, new = chosen(change.old_values, picks), chosen(change.new_values, picks)
+        moved = old is not None and new is not None and old != new
+        if old is not None and (moved or new is None):
+            form = Form.LEAVE if moved else Form.WHOLE
+            found[old].append(((number, not moved, place, rank), change, form))
+        if new is not None:
+            form = Form.ENTER if moved else Form.WHOLE
+            found[new].append(((number, True, place, rank + len(change.table.picks)), change, form))
+    return found

@@ -1,0 +1,87 @@
+"""A connection as a state machine, with no I/O: its channels, its one position, and what a unit says to it.
+
+States: NEW has no position yet; FEEDING gets history at its own pace; LIVE is a member of the hub; CLOSED is the end.
+Invariant: everything up to `point` has been sent for every channel in `channels`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from enum import Enum
+
+from app.core import wire
+from app.core.audience import Channel, Point
+from app.core.index import Seen
+from app.model.errors import BadChannel, BadRequest, ResetReason
+
+
+class State(Enum):
+    NEW = "new"
+    FEEDING = "feeding"
+    LIVE = "live"
+    CLOSED = "closed"
+
+
+class Session:
+    __slots__ = ("channels", "limit", "point", "state")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.state = State.NEW
+        self.channels: dict[str, Channel] = {}
+        self.point: Point | None = None
+
+    def check_subscribe(self, names: Iterable[str]) -> None:
+        """Raises BadRequest or BadChannel where these channels can't be added."""
+        names = list(names)
+        if len(set(names)) < len(names):
+            raise BadRequest("'channels' names a channel twice", field="channels")
+        for name in names:
+            if name in self.channels:
+                raise BadRequest(f"{name!r} is subscribed already", field="channels")
+        if len(self.channels) + len(names) > self.limit:
+            raise BadRequest(f"a connection has at most {self.limit} channels", field="channels")
+
+    def check_unsubscribe(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.channels:
+                raise BadChannel(f"{name!r} is not subscribed on this connection", channel=name)
+
+    def feed(self, point: Point) -> None:
+        """The connection is at `point` and gets what follows from history."""
+        self.point = point
+        self.state = State.FEEDING
+
+    def go_live(self, point: Point) -> None:
+        self.point = point
+        self.state = State.LIVE
+
+    def close(self) -> None:
+        self.state = State.CLOSED
+
+    @property
+    def closed(self) -> bool:
+        return self.state is State.CLOSED
+
+
+def part(
+    seen: Iterable[Seen],
+    channels: Mapping[str, Channel],
+    limit: int,
+    end: Point | None,
+    schema: AbstractSet[int],
+) -> Iterator[wire.Message]:
+    """The messages of a piece of a unit for one connection; `end` is where the unit ends, None where it goes on.
+
+    Channels of a table whose definition changed in the unit (its relid is in `schema`) get a `reset` in place of their
+    changes. A unit in which nothing matched is a bare `position`.
+    """
+    token = end.token if end is not None else None
+    told = [found for found in seen if found[0].table.relid not in schema]
+    items = (wire.change(channel.json, change.body(form)) for change, channel, form in told)
+    gone = [name for name, channel in channels.items() if channel.relid in schema]
+    table = told[0][0].table.channel if told else ""
+    yield from wire.changes(items, None if gone else token, limit, table)
+    if end is not None and gone:
+        yield wire.reset(gone, ResetReason.SCHEMA, token)
+    elif token is not None and not told:
+        yield wire.position(token)

@@ -1,0 +1,181 @@
+"""The demo page and the small JSON interface behind its forms. Only where asked for: it lets everybody write.
+
+Invariants: only pages of this server may write; what is wrong with a request is said with the field's name; the
+page's first rows and the position that it subscribes from are of one snapshot, so nothing is missed between.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from psycopg import AsyncConnection, Error
+from psycopg.sql import SQL, Composed, Identifier, Placeholder
+
+from app.demo import fields
+from app.demo.fields import TABLES
+from app.model.errors import BadRequest, DatabaseAway
+from app.web.origins import same_origin
+from app.web.ports import Database
+
+STATIC: Final = Path(__file__).parent / "static"
+CLOCK_SECONDS: Final = 60.0  # after which the database's clock is looked at again
+ROWS: Final = 20  # newest rows that the page begins with
+_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_FILES: Final = {
+    "/": ("index.html", "text/html"),
+    "/demo/style.css": ("style.css", "text/css"),
+    "/demo/demo.js": ("demo.js", "text/javascript"),
+    "/demo/feed.js": ("feed.js", "text/javascript"),
+    "/demo/chart.js": ("chart.js", "text/javascript"),
+    "/demo/away.js": ("away.js", "text/javascript"),
+}
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Demo:
+    """`database` opens an autocommit connection; `psql` is the command line that reaches the database."""
+
+    def __init__(self, database: Database, psql: str) -> None:
+        self._database = database
+        self._psql = f"{psql} -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
+        self._ahead = 0.0  # seconds that the database's clock is ahead of this process's
+        self._clock_until = -1.0
+
+    def add_to(self, app: web.Application) -> None:
+        for route, (name, kind) in _FILES.items():
+            app.router.add_get(route, _file(STATIC / name, kind))
+        table = "/demo/{table:posts|notifications}"
+        row = table + "/{id:-?[0-9]{1,19}}"
+        app.router.add_get("/demo/state", _guarded(self._state))
+        app.router.add_get("/demo/clock", _guarded(self._clock))
+        app.router.add_post(table, _guarded(self._insert))
+        app.router.add_patch(row, _guarded(self._update))
+        app.router.add_delete(row, _guarded(self._delete))
+
+    async def _state(self, _: web.Request) -> web.Response:
+        """The newest rows, and the position of the very snapshot that they were read in."""
+        async with await self._database() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            rows = {name: await _newest(connection, name) for name in TABLES}
+            position = await _value(connection, SQL("SELECT realtime.position()").format())
+        return web.json_response({"rows": rows, "position": position, "psql": self._psql}, headers=_NO_STORE)
+
+    async def _clock(self, _: web.Request) -> web.Response:
+        """The database's clock now, in ms, answered at once: the page reckons with the round trip's middle."""
+        if time.monotonic() > self._clock_until:
+            async with await self._database() as connection:
+                self._ahead = min([await _ahead(connection) for _ in range(5)])[1]
+                self._clock_until = time.monotonic() + CLOCK_SECONDS
+        return web.json_response({"now": (time.time() + self._ahead) * 1000}, headers=_NO_STORE)
+
+    async def _insert(self, request: web.Request) -> web.Response:
+        table = TABLES[request.match_info["table"]]
+        values = await fields.read(request, table)
+        _require(values, *table.needed)
+        query = SQL("INSERT INTO public.{} ({}) VALUES ({}) RETURNING id").format(
+            Identifier(table.name),
+            SQL(", ").join(map(Identifier, values)),
+            SQL(", ").join([Placeholder()] * len(values)),
+        )
+        async with await self._database() as connection:
+            row = await _value(connection, query, *values.values())
+        return web.json_response({"row": str(row)}, status=201)
+
+    async def _update(self, request: web.Request) -> web.Response:
+        table = TABLES[request.match_info["table"]]
+        values = await fields.read(request, table)
+        if not values:
+            raise BadRequest(f"nothing to change: give one of {', '.join(table.fields)}")
+        _require(values, *(name for name in table.needed if name in values))
+        query = SQL("UPDATE public.{} SET {} WHERE id = %s RETURNING id").format(
+            Identifier(table.name),
+            SQL(", ").join(SQL("{} = {}").format(Identifier(name), Placeholder()) for name in values),
+        )
+        return await self._changed(request, query, *values.values())
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        table = request.match_info["table"]
+        query = SQL("DELETE FROM public.{} WHERE id = %s RETURNING id").format(Identifier(table))
+        return await self._changed(request, query)
+
+    async def _changed(self, request: web.Request, query: Composed, *values: object) -> web.Response:
+        key = int(request.match_info["id"])
+        row = None
+        if abs(key) < 1 << 63:
+            async with await self._database() as connection:
+                row = await _value(connection, query, *values, key)
+        if row is None:
+            return _problem(404, f"there is no row {key} in {request.match_info['table']}")
+        return web.json_response({"row": str(row)})
+
+
+def _require(values: Mapping[str, object], *names: str) -> None:
+    for name in names:
+        if not str(values.get(name, "")).strip():
+            raise BadRequest(f"{name!r} is needed", field=name)
+
+
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+async def _ahead(connection: AsyncConnection[Any]) -> tuple[float, float]:
+    """How long the database took to tell the time, and how far its clock is ahead of this process's, in seconds."""
+    before = time.time()
+    now = await _value(connection, SQL("SELECT extract(epoch FROM clock_timestamp())::float8").format())
+    after = time.time()
+    return after - before, now - (before + after) / 2
+
+
+async def _newest(connection: AsyncConnection[Any], table: str) -> list[object]:
+    query = SQL(
+        "SELECT coalesce(json_agg(r), '[]') "
+        'FROM (SELECT *, id::text AS "row" FROM public.{} ORDER BY id DESC LIMIT {}) r'
+    )
+    rows: list[object] = await _value(connection, query.format(Identifier(table), ROWS))
+    return rows
+
+
+async def _value(connection: AsyncConnection[Any], query: Composed, *values: object) -> Any:
+    """The first column of the first row; None where there is no row."""
+    row = await (await connection.execute(query, values)).fetchone()
+    return row[0] if row else None
+
+
+def _guarded(handler: Handler) -> Handler:
+    """Refuse other sites' pages, and turn what goes wrong into a JSON answer that says it."""
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        if not same_origin(request):
+            return _problem(403, "only the demo page itself may do this")
+        try:
+            return await handler(request)
+        except BadRequest as problem:
+            return _problem(400, problem.message, problem.field)
+        except DatabaseAway as problem:
+            return _problem(503, f"the database is away: {problem}")
+        except Error as problem:
+            return _problem(409, problem.diag.message_primary or "the database refused this")
+
+    return guarded
+
+
+def _problem(status: int, message: str, field: str | None = None) -> web.Response:
+    body = {"error": message} | ({"field": field} if field else {})
+    return web.json_response(body, status=status, headers=_NO_STORE)
+
+
+def _file(path: Path, kind: str) -> Handler:
+    async def send(_: web.Request) -> web.StreamResponse:
+        return web.FileResponse(path, headers={"Content-Type": f"{kind}; charset=utf-8"} | _HEADERS)
+
+    return send

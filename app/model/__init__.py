@@ -1,0 +1,1 @@
+"""The words of the product: pure values, with no I/O."""

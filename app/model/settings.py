@@ -1,0 +1,261 @@
+"""The settings: every name, its unit, its default and its bounds, read strictly from the environment.
+
+A name that is not known and a value that does not parse stop the start with one line (SettingsError). Invariant: no
+error and no repr holds a secret, so a value is only repeated where its setting is not `secret`.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+from app.model.errors import SettingsError
+
+LogFormat = Literal["json", "console"]
+
+LONGEST_ID: Final = 63  # characters of a server's
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+_PASSWORD: Final = re.compile(r"(?<=//)([^:@/?#]*):.*@|(?<=[?&])((?:ssl)?password=)[^&]*", re.DOTALL)
+# Known buses that this version does not have: refused with a line of their own.
+_LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
+
+
+class _Bad(ValueError):
+    """What is wrong with a value; never the value itself."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Durations in seconds, sizes in bytes. `database_url` is a libpq URI; None means the embedded database.
+
+    `worker` is no setting but its keeper's word: the path of this process's own socket, where several share a port."""
+
+    database_url: str | None = field(default=None, repr=False)
+    host: str = "127.0.0.1"
+    port: int = 3000
+    server_id: str = field(default_factory=lambda: f"{os.uname().nodename[:40]}-{os.getpid()}")
+    bus: str = "postgres:"
+    demo: bool = True
+    origins: tuple[str, ...] = ()
+    metrics_host: str | None = None
+    metrics_port: int | None = None
+    log_format: LogFormat = "json"
+    log_level: str = "info"
+    retention: float = 3600.0
+    log_bytes: int = 1 << 30
+    ring_bytes: int = 32 << 20
+    heartbeat: float = 25.0
+    outbound_bytes: int = 1 << 20
+    ready_grace: float = 30.0
+    snapshot_rows: int = 100_000
+    snapshot_bytes: int = 64 << 20
+    data: str = ".data"
+    workers: int = 1
+    io_uring: bool = True
+    worker: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], *, tty: bool = False) -> "Settings":
+        """Raises SettingsError. `tty` picks the default log format."""
+        _refuse_unknown(env)
+        values: dict[str, Any] = {"log_format": "console" if tty else "json", "demo": "DATABASE_URL" not in env}
+        for name, setting in _SETTINGS.items():
+            if name in env:
+                values[setting.field] = setting.read(name, env[name])
+        if "metrics_host" in values and "metrics_port" not in values:
+            raise SettingsError("SOBRANIE_METRICS_HOST is set without SOBRANIE_METRICS_PORT: set both, or neither")
+        if "metrics_port" in values:
+            values.setdefault("metrics_host", values.get("host", cls.host))
+        return cls(**values, notes=_notes(env))
+
+    @property
+    def redacted(self) -> str:
+        """The database's URL without its password, for people and logs."""
+        return redact_url(self.database_url) if self.database_url else "the embedded database"
+
+    def in_workers(self, count: str | None, worker: str | None) -> "Settings":
+        """With what the command line says of workers. Raises SettingsError."""
+        asked: dict[str, Any] = {}
+        if count is not None:
+            asked["workers"] = _SETTINGS["SOBRANIE_WORKERS"].read("--workers", count)
+        made = replace(self, worker=worker, **asked)
+        if made.workers > 1 and worker is None and len(made.server_id) > LONGEST_ID - len(f"-{made.workers}"):
+            raise SettingsError("SOBRANIE_SERVER_ID is too long for workers, which add a number to it")
+        return made
+
+    def with_database(self, url: str) -> "Settings":
+        """The same settings with the embedded database's URL filled in."""
+        return replace(self, database_url=url)
+
+
+def redact_url(url: str) -> str:
+    """Without passwords; one with a raw `@` or `/` in it is hidden too."""
+    return _PASSWORD.sub(lambda m: f"{m[2]}***" if m[2] else f"{m[1]}:***@", url)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    field: str
+    parse: Callable[[str], object]
+    secret: bool = False
+
+    def read(self, name: str, text: str) -> object:
+        if not text.strip():
+            raise SettingsError(f"{name} is set and empty: give it a value, or unset it")
+        try:
+            return self.parse(text)
+        except _Bad as bad:
+            shown = "" if self.secret else f"={text!r}"
+            raise SettingsError(f"{name}{shown}: {bad}") from None
+
+
+def _text(pattern: str, wanted: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern)
+
+    def parse(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise _Bad(f"not {wanted}")
+        return text
+
+    return parse
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    return _text("|".join(words), "one of " + ", ".join(words))
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise _Bad("not a port (0 to 65535; 0 takes any that is free)")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise _Bad("not a number from 1 to 999999999")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text) or int(text) > 256:
+        raise _Bad("not a number from 1 to 256")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise _Bad("not 0 or 1")
+    return text == "1"
+
+
+def _quantity(text: str, units: Mapping[str, float], example: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-zA-Z]+)", text)
+    if not match or match[2] not in units:
+        raise _Bad(f"not a number with one of the units {', '.join(units)} (such as {example})")
+    return float(match[1]) * units[match[2]]
+
+
+def _duration(least: str, most: str) -> Callable[[str], float]:
+    low, high = (_quantity(bound, _SECONDS, "") for bound in (least, most))
+
+    def parse(text: str) -> float:
+        seconds = _quantity(text, _SECONDS, "25s")
+        if not low <= seconds <= high:
+            raise _Bad(f"not between {least} and {most}")
+        return seconds
+
+    return parse
+
+
+def _size(least: str, most: str) -> Callable[[str], int]:
+    low, high = (_quantity(bound, _BYTES, "") for bound in (least, most))
+
+    def parse(text: str) -> int:
+        size = _quantity(text, _BYTES, "32MB")
+        if not low <= size <= high:
+            raise _Bad(f"not between {least} and {most}")
+        return int(size)
+
+    return parse
+
+
+def _database_url(text: str) -> str:
+    if not re.match(r"postgres(ql)?://", text):
+        raise _Bad("not a libpq URI; it begins with postgresql://")
+    if any(character.isspace() or not character.isprintable() for character in text):
+        raise _Bad("holds a space, a line break or a control character")
+    return text
+
+
+def _bus(text: str) -> str:
+    scheme, colon, _ = text.partition(":")
+    if colon and scheme in _LATER:
+        raise _Bad(f"the bus {scheme}: is not in this version; unset it, or set postgres:")
+    if text != "postgres:":
+        raise _Bad("not a bus; this version has postgres:")
+    return text
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(","))
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s,]+", origin):
+            raise _Bad("not a list of origins such as https://app.example.com,https://example.com (or *)")
+    return origins
+
+
+def _not_here(what: str) -> Callable[[str], object]:
+    def parse(_: str) -> object:
+        raise _Bad(f"{what} not in this version, and ignoring the setting would leave the door open; unset it")
+
+    return parse
+
+
+_LEVELS: Final = ("debug", "info", "warning", "error")
+_SETTINGS: Final[dict[str, _Setting]] = {
+    "DATABASE_URL": _Setting("database_url", _database_url, secret=True),
+    "SOBRANIE_HOST": _Setting("host", _text(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
+    "SOBRANIE_PORT": _Setting("port", _port),
+    "SOBRANIE_SERVER_ID": _Setting(
+        "server_id", _text(rf"[A-Za-z0-9_.-]{{1,{LONGEST_ID}}}", f"1 to {LONGEST_ID} of A-Z a-z 0-9 _ . -")
+    ),
+    "SOBRANIE_BUS": _Setting("bus", _bus, secret=True),
+    "SOBRANIE_JWT_SECRET": _Setting("jwt_secret", _not_here("tokens are"), secret=True),
+    "SOBRANIE_JWKS_URL": _Setting("jwks_url", _not_here("tokens are"), secret=True),
+    "SOBRANIE_DEMO": _Setting("demo", _flag),
+    "SOBRANIE_ORIGINS": _Setting("origins", _origins),
+    "SOBRANIE_METRICS_HOST": _Setting("metrics_host", _text(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
+    "SOBRANIE_METRICS_PORT": _Setting("metrics_port", _port),
+    "SOBRANIE_LOG_FORMAT": _Setting("log_format", _one_of("json", "console")),
+    "SOBRANIE_LOG_LEVEL": _Setting("log_level", _one_of(*_LEVELS)),
+    "SOBRANIE_RETENTION": _Setting("retention", _duration("1s", "366d")),
+    "SOBRANIE_LOG_BYTES": _Setting("log_bytes", _size("1MB", "1024TB")),
+    "SOBRANIE_RING_BYTES": _Setting("ring_bytes", _size("64kB", "1TB")),
+    "SOBRANIE_HEARTBEAT": _Setting("heartbeat", _duration("100ms", "25s")),
+    "SOBRANIE_OUTBOUND_BYTES": _Setting("outbound_bytes", _size("1kB", "1GB")),
+    "SOBRANIE_SNAPSHOT_ROWS": _Setting("snapshot_rows", _count),
+    "SOBRANIE_SNAPSHOT_BYTES": _Setting("snapshot_bytes", _size("64kB", "4GB")),
+    "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
+    "SOBRANIE_WORKERS": _Setting("workers", _workers),
+    "SOBRANIE_IO_URING": _Setting("io_uring", _flag),
+    "SOBRANIE_DATA": _Setting("data", str),
+}
+
+NAMES: Final = frozenset(_SETTINGS)
+
+
+def _refuse_unknown(env: Mapping[str, str]) -> None:
+    for name in sorted(env):
+        if name.upper().startswith("SOBRANIE_") and name not in _SETTINGS:
+            near = difflib.get_close_matches(name.upper(), _SETTINGS, n=1, cutoff=0)
+            raise SettingsError(f"{name} is not a setting; the nearest is {near[0]}")
+
+
+def _notes(env: Mapping[str, str]) -> tuple[str, ...]:
+    if "REDIS_URL" in env and "SOBRANIE_BUS" not in env:
+        return ("REDIS_URL is set and not used: this version's only bus is postgres:",)
+    return ()

@@ -1,0 +1,66 @@
+"""From rows of the log to changes. Invariant: row JSON stays the bytes that PostgreSQL sent; nothing parses it.
+
+Raw newlines of `json` columns are blanked: between JSON tokens they are white space only (inside a string they are
+always escaped), and an event of an event stream would be cut in two by one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+from psycopg.types.numeric import Int8BinaryLoader
+from psycopg.types.string import ByteaBinaryLoader, TextBinaryLoader
+
+from app.core.order import transaction
+from app.model.change import Change, Table, Transaction
+from app.postgres.connect import Connection
+
+_BLANKED: Final = bytes.maketrans(b"\r\n", b"  ")
+_XID8: Final = 5069
+_CHAR: Final = 18
+_Y2000: Final = 946_684_800_000_000  # where PostgreSQL counts its microseconds from, in those of Unix
+
+
+def register(connection: Connection) -> None:
+    """Teach a connection the log's types (binary results only)."""
+    # psycopg's own loaders, because it has them in C: JSON as its bytes, ids and times as integers, letters as text.
+    connection.adapters.register_loader("json", ByteaBinaryLoader)
+    connection.adapters.register_loader(_XID8, Int8BinaryLoader)
+    connection.adapters.register_loader(_CHAR, TextBinaryLoader)
+    connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+
+
+# The columns of an event, as every query of the log returns them, last.
+ID, N, XID, GEN, OP, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(12)
+WIDTH: Final = 12
+_ORDER: Final = attrgetter("last", "xid")
+
+
+def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> Change:
+    number, n, xid, gen, op, depth, mark, at, new_values, old_values, new, old = row
+    return Change(
+        number, n, xid, tables[gen], op, depth, mark, at + _Y2000,
+        None if new_values is None else tuple(new_values), None if old_values is None else tuple(old_values),
+        None if new is None else blanked(new), None if old is None else blanked(old), half,
+    )  # fmt: skip
+
+
+def blanked(row: bytes) -> bytes:
+    """A row's JSON without line breaks."""
+    return row.translate(_BLANKED) if b"\n" in row or b"\r" in row else row
+
+
+def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:
+    """Whole transactions, by their last event: the only order that is right for every row (capture.md 1)."""
+    events: defaultdict[int, list[Change]] = defaultdict(list)
+    for row in rows:
+        events[row[XID]].append(change(row, tables))
+    found = [transaction(group) for group in events.values()]
+    found.sort(key=_ORDER)
+    return found
+
+
+def size(found: Iterable[Transaction]) -> int:
+    """Bytes in memory, about."""
+    return sum(c.size for t in found for c in t.changes)

@@ -1,0 +1,123 @@
+"""The rows of watched tables as of one snapshot, for clients that begin with them.
+
+Invariants: the tables are locked (ACCESS SHARE) before the snapshot is taken, because TRUNCATE and rewrites are not
+MVCC-safe; rows are rendered as changes are; the transaction ends when the rows are in memory, which is bounded, so no
+slow client holds it open.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from app.model.change import Table
+from app.model.channel import Address
+from app.model.errors import BadChannel, DatabaseAway, Forbidden, TooLarge
+from app.model.position import Snapshot
+from app.postgres import event_rows as rows
+from app.postgres.connect import Connection, away, connect, deadline
+from app.postgres.queries import SQL
+from app.stream.history import Rows
+
+Wanted = Sequence[tuple[Table, Address]]
+
+SECONDS: Final = 120.0
+CHUNK: Final = 1000  # rows
+LOCK: Final = sql.SQL("LOCK TABLE realtime.events, {tables} IN ACCESS SHARE MODE")
+PLAIN: Final = sql.SQL("row_to_json(x.*)")
+HIDING: Final = sql.SQL(
+    "(SELECT coalesce(json_object_agg(e.key, e.value), '{{}}')"
+    " FROM json_each(row_to_json(x.*)) e WHERE e.key <> ALL ({hidden}::text[]))"
+)
+SELECT: Final = sql.SQL("SELECT {row} FROM {table} x WHERE {condition}")
+
+
+async def read(url: str, wanted: Wanted, *, most_rows: int, most_bytes: int) -> Rows:
+    """The rows of each channel, and the position that they are of.
+
+    Raises Forbidden (no right to read, row security), BadChannel (no index for the route, no such table any more),
+    TooLarge, DatabaseAway.
+    """
+    connection = await connect(url, name="snapshot")
+    try:
+        with away():
+            async with deadline(connection, SECONDS):
+                rows.register(connection)
+                await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+                async with connection.transaction():
+                    return await _read(connection, wanted, most_rows, most_bytes)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise BadChannel(f"the table is not as it was: {error.diag.message_primary}") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Forbidden(f"the server may not read this table: {error.diag.message_primary}") from error
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+        raise DatabaseAway(f"the rows can't be read at the moment: {error.diag.message_primary}") from error
+    finally:
+        await connection.close()
+
+
+async def _read(connection: Connection, wanted: Wanted, most_rows: int, most_bytes: int) -> Rows:
+    tables = {table.relid: _name(table) for table, _ in wanted}
+    await connection.execute(LOCK.format(tables=sql.SQL(", ").join(tables.values())))
+    row = await (await connection.cursor(binary=True).execute(SQL["origin"])).fetchone()
+    assert row is not None
+    raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2] or 0, row[3]
+    position = raw.normalised(max(highest, floor.xmax - 1))
+    found: dict[str, list[bytes]] = {}
+    for table, address in wanted:
+        hidden = await _permitted(connection, table, address)
+        got = found[str(address)] = await _rows(connection, table, address, hidden, most_rows, most_bytes)
+        most_rows, most_bytes = most_rows - len(got), most_bytes - sum(map(len, got))
+    return Rows(position, lsn, found)
+
+
+async def _permitted(connection: Connection, table: Table, address: Address) -> list[str]:
+    """The columns to leave out. Raises Forbidden, BadChannel."""
+    parameters = {"relid": table.relid, "route": list(address.route)}
+    row = await (await connection.execute(SQL["may_snapshot"], parameters)).fetchone()
+    if row is None:
+        raise BadChannel(f"the table of {str(address)!r} is gone", channel=str(address))
+    readable, secured, indexed, hidden = row
+    if not readable:
+        raise Forbidden(f"no snapshot of {table.channel!r}: the server's role needs SELECT on it", channel=str(address))
+    if secured:
+        raise Forbidden(
+            f"no snapshot of {table.channel!r}: it has row security, and the server's role needs BYPASSRLS",
+            channel=str(address),
+        )
+    if address.route and not indexed:
+        columns = sql.SQL(", ").join(map(sql.Identifier, address.route)).as_string(connection)
+        needed = f"CREATE INDEX ON {_name(table).as_string(connection)} ({columns})"
+        raise BadChannel(f"no snapshot of {str(address)!r} without an index: {needed}", channel=str(address))
+    return list(hidden or ())
+
+
+async def _rows(
+    connection: Connection, table: Table, address: Address, hidden: list[str], most_rows: int, most_bytes: int
+) -> list[bytes]:
+    # `types` are format_type's own output, quoted by PostgreSQL; the one thing that can be no parameter.
+    types = dict(zip(table.columns, table.types, strict=True))
+    # By equality for the index, and by text, as changes are: equal values may be spelled differently (1.5 and 1.50).
+    conditions = [
+        sql.SQL("x.{column} = {value}::text::{kind} AND x.{column}::text = {value}").format(
+            column=sql.Identifier(column), value=sql.Literal(value), kind=sql.SQL(types[column])
+        )
+        for column, value in zip(address.route, address.values, strict=True)
+    ]  # fmt: skip
+    query = SELECT.format(
+        row=HIDING.format(hidden=sql.Literal(hidden)) if hidden else PLAIN,
+        table=_name(table),
+        condition=sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true"),
+    )
+    found: list[bytes] = []
+    async for (row,) in connection.cursor(binary=True).stream(query, binary=True, size=CHUNK):
+        found.append(b"null" if row is None else rows.blanked(row))
+        most_bytes -= len(row)
+        if len(found) > most_rows or most_bytes < 0:
+            raise TooLarge("there are more rows than a snapshot may have (SOBRANIE_SNAPSHOT_ROWS, _BYTES)")
+    return found
+
+
+def _name(table: Table) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)

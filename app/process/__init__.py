@@ -1,0 +1,1 @@
+"""The process: its workers, its resources, the signals that end it."""

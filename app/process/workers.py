@@ -1,0 +1,142 @@
+"""`serve --workers N`: as many servers on one port, each a process of its own, and the one that keeps them running.
+
+Invariants: the port is held before the first worker starts, and by nobody else; a worker that ends is started again,
+at a growing pace where it ends at once, and one that answers nobody is ended; what stands in the way of that is tried
+again, and the others go on; one that can't even start ends them all, with its exit code; whoever ends the
+keeper, by whatever signal, ends the workers: each watches its standard input, which is the keeper's leash.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from app.model.errors import StartError
+from app.model.observations import WorkerEnded, WorkerHeard, WorkerHung, WorkerNotStarted, WorkerStarted
+from app.model.settings import Settings
+from app.process.signals import ends
+from app.telemetry.logs import Logs
+from app.telemetry.worker_metrics import ask
+from app.web.listen import held
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+STOP_SECONDS: Final = 15.0
+LONGEST_PATH: Final = 100  # bytes of a Unix socket's path: macOS takes 103, Linux 107
+PAUSE_FIRST, PAUSE_LAST = 0.1, 10.0
+STEADY_SECONDS: Final = 10.0  # a worker that ran for so long is started again at once
+ASK_SECONDS: Final = 2.0  # how often a worker is asked whether it lives
+HUNG_SECONDS: Final = 15.0  # without an answer, once it has served
+
+
+def keep(settings: Settings) -> int:
+    """Serve with `settings.workers` processes until SIGINT or SIGTERM; the exit code. Raises StartError."""
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(held(settings.host, settings.port, "SOBRANIE_PORT"))
+        metrics_port = settings.metrics_port
+        if metrics_port is not None:
+            host = settings.metrics_host or settings.host
+            metrics_port = stack.enter_context(held(host, metrics_port, "SOBRANIE_METRICS_PORT"))
+        try:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sobranie-")))
+        except OSError as problem:
+            raise StartError(
+                f"workers need a directory for their sockets, and {problem.strerror}: set TMPDIR"
+            ) from problem
+        if len(os.fsencode(directory / f"{settings.server_id}-{settings.workers}.sock")) > LONGEST_PATH:
+            raise StartError(f"the path of TMPDIR is too long for the workers' sockets: {directory.parent}")
+        return asyncio.run(Keeper(settings, port, metrics_port, directory).run())
+
+
+class Keeper:
+    def __init__(self, settings: Settings, port: int, metrics_port: int | None, directory: Path) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._environment = os.environ | {"DATABASE_URL": settings.database_url or "", "SOBRANIE_PORT": str(port)}
+        self._environment["SOBRANIE_DEMO"] = "1" if settings.demo else "0"
+        if metrics_port is not None:
+            self._environment["SOBRANIE_METRICS_PORT"] = str(metrics_port)
+        self._environment.pop("SOBRANIE_WORKERS", None)
+        self._observe = Logs(settings.log_format, settings.log_level, server_id=settings.server_id)
+        self._stop = asyncio.Event()
+        self._code = 0
+
+    async def run(self) -> int:
+        self._observe.install()
+        for number in ends():
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        await asyncio.gather(*(self._worker(n) for n in range(1, self._settings.workers + 1)))
+        return self._code
+
+    async def _worker(self, number: int) -> None:
+        """One worker, again and again."""
+        name = f"{self._settings.server_id}-{number}"
+        pause = PAUSE_FIRST
+        while not self._stop.is_set():
+            began = time.monotonic()
+            await self._once(name)
+            pause = PAUSE_FIRST if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, PAUSE_LAST)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+
+    async def _once(self, name: str) -> None:
+        """From its start to its end."""
+        try:
+            process = await self._spawn(name)
+        except OSError as problem:
+            self._observe(WorkerNotStarted(name, problem.strerror or str(problem)))
+            return
+        self._observe(WorkerStarted(name, process.pid))
+        watch = asyncio.create_task(self._watch(name, process))
+        code = await self._ended(name, process)
+        watch.cancel()
+        if self._stop.is_set():
+            return
+        self._observe(WorkerEnded(name, process.pid, code))
+        if code in (1, 2) and not self._served():
+            self._code = self._code or code
+            self._stop.set()
+
+    def _served(self) -> bool:
+        """Whether any of them ever has. Who has may leave its socket; the directory goes only by a stranger's hand."""
+        return not self._directory.exists() or any(self._directory.iterdir())
+
+    async def _watch(self, name: str, process: asyncio.subprocess.Process) -> None:
+        """End a worker that hangs: the kernel gives it clients all the same."""
+        heard: float | None = None  # a start may take its time
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            if await ask(self._socket(name), "livez") is not None:
+                if heard is None:
+                    self._observe(WorkerHeard(name, process.pid))
+                heard = time.monotonic()
+            elif heard is not None and time.monotonic() - heard > HUNG_SECONDS:
+                self._observe(WorkerHung(name, process.pid, time.monotonic() - heard))
+                process.kill()
+                return
+
+    def _socket(self, name: str) -> Path:
+        return self._directory / f"{name}.sock"
+
+    async def _spawn(self, name: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app", "serve", "--worker", str(self._socket(name)),
+            cwd=ROOT, env=self._environment | {"SOBRANIE_SERVER_ID": name}, stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C at the terminal is the keeper's alone
+        )  # fmt: skip
+
+    async def _ended(self, name: str, process: asyncio.subprocess.Process) -> int:
+        """Its exit code. It is asked to end when the keeper is."""
+        ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not ended.done():
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(asyncio.shield(ended), STOP_SECONDS)
+            self._observe(WorkerHung(name, process.pid, STOP_SECONDS))
+            process.kill()
+        return await ended

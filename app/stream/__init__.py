@@ -1,0 +1,1 @@
+"""The stream of one server: batches, history, replays."""

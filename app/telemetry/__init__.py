@@ -1,0 +1,1 @@
+"""Two readings of the observations: logs and metrics."""
