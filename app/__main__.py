@@ -72,13 +72,9 @@ def _serve(settings: Settings) -> int:
 
 
 def _run(settings: Settings) -> int:
-    if settings.workers > 1 and settings.worker is None:
-        from app.process.workers import keep
+    from app import main
 
-        return keep(settings)
-    from app.main import serve
-
-    return serve(settings)
+    return main.keep(settings) if settings.workers > 1 and settings.worker is None else main.serve(settings)
 
 
 def _migrate(url: str) -> None:

@@ -33,14 +33,17 @@ from app.postgres.connect import connect
 from app.postgres.event_log import PostgresLog
 from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
+from app.process import workers
 from app.process.resources import collect_rarely, give_back, open_files
 from app.process.signals import ends
 from app.stream.broadcaster import Broadcaster
 from app.stream.follower import SILENT_SECONDS, Follower
 from app.telemetry.logs import Logs
 from app.telemetry.metrics import Metrics
-from app.telemetry.worker_metrics import Siblings
+from app.telemetry.worker_metrics import Siblings, lives
 from app.web.health import flows
+from app.web.listen import held
+from app.web.origins import same_origin
 from app.web.ports import Facts
 from app.web.server import Server as WebServer
 from app.web.uring import Ring
@@ -53,6 +56,13 @@ T = TypeVar("T")
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; the exit code. Raises StartError."""
     return asyncio.run(_serve(settings))
+
+
+def keep(settings: Settings) -> int:
+    """Serve with several processes (app.process.workers); the exit code. Raises StartError."""
+    logs = Logs(settings.log_format, settings.log_level, server_id=settings.server_id)
+    logs.install()
+    return workers.keep(settings, logs, held, lives)
 
 
 async def _serve(settings: Settings) -> int:
@@ -80,7 +90,7 @@ async def _serve(settings: Settings) -> int:
             health=server.health,
             metrics=siblings.render if siblings is not None else _awaited(metrics.render),
             observe=observe,
-            demo=Demo(server.connect, shlex.join(["psql", settings.redacted])) if settings.demo else None,
+            pages=Demo(server.connect, shlex.join(["psql", settings.redacted]), same_origin) if settings.demo else None,
         )
         if settings.worker is not None:  # clients have its siblings meanwhile
             await _ready(server.health, stop)

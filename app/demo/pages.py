@@ -16,8 +16,6 @@ from psycopg.sql import SQL, Composed, Identifier, Placeholder
 from app.demo import fields
 from app.demo.fields import TABLES
 from app.model.errors import BadRequest, DatabaseAway
-from app.web.origins import same_origin
-from app.web.ports import Database
 
 STATIC: Final = Path(__file__).parent / "static"
 CLOCK_SECONDS: Final = 60.0  # after which the database's clock is looked at again
@@ -40,13 +38,16 @@ _FILES: Final = {
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Database = Callable[[], Awaitable[AsyncConnection[Any]]]  # a fresh autocommit connection; raises DatabaseAway
 
 
 class Demo:
-    """`database` opens an autocommit connection; `psql` is the command line that reaches the database."""
+    """`database` opens an autocommit connection; `psql` is the command line that reaches the database; `is_ours` tells
+    whether a request comes from a page of this server."""
 
-    def __init__(self, database: Database, psql: str) -> None:
+    def __init__(self, database: Database, psql: str, is_ours: Callable[[web.Request], bool]) -> None:
         self._database = database
+        self._is_ours = is_ours
         self._psql = f"{psql} -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
         self._ahead = 0.0  # seconds that the database's clock is ahead of this process's
         self._clock_until = -1.0
@@ -56,11 +57,11 @@ class Demo:
             app.router.add_get(route, _file(STATIC / name, kind))
         table = "/demo/{table:posts|notifications}"
         row = table + "/{id:-?[0-9]{1,19}}"
-        app.router.add_get("/demo/state", _guarded(self._state))
-        app.router.add_get("/demo/clock", _guarded(self._clock))
-        app.router.add_post(table, _guarded(self._insert))
-        app.router.add_patch(row, _guarded(self._update))
-        app.router.add_delete(row, _guarded(self._delete))
+        app.router.add_get("/demo/state", self._guarded(self._state))
+        app.router.add_get("/demo/clock", self._guarded(self._clock))
+        app.router.add_post(table, self._guarded(self._insert))
+        app.router.add_patch(row, self._guarded(self._update))
+        app.router.add_delete(row, self._guarded(self._delete))
 
     async def _state(self, _: web.Request) -> web.Response:
         """The newest rows, and the position of the very snapshot that they were read in."""
@@ -118,6 +119,23 @@ class Demo:
             return _problem(404, f"there is no row {key} in {request.match_info['table']}")
         return web.json_response({"row": str(row)})
 
+    def _guarded(self, handler: Handler) -> Handler:
+        """Refuse other sites' pages, and turn what goes wrong into a JSON answer that says it."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if not self._is_ours(request):
+                return _problem(403, "only the demo page itself may do this")
+            try:
+                return await handler(request)
+            except BadRequest as problem:
+                return _problem(400, problem.message, problem.field)
+            except DatabaseAway as problem:
+                return _problem(503, f"the database is away: {problem}")
+            except Error as problem:
+                return _problem(409, problem.diag.message_primary or "the database refused this")
+
+        return guarded
+
 
 def _require(values: Mapping[str, object], *names: str) -> None:
     for name in names:
@@ -149,24 +167,6 @@ async def _value(connection: AsyncConnection[Any], query: Composed, *values: obj
     """The first column of the first row; None where there is no row."""
     row = await (await connection.execute(query, values)).fetchone()
     return row[0] if row else None
-
-
-def _guarded(handler: Handler) -> Handler:
-    """Refuse other sites' pages, and turn what goes wrong into a JSON answer that says it."""
-
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        if not same_origin(request):
-            return _problem(403, "only the demo page itself may do this")
-        try:
-            return await handler(request)
-        except BadRequest as problem:
-            return _problem(400, problem.message, problem.field)
-        except DatabaseAway as problem:
-            return _problem(503, f"the database is away: {problem}")
-        except Error as problem:
-            return _problem(409, problem.diag.message_primary or "the database refused this")
-
-    return guarded
 
 
 def _problem(status: int, message: str, field: str | None = None) -> web.Response:

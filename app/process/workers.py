@@ -12,16 +12,15 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 from app.model.errors import StartError
-from app.model.observations import WorkerEnded, WorkerHeard, WorkerHung, WorkerNotStarted, WorkerStarted
+from app.model.observations import Observer, WorkerEnded, WorkerHeard, WorkerHung, WorkerNotStarted, WorkerStarted
 from app.model.settings import Settings
 from app.process.signals import ends
-from app.telemetry.logs import Logs
-from app.telemetry.worker_metrics import ask
-from app.web.listen import held
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STOP_SECONDS: Final = 15.0
@@ -32,14 +31,20 @@ ASK_SECONDS: Final = 2.0  # how often a worker is asked whether it lives
 HUNG_SECONDS: Final = 15.0  # without an answer, once it has served
 
 
-def keep(settings: Settings) -> int:
+# A port that is held for those who share it, from (host, port, the setting to name in an error). Raises StartError.
+Hold = Callable[[str, int, str], AbstractContextManager[int]]
+# Whether the worker with this socket answers.
+Lives = Callable[[Path], Awaitable[bool]]
+
+
+def keep(settings: Settings, observe: Observer, hold: Hold, lives: Lives) -> int:
     """Serve with `settings.workers` processes until SIGINT or SIGTERM; the exit code. Raises StartError."""
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(held(settings.host, settings.port, "SOBRANIE_PORT"))
+        port = stack.enter_context(hold(settings.host, settings.port, "SOBRANIE_PORT"))
         metrics_port = settings.metrics_port
         if metrics_port is not None:
             host = settings.metrics_host or settings.host
-            metrics_port = stack.enter_context(held(host, metrics_port, "SOBRANIE_METRICS_PORT"))
+            metrics_port = stack.enter_context(hold(host, metrics_port, "SOBRANIE_METRICS_PORT"))
         try:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sobranie-")))
         except OSError as problem:
@@ -48,11 +53,13 @@ def keep(settings: Settings) -> int:
             ) from problem
         if len(os.fsencode(directory / f"{settings.server_id}-{settings.workers}.sock")) > LONGEST_PATH:
             raise StartError(f"the path of TMPDIR is too long for the workers' sockets: {directory.parent}")
-        return asyncio.run(Keeper(settings, port, metrics_port, directory).run())
+        return asyncio.run(Keeper(settings, observe, lives, port, metrics_port, directory).run())
 
 
 class Keeper:
-    def __init__(self, settings: Settings, port: int, metrics_port: int | None, directory: Path) -> None:
+    def __init__(
+        self, settings: Settings, observe: Observer, lives: Lives, port: int, metrics_port: int | None, directory: Path
+    ) -> None:
         self._settings = settings
         self._directory = directory
         self._environment = os.environ | {"DATABASE_URL": settings.database_url or "", "SOBRANIE_PORT": str(port)}
@@ -60,12 +67,12 @@ class Keeper:
         if metrics_port is not None:
             self._environment["SOBRANIE_METRICS_PORT"] = str(metrics_port)
         self._environment.pop("SOBRANIE_WORKERS", None)
-        self._observe = Logs(settings.log_format, settings.log_level, server_id=settings.server_id)
+        self._observe = observe
+        self._lives = lives
         self._stop = asyncio.Event()
         self._code = 0
 
     async def run(self) -> int:
-        self._observe.install()
         for number in ends():
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         await asyncio.gather(*(self._worker(n) for n in range(1, self._settings.workers + 1)))
@@ -109,7 +116,7 @@ class Keeper:
         heard: float | None = None  # a start may take its time
         while True:
             await asyncio.sleep(ASK_SECONDS)
-            if await ask(self._socket(name), "livez") is not None:
+            if await self._lives(self._socket(name)):
                 if heard is None:
                     self._observe(WorkerHeard(name, process.pid))
                 heard = time.monotonic()

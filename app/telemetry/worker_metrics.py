@@ -68,6 +68,11 @@ async def ask(worker: Path, what: str, seconds: float = ANSWER_SECONDS) -> bytes
         return None
 
 
+async def lives(worker: Path) -> bool:
+    """Whether a worker answers at its socket."""
+    return await ask(worker, "livez") is not None
+
+
 async def _alive(_: web.Request) -> web.Response:
     return web.Response(body=b"alive")
 

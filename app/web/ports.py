@@ -1,9 +1,9 @@
 """What the web edge needs from the rest of the house, as small protocols; the roof hands in what fulfils them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
-from psycopg import AsyncConnection
+from aiohttp import web
 
 from app.core.audience import Line
 from app.core.wire import Message
@@ -88,4 +88,9 @@ class Facts(TypedDict):
 
 Health = Callable[[], Facts]
 Render = Callable[[], Awaitable[bytes]]  # the metrics in Prometheus's text format
-Database = Callable[[], Awaitable[AsyncConnection[Any]]]  # a fresh autocommit connection; raises DatabaseAway
+
+
+class Pages(Protocol):
+    """Pages on the server's own port (the demo)."""
+
+    def add_to(self, app: web.Application) -> None: ...

@@ -13,7 +13,6 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from app.core import wire
-from app.demo.pages import Demo
 from app.model.errors import StartError
 from app.model.observations import Observer
 from app.model.settings import Settings
@@ -21,7 +20,7 @@ from app.web.clients import Clients
 from app.web.health import Readiness
 from app.web.listen import why
 from app.web.origins import Origins
-from app.web.ports import Connect, Health, Render
+from app.web.ports import Connect, Health, Pages, Render
 from app.web.sse import EventStreams
 from app.web.ws import WebSockets
 
@@ -33,7 +32,7 @@ _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Server:
-    """`metrics` renders what /metrics answers; `demo` is None where there is no demo page."""
+    """`metrics` renders what /metrics answers; `pages` is None where the server has none of its own."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class Server:
         health: Health,
         metrics: Render,
         observe: Observer,
-        demo: Demo | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -53,7 +52,7 @@ class Server:
         origins = Origins(settings.origins)
         self._ws = WebSockets(connect, self._clients, origins, observe)
         self._sse = EventStreams(connect, self._clients, origins, observe)
-        self._demo = demo
+        self._pages = pages
         self.port = settings.port
 
     async def start(self) -> None:
@@ -91,8 +90,8 @@ class Server:
         self._add_health(app)
         if self._settings.metrics_port is None:
             routes.add_get("/metrics", self._render)
-        if self._demo is not None:
-            self._demo.add_to(app)
+        if self._pages is not None:
+            self._pages.add_to(app)
         return app
 
     def _metrics_application(self) -> web.Application:

@@ -10,6 +10,7 @@ from aiohttp import ClientSession
 
 from app.demo.pages import Demo
 from app.model.errors import DatabaseAway
+from app.web.origins import same_origin
 from tests.support.database import Database
 from tests.unit.web import House, running
 
@@ -21,7 +22,7 @@ async def house(database: Database) -> AsyncIterator[House]:
     async def connect() -> psycopg.AsyncConnection[Any]:
         return await psycopg.AsyncConnection.connect(database.url, autocommit=True)
 
-    async with running(Demo(connect, "psql 'postgresql://somewhere'")) as house:
+    async with running(Demo(connect, "psql 'postgresql://somewhere'", same_origin)) as house:
         yield house
 
 
@@ -140,5 +141,5 @@ async def test_a_database_that_is_away_is_said() -> None:
     async def away() -> psycopg.AsyncConnection[Any]:
         raise DatabaseAway("no answer")
 
-    async with running(Demo(away, "psql")) as house, ClientSession(house.url) as http:
+    async with running(Demo(away, "psql", same_origin)) as house, ClientSession(house.url) as http:
         assert await asked(http, "GET", "state") == (503, {"error": "the database is away: no answer"})

@@ -152,7 +152,7 @@ async def running(demo: Demo | None = None, settings: Settings | None = None) ->
         health=lambda: house.facts,
         metrics=metrics,
         observe=seen.append,
-        demo=demo,
+        pages=demo,
     )
     house = House(server, log, broadcaster, connections)
     house.seen = seen
