@@ -30,7 +30,7 @@ from app.model.settings import Settings
 from app.postgres.bus import PostgresBus
 from app.postgres.checks import check
 from app.postgres.connect import connect
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
 from app.process import workers
@@ -46,7 +46,7 @@ from app.web.listen import held
 from app.web.origins import same_origin
 from app.web.ports import Facts
 from app.web.server import Server as WebServer
-from app.web.uring import Ring
+from app.web.uring import UringSender
 
 RESTART_SECONDS = 1.0
 READY_SECONDS, READY_STEP = 5.0, 0.02
@@ -145,7 +145,7 @@ async def _start(settings: Settings, observe: Observer, stack: AsyncExitStack) -
     url = settings.database_url
     assert url is not None
     await check(url)
-    log = PostgresLog(url, observe, snapshot_rows=settings.snapshot_rows, snapshot_bytes=settings.snapshot_bytes)
+    log = PostgresEventLog(url, observe, rows_max=settings.rows_max, rows_bytes=settings.rows_bytes)
     stack.push_async_callback(log.close)
     try:
         server = await Server.assemble(settings, url, log, observe)
@@ -160,7 +160,7 @@ def _burst(settings: Settings, observe: Observer) -> Burst:
     """The cheapest way to give the same bytes to many clients."""
     if settings.io_uring:
         try:
-            ring = Ring()
+            ring = UringSender()
         except OSError as error:
             observe(FanOut("send", str(error)))
         else:
@@ -173,7 +173,7 @@ class Server:
     """The rooms of one server, connected."""
 
     def __init__(
-        self, settings: Settings, url: str, log: PostgresLog, broadcaster: Broadcaster, observe: Observer
+        self, settings: Settings, url: str, log: PostgresEventLog, broadcaster: Broadcaster, observe: Observer
     ) -> None:
         self.url = url
         self.log = log
@@ -181,7 +181,7 @@ class Server:
         self.observe = observe
         self.server_id = settings.server_id
         self.bus = PostgresBus(lambda purpose: connect(url, name=purpose), settings.server_id)
-        retention = Retention(timedelta(seconds=settings.retention), settings.log_bytes)
+        retention = Retention(timedelta(seconds=settings.retention), settings.event_log_bytes)
         self.leader = Leader(
             url, retention, pull=self._pull, beat=self._beat, published=self._published, observe=observe
         )
@@ -190,17 +190,17 @@ class Server:
             broadcaster, observe, server_id=settings.server_id, version=__version__, heartbeat=settings.heartbeat
         )
         broadcaster.on_read = self._publish
-        broadcaster.snapshots = log
+        broadcaster.row_reader = log
         log.on_floor = broadcaster.forget
-        log.on_incarnation = lambda origin: broadcaster.rebase(origin, None)
+        log.on_incarnation = lambda head: broadcaster.rebase(head, None)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def assemble(cls, settings: Settings, url: str, log: PostgresLog, observe: Observer) -> "Server":
+    async def assemble(cls, settings: Settings, url: str, log: PostgresEventLog, observe: Observer) -> "Server":
         """Raises DatabaseAway."""
-        origin = await log.origin()
+        head = await log.head()
         hub = Hub(settings.outbound_bytes, _burst(settings, observe))
-        broadcaster = Broadcaster(log, log.catalog, hub, origin, settings.ring_bytes, observe)
+        broadcaster = Broadcaster(log, log.catalog, hub, head, settings.history_bytes, observe)
         return cls(settings, url, log, broadcaster, observe)
 
     def start(self) -> None:

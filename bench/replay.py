@@ -31,7 +31,7 @@ async def measure(
 ) -> Data:
     database = stage.database()
     cells: dict[tuple[str, str], Data] = {}
-    async with stage.server(database, "ring", SOBRANIE_RING_BYTES=RING) as server:
+    async with stage.server(database, "ring", SOBRANIE_HISTORY_BYTES=RING) as server:
         async with await Swarm.open(server.port, 1) as live:
             start = await _position(database)
             await stage.write(database, insert(ROWS), "-t", str((changes - EACH) // ROWS))

@@ -7,7 +7,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 
-from app.clients.feed import Feed, Line, Sink
+from app.clients.feed import Feed, Outbox, Sink
 from app.core import wire
 from app.core.audience import Channel, Point, Subscriber
 from app.core.session import Session
@@ -25,16 +25,22 @@ AWAY_SECONDS = 1.0
 class CatchUp:
     """`member` is the connection as the hub knows it."""
 
-    __slots__ = ("_line", "_member", "_observe", "_sink", "broadcaster", "doubted", "session")
+    __slots__ = ("_member", "_observe", "_outbox", "_sink", "broadcaster", "doubted", "session")
 
     def __init__(
-        self, member: Subscriber, session: Session, broadcaster: Broadcaster, sink: Sink, line: Line, observe: Observer
+        self,
+        member: Subscriber,
+        session: Session,
+        broadcaster: Broadcaster,
+        sink: Sink,
+        outbox: Outbox,
+        observe: Observer,
     ) -> None:
         self.session = session
         self.broadcaster = broadcaster
         self._member = member
         self._sink = sink
-        self._line = line
+        self._outbox = outbox
         self._observe = observe
         self.doubted: set[int] = set()  # tables (relids) whose channels may have lost their meaning
 
@@ -71,7 +77,7 @@ class CatchUp:
         """Tell that the stream of these channels goes on from the connection's position, with a hole before it."""
         assert self.session.point is not None
         self._observe(Reset(reason.value, len(channels)))
-        self._line.send(wire.reset(list(channels), reason, self.session.point.token))
+        self._outbox.send(wire.reset(list(channels), reason, self.session.point.token))
         self.doubted |= {channel.relid for channel in channels.values()}
 
     # Units.
@@ -81,7 +87,7 @@ class CatchUp:
         in the midst of a unit."""
         session = self.session
         assert session.point is not None
-        feed = Feed(self.broadcaster, self._sink, session.channels, self._line.sent)
+        feed = Feed(self.broadcaster, self._sink, session.channels, self._outbox.write)
         try:
             async for point in feed.units(session.point):
                 session.point = point
@@ -99,7 +105,7 @@ class CatchUp:
     async def span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
         """Send what `channels` missed: a unit, which the caller closes. The reason is why history does not have it."""
         try:
-            await Feed(self.broadcaster, self._sink, channels, self._line.sent).span(since, upto)
+            await Feed(self.broadcaster, self._sink, channels, self._outbox.write).span(since, upto)
         except PositionRefused as refused:
             return refused.reason
         return None
@@ -116,7 +122,7 @@ class CatchUp:
         pages = {name: rows.channels[name] for name in new}
         for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):
             await self._sink.drained()
-            self._line.sent([message])
+            self._outbox.write([message])
         return refused
 
     async def look_into_doubts(self) -> None:
@@ -128,9 +134,9 @@ class CatchUp:
                 if table.relid != channel.relid:
                     raise BadChannel(f"{channel.name!r} is another table now", channel=channel.name)
             except BadChannel as problem:
-                self._line.refuse(problem)
+                self._outbox.refuse(problem)
                 self.drop([channel.name])
-                self._line.send(wire.unsubscribed(None, [channel.name]))
+                self._outbox.send(wire.unsubscribed(None, [channel.name]))
             except Unavailable:
                 self.doubted |= relids
                 await asyncio.sleep(AWAY_SECONDS)

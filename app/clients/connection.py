@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 
 from app.clients.catchup import CatchUp
-from app.clients.feed import Line, Sink
+from app.clients.feed import Outbox, Sink
 from app.clients.registry import Connections
 from app.core import wire
 from app.core.audience import Channel, Point
@@ -41,7 +41,7 @@ class Connection:
         "_opening",
         "broadcaster",
         "connections",
-        "line",
+        "outbox",
         "session",
         "sink",
         "transport",
@@ -53,8 +53,8 @@ class Connection:
         self.connections = connections
         self.broadcaster: Broadcaster = connections.broadcaster
         self.session = Session(connections.channel_limit)
-        self.line = Line(sink, connections.observe)
-        self._catchup = CatchUp(self, self.session, self.broadcaster, sink, self.line, connections.observe)
+        self.outbox = Outbox(sink, connections.observe)
+        self._catchup = CatchUp(self, self.session, self.broadcaster, sink, self.outbox, connections.observe)
         self._beaten = 0
         sink.rerouted = self._rerouted
         self._begun: Snapshot | None = None  # the position that the client came with
@@ -66,7 +66,7 @@ class Connection:
     def open(self) -> None:
         """Greet the client, and be known to heartbeats and shutdown."""
         self.connections.add(self)
-        self.line.send(self.connections.welcome)
+        self.outbox.send(self.connections.welcome)
 
     async def receive(self, text: str) -> None:
         """Handle one inbound message. What is wrong with it is answered, never raised."""
@@ -75,21 +75,21 @@ class Connection:
             self.connections.observe(MessagesReceived(type(command).__name__.lower()))
             await self._handle(command)
         except ClientError as problem:
-            self.line.refuse(problem, wire.request_id(text))
+            self.outbox.refuse(problem, wire.request_id(text))
         except (ConnectionResetError, DatabaseAway):
             self._hang_up("the database went away in the midst of a replay")
 
     async def _handle(self, command: wire.Command) -> None:
         match command:
             case wire.Ping(id):
-                self.line.send(wire.pong(id))
+                self.outbox.send(wire.pong(id))
             case wire.Subscribe(id, channels, position, snapshot):
                 await self.subscribe(channels, position, id, snapshot=snapshot)
             case wire.Unsubscribe(id, channels):
                 await self._unsubscribe(id, channels)
 
     def bad_request(self, message: str) -> None:
-        self.line.refuse(BadRequest(message))
+        self.outbox.refuse(BadRequest(message))
 
     async def subscribe(
         self, names: Sequence[str], position: str | None, id: wire.JsonId = None, *, snapshot: bool = False
@@ -130,7 +130,7 @@ class Connection:
         if self._over:
             return
         self._opening = self._catchup.acquire(located), rows
-        self.line.send(wire.subscribed(id, names, None))
+        self.outbox.send(wire.subscribed(id, names, None))
         self.session.point = point or self._catchup.point(rows.position)
 
     async def _send_rows(self) -> None:
@@ -156,10 +156,10 @@ class Connection:
             self._begun, snapshot = snapshot, None
         if snapshot is None:
             # A refused client gets its position with the `reset`: an EventSource cut between would never hear it.
-            self.line.send(wire.subscribed(id, names, session.point.token if refused is None else None))
+            self.outbox.send(wire.subscribed(id, names, session.point.token if refused is None else None))
         else:
             await self._catch_up_to(snapshot)
-            self.line.send(wire.subscribed(id, names, self._catchup.point(snapshot).token))
+            self.outbox.send(wire.subscribed(id, names, self._catchup.point(snapshot).token))
             refused = await self._catchup.span(new, snapshot, session.point.snapshot)
         session.channels.update(new)
         if refused is not None:
@@ -167,7 +167,7 @@ class Connection:
         elif session.point.token is not None and (self._begun != session.point.snapshot or self._catchup.at_the_front):
             # Not the client's own position while more is to come: a client that holds the beginning of the unit that
             # follows would take it to be closed, and the repetition to be new.
-            self.line.send(wire.position(session.point.token))
+            self.outbox.send(wire.position(session.point.token))
 
     async def _catch_up_to(self, snapshot: Snapshot) -> None:
         while self.session.point and not self.session.point.snapshot.contains(snapshot):
@@ -180,7 +180,7 @@ class Connection:
             await self._send_rows()
             self.session.check_unsubscribe(names)
             self._catchup.drop(names)
-            self.line.send(wire.unsubscribed(id, names))
+            self.outbox.send(wire.unsubscribed(id, names))
 
     # The live stream.
 
@@ -204,7 +204,7 @@ class Connection:
     def heard_nothing(self) -> bool:
         """Whether no position has gone out since this was asked before."""
         before, self._beaten = self._beaten, self.broadcaster.hub.batches
-        quiet, self.line.quiet = self.line.quiet, True
+        quiet, self.outbox.quiet = self.outbox.quiet, True
         live = self.session.state is State.LIVE
         return quiet and not (live and any(channel.told > before for channel in self.session.channels.values()))
 

@@ -19,9 +19,9 @@ from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
 from app.stream.history import PORTION_BYTES, UNIT_BYTES, Stretch
 
-Source = Literal["ring", "log"]
-RING: Final[Source] = "ring"
-LOG: Final[Source] = "log"
+ReplaySource = Literal["history", "event_log"]
+HISTORY: Final[ReplaySource] = "history"
+EVENT_LOG: Final[ReplaySource] = "event_log"
 LOOKS: Final = 32  # stretches in one turn of the event loop
 
 
@@ -33,7 +33,7 @@ class Sink(Protocol):
     rerouted: Callable[[], None] | None
 
     @property
-    def direct(self) -> audience.Line | None: ...
+    def direct(self) -> audience.Socket | None: ...
 
     def write(self, messages: Sequence[wire.Message]) -> None:
         """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
@@ -54,7 +54,7 @@ class Sink(Protocol):
     def close(self, code: CloseCode, reason: str) -> None: ...
 
 
-class Line:
+class Outbox:
     """What is said to one client alone. `quiet` is true until a position goes out; heartbeats set it again."""
 
     __slots__ = ("observe", "quiet", "sink")
@@ -64,7 +64,7 @@ class Line:
         self.observe = observe
         self.quiet = True
 
-    def sent(self, messages: Sequence[wire.Message]) -> None:
+    def write(self, messages: Sequence[wire.Message]) -> None:
         """Write messages, and count them."""
         if messages[-1].position is not None:
             self.quiet = False
@@ -73,7 +73,7 @@ class Line:
             self.observe(MessagesSent(message.kind, message.table, 1, message.size))
 
     def send(self, message: wire.Message) -> None:
-        self.sent([message])
+        self.write([message])
 
     def refuse(self, problem: ClientError, id: wire.JsonId = None) -> None:
         """Answer with an `error` message."""
@@ -108,14 +108,14 @@ class Feed:
         DatabaseAway, ConnectionResetError.
         """
         await self._room()
-        position, unit, source = point.snapshot, list[Seen](), RING
+        position, unit, source = point.snapshot, list[Seen](), HISTORY
         size = passed = looked = 0
         while size < UNIT_BYTES and passed < PORTION_BYTES:
             stretch = self._known(position)
             if stretch is None and unit:
                 break
             if stretch is None:
-                stretch, source = await self._read(position), LOG
+                stretch, source = await self._read(position), EVENT_LOG
             if stretch.transactions is None or stretch.schema:
                 if position is point.snapshot:
                     async for reached in self._alone(position, stretch):
@@ -141,11 +141,11 @@ class Feed:
         while not since.contains(upto):
             await self._room()
             stretch = self._known(since)
-            source = RING if stretch is not None else LOG
+            source = HISTORY if stretch is not None else EVENT_LOG
             stretch = stretch or await self._read(since)
             if stretch.transactions is None:
                 async for portion in self.broadcaster.source.replay(since, stretch.upto.meet(upto)):
-                    await self._send_all(portion.transactions, None, LOG)
+                    await self._send_all(portion.transactions, None, EVENT_LOG)
             else:
                 missing = [t for t in stretch.transactions if upto.sees(t.xid) and not since.sees(t.xid)]
                 await self._send_all(missing, None, source)
@@ -171,25 +171,25 @@ class Feed:
         upto = position.union(stretch.upto)
         if stretch.transactions is not None:
             end = self._point(upto)
-            await self._send_all([t for t in stretch.transactions if not position.sees(t.xid)], end, LOG)
+            await self._send_all([t for t in stretch.transactions if not position.sees(t.xid)], end, EVENT_LOG)
             yield end
             return
         async for portion in self.broadcaster.source.replay(position, upto):
             reached = self._point(portion.upto) if portion.upto is not None else None
-            await self._send_all(portion.transactions, reached, LOG)
+            await self._send_all(portion.transactions, reached, EVENT_LOG)
             if reached is not None:
                 yield reached
 
     def _point(self, snapshot: Snapshot) -> Point:
         return Point(snapshot, self.broadcaster.mint(snapshot))
 
-    async def _send_all(self, transactions: Sequence[Transaction], end: Point | None, source: Source) -> None:
+    async def _send_all(self, transactions: Sequence[Transaction], end: Point | None, source: ReplaySource) -> None:
         changed = {t.relid for transaction in transactions for t in transaction.schema}
         self._pending |= changed
         self.schema |= changed & {channel.relid for channel in self.channels.values()}
         await self._send(Index(transactions).seen(self.channels.values()), end, source)
 
-    async def _send(self, seen: Sequence[Seen], end: Point | None, source: Source) -> None:
+    async def _send(self, seen: Sequence[Seen], end: Point | None, source: ReplaySource) -> None:
         count = 0
         for n, message in enumerate(part(seen, self.channels, self.broadcaster.hub.fed_limit, end, self._pending)):
             if n > 0:

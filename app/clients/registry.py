@@ -30,7 +30,6 @@ class Connections:
         limits = {
             "inbound_bytes": wire.INBOUND_BYTES,
             "outbound_bytes": broadcaster.hub.limit,
-            "publishes_per_minute": 100,
             "channels": CHANNEL_LIMIT,
         }
         self.welcome = wire.welcome(server_id, version, heartbeat, limits)
@@ -78,6 +77,6 @@ class Connections:
 
 def _beat(connection: "Connection", position: wire.Message | None) -> None:
     if connection.session.state is State.LIVE:
-        connection.line.send(position or wire.pong(None))  # without: it is withheld
+        connection.outbox.send(position or wire.pong(None))  # without: it is withheld
     elif not connection.sink.backlog():
-        connection.line.send(wire.pong(None))
+        connection.outbox.send(wire.pong(None))

@@ -18,7 +18,7 @@ from app.model.observations import Transport
 from app.model.position import Snapshot
 
 
-class Line(Protocol):
+class Socket(Protocol):
     """A socket that does not block. `send` is how many bytes the kernel took, or OSError; `fileno` -1 once closed."""
 
     def send(self, data: bytes, /) -> int: ...
@@ -26,7 +26,7 @@ class Line(Protocol):
     def fileno(self) -> int: ...
 
 
-Burst = Callable[[Collection[Line], bytes], list[tuple[Line, int]]]
+Burst = Callable[[Collection[Socket], bytes], list[tuple[Socket, int]]]
 
 
 class Point(NamedTuple):
@@ -41,7 +41,7 @@ class Out(Protocol):
     something is to go first, or more is to be done than to send."""
 
     @property
-    def direct(self) -> Line | None: ...
+    def direct(self) -> Socket | None: ...
 
 
 class Subscriber(Protocol):
@@ -63,19 +63,19 @@ class Subscriber(Protocol):
         ...
 
 
-def one_by_one(lines: Collection[Line], data: bytes) -> list[tuple[Line, int]]:
+def one_by_one(sockets: Collection[Socket], data: bytes) -> list[tuple[Socket, int]]:
     """Give the same bytes to all. Returns those that did not take them whole, with how many they took.
 
     The hottest loop there is: each call more is a hundredth of a delivery, and so is each object looked at.
     """
-    size, short = len(data), list[tuple[Line, int]]()
-    for line in lines:
+    size, short = len(data), list[tuple[Socket, int]]()
+    for socket in sockets:
         try:
-            sent = line.send(data)
+            sent = socket.send(data)
         except OSError:
             sent = 0
         if sent != size:
-            short.append((line, sent))
+            short.append((socket, sent))
     return short
 
 
@@ -85,15 +85,15 @@ class Row:
     __slots__ = ("events", "slow", "sockets")
 
     def __init__(self, members: Iterable[Subscriber]) -> None:
-        self.sockets: dict[Line, Subscriber] = {}
-        self.events: dict[Line, Subscriber] = {}
+        self.sockets: dict[Socket, Subscriber] = {}
+        self.events: dict[Socket, Subscriber] = {}
         self.slow: list[Subscriber] = []
         for member in members:
-            line = member.sink.direct
-            if line is None:
+            socket = member.sink.direct
+            if socket is None:
                 self.slow.append(member)
             else:
-                (self.sockets if member.transport == "ws" else self.events)[line] = member
+                (self.sockets if member.transport == "ws" else self.events)[socket] = member
 
     def without(self, members: Iterable[Subscriber]) -> Self:
         """The same row but for these."""
@@ -101,9 +101,9 @@ class Row:
         rest = type(self)(())
         rest.sockets, rest.events = self.sockets.copy(), self.events.copy()
         rest.slow = [member for member in self.slow if member not in gone]
-        for line in [member.sink.direct for member in gone if member.sink.direct is not None]:
-            rest.sockets.pop(line, None)
-            rest.events.pop(line, None)
+        for socket in [member.sink.direct for member in gone if member.sink.direct is not None]:
+            rest.sockets.pop(socket, None)
+            rest.events.pop(socket, None)
         return rest
 
     def members(self) -> Iterable[Subscriber]:
@@ -114,9 +114,9 @@ class Row:
     def send(self, messages: Sequence[wire.Message], before: Point, after: Point, burst: Burst) -> dict[Transport, int]:
         """Give all of them these messages. Returns how many got them."""
 
-        def give(row: Mapping[Line, Subscriber], data: bytes) -> int:
+        def give(row: Mapping[Socket, Subscriber], data: bytes) -> int:
             short = burst(row.keys(), data)
-            got = [row[line].deliver(messages, data, sent, before, after) for line, sent in short]
+            got = [row[socket].deliver(messages, data, sent, before, after) for socket, sent in short]
             return len(row) - got.count(False)
 
         counts: dict[Transport, int] = {"ws": 0, "sse": 0}

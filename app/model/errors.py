@@ -5,7 +5,6 @@ A `StartError` or `SettingsError` ends the process with one line.
 """
 
 from enum import IntEnum, StrEnum
-from typing import Final
 
 
 class SobranieError(Exception):
@@ -105,17 +104,3 @@ class CloseCode(IntEnum):
     UNAUTHORIZED = 4401
     FORBIDDEN = 4403
     TOO_MANY = 4429
-
-
-# Whether a client should come back by itself after a close, and what it must do first.
-RECONNECT: Final[dict[CloseCode, str]] = {
-    CloseCode.GOING_AWAY: "yes",
-    CloseCode.PROTOCOL: "no: it would be broken again",
-    CloseCode.INVALID: "no: it would be broken again",
-    CloseCode.TOO_LARGE: "no: the message would be too large again",
-    CloseCode.RESTART: "yes, after the `after_ms` of the `reconnect` message",
-    CloseCode.BAD_REQUEST: "no: the request would be wrong again",
-    CloseCode.UNAUTHORIZED: "yes, with a new token",
-    CloseCode.FORBIDDEN: "no",
-    CloseCode.TOO_MANY: "yes, after a minute",
-}

@@ -189,9 +189,9 @@ class Lagging(Observation):
 
 @dataclass(frozen=True, slots=True)
 class Replayed(Observation):
-    """Missed changes served to a client: from the "ring" in memory or from the "log"."""
+    """Missed changes served to a client: from the "history" in memory or from the "event_log"."""
 
-    source: Literal["ring", "log"]
+    source: Literal["history", "event_log"]
     changes: int
 
 
@@ -281,14 +281,14 @@ class IncarnationChanged(Observation):
 
 
 @dataclass(frozen=True, slots=True)
-class RingBytes(Observation):
+class HistoryBytes(Observation):
     """The batches that are kept in memory."""
 
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class LogState(Observation):
+class EventLogState(Observation):
     """The log in the database: its size, the age of its oldest event, what it has above its limit, and for how long it
     has been unable to turn."""
 
@@ -299,12 +299,12 @@ class LogState(Observation):
 
 
 @dataclass(frozen=True, slots=True)
-class LogTurned(Observation):
+class EventLogTurned(Observation):
     """A partition of the log was emptied; positions before it are expired."""
 
 
 @dataclass(frozen=True, slots=True)
-class LogTurnBlocked(Observation):
+class EventLogTurnBlocked(Observation):
     """The ring of the log should turn and has not been able to for so long; it grows meanwhile. Told when that begins,
     and from time to time; `remedy` is what ends it, where it is somebody's doing."""
 
@@ -315,8 +315,8 @@ class LogTurnBlocked(Observation):
 
 
 @dataclass(frozen=True, slots=True)
-class LogTurnFree(Observation):
-    """What was told by LogTurnBlocked is over, after `seconds`."""
+class EventLogTurnFree(Observation):
+    """What was told by EventLogTurnBlocked is over, after `seconds`."""
 
     seconds: float
 

@@ -45,13 +45,13 @@ class Settings:
     log_format: LogFormat = "json"
     log_level: str = "info"
     retention: float = 3600.0
-    log_bytes: int = 1 << 30
-    ring_bytes: int = 32 << 20
+    event_log_bytes: int = 1 << 30
+    history_bytes: int = 32 << 20
     heartbeat: float = 25.0
     outbound_bytes: int = 1 << 20
     ready_grace: float = 30.0
-    snapshot_rows: int = 100_000
-    snapshot_bytes: int = 64 << 20
+    rows_max: int = 100_000
+    rows_bytes: int = 64 << 20
     data: str = ".data"
     workers: int = 1
     io_uring: bool = True
@@ -233,12 +233,12 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_LOG_FORMAT": _Setting("log_format", _one_of("json", "console")),
     "SOBRANIE_LOG_LEVEL": _Setting("log_level", _one_of(*_LEVELS)),
     "SOBRANIE_RETENTION": _Setting("retention", _duration("1s", "366d")),
-    "SOBRANIE_LOG_BYTES": _Setting("log_bytes", _size("1MB", "1024TB")),
-    "SOBRANIE_RING_BYTES": _Setting("ring_bytes", _size("64kB", "1TB")),
+    "SOBRANIE_EVENT_LOG_BYTES": _Setting("event_log_bytes", _size("1MB", "1024TB")),
+    "SOBRANIE_HISTORY_BYTES": _Setting("history_bytes", _size("64kB", "1TB")),
     "SOBRANIE_HEARTBEAT": _Setting("heartbeat", _duration("100ms", "25s")),
     "SOBRANIE_OUTBOUND_BYTES": _Setting("outbound_bytes", _size("1kB", "1GB")),
-    "SOBRANIE_SNAPSHOT_ROWS": _Setting("snapshot_rows", _count),
-    "SOBRANIE_SNAPSHOT_BYTES": _Setting("snapshot_bytes", _size("64kB", "4GB")),
+    "SOBRANIE_ROWS_MAX": _Setting("rows_max", _count),
+    "SOBRANIE_ROWS_BYTES": _Setting("rows_bytes", _size("64kB", "4GB")),
     "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
     "SOBRANIE_WORKERS": _Setting("workers", _workers),
     "SOBRANIE_IO_URING": _Setting("io_uring", _flag),

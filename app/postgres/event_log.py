@@ -19,35 +19,32 @@ from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import DatabaseBack, DatabaseLost, IncarnationChanged, Observer
 from app.model.position import Position, Snapshot
 from app.postgres import event_rows as rows
-from app.postgres import pages, replay
-from app.postgres import row_reader as snapshot
+from app.postgres import pages, replay, row_reader
 from app.postgres.catalog import Catalog
 from app.postgres.connect import ANSWER_SECONDS, OURS, Connection, away, connect, deadline
 from app.postgres.durable import Flush
 from app.postgres.incarnation import Incarnation, Incarnations
 from app.postgres.pool import Pool
 from app.postgres.queries import SQL
-from app.postgres.read import Origin, Read
+from app.postgres.read import LogHead, Read
 from app.stream.history import PORTION_BYTES, Rows, Stretch
 
 READERS: Final = 4
-SNAPSHOTS: Final = 2  # read at once
+ROW_READS: Final = 2  # read at once
 LIVE_SECONDS: Final = 10.0  # without an answer to a live read the line is dead
 FLOOR_SECONDS: Final = 1.0
 REPLACED: Final = "the log is being replaced by another, from a dump"
 WATCH_FLOOR_SECONDS: Final = 5.0
 
 
-class PostgresLog:
-    def __init__(
-        self, url: str, observe: Observer, *, snapshot_rows: int = 100_000, snapshot_bytes: int = 64 << 20
-    ) -> None:
-        self._snapshots = asyncio.Semaphore(SNAPSHOTS)
-        self._most_rows, self._most_bytes = snapshot_rows, snapshot_bytes
+class PostgresEventLog:
+    def __init__(self, url: str, observe: Observer, *, rows_max: int = 100_000, rows_bytes: int = 64 << 20) -> None:
+        self._row_reads = asyncio.Semaphore(ROW_READS)
+        self._most_rows, self._most_bytes = rows_max, rows_bytes
         self._url = url
         self._observe = observe
         self.incarnations = Incarnations()
-        self.on_incarnation: Callable[[Origin], None] = lambda origin: None  # a new one that honours our positions
+        self.on_incarnation: Callable[[LogHead], None] = lambda head: None  # a new one that honours our positions
         self.on_floor: Callable[[Snapshot], None] = lambda floor: None  # it is another than before
         self._pool = Pool(self._reader, READERS)
         self.catalog = Catalog(self.reader)
@@ -150,8 +147,8 @@ class PostgresLog:
             self._serving = found
             raise
         with away(*OURS):
-            origin = await self._origin(connection)
-        self.on_incarnation(origin)
+            head = await self._head(connection)
+        self.on_incarnation(head)
 
     @property
     def connected(self) -> bool:
@@ -251,17 +248,10 @@ class PostgresLog:
             self._floor = None  # it rose since it was asked
             raise
 
-    async def snapshot(self, wanted: snapshot.Wanted) -> Rows:
+    async def rows(self, wanted: row_reader.Wanted) -> Rows:
         """The rows of these channels as of one moment (app.postgres.row_reader)."""
-        async with self._snapshots:
-            return await snapshot.read(self._url, wanted, most_rows=self._most_rows, most_bytes=self._most_bytes)
-
-    async def now(self) -> Snapshot:
-        """A fresh raw snapshot of the primary. Raises DatabaseAway."""
-        async with self.reader() as connection:
-            row = await (await connection.execute(SQL["now"])).fetchone()
-        assert row is not None
-        return Snapshot.parse(row[0])
+        async with self._row_reads:
+            return await row_reader.read(self._url, wanted, most_rows=self._most_rows, most_bytes=self._most_bytes)
 
     async def floor(self) -> Snapshot:
         """What a position must contain; at most a second old. Raises DatabaseAway."""
@@ -289,17 +279,17 @@ class PostgresLog:
                 await self.floor()
             await asyncio.sleep(WATCH_FLOOR_SECONDS)
 
-    async def origin(self) -> Origin:
+    async def head(self) -> LogHead:
         """Where the log stands now, durably. Raises DatabaseAway."""
         while True:
             try:
                 async with self._primary() as connection:
-                    return await self._origin(connection)
+                    return await self._head(connection)
             except PositionRefused:  # another history: that is what is asked for
                 continue
 
-    async def _origin(self, connection: Connection) -> Origin:
-        row = await (await connection.cursor(binary=True).execute(SQL["origin"])).fetchone()
+    async def _head(self, connection: Connection) -> LogHead:
+        row = await (await connection.cursor(binary=True).execute(SQL["head"])).fetchone()
         if row is None:
             raise DatabaseAway(REPLACED)
         raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2], row[3]
@@ -308,7 +298,7 @@ class PostgresLog:
         self._durable_at = lsn
         current = self.incarnations.current
         assert current is not None
-        return Origin(raw.normalised(highest), highest, lsn, current.n, current.tag)
+        return LogHead(raw.normalised(highest), highest, lsn, current.n, current.tag)
 
     async def accept(self, position: Position) -> None:
         """Raises PositionRefused (FOREIGN, LOST, EXPIRED) where the log can't honour the position; DatabaseAway."""

@@ -11,9 +11,9 @@ from typing import Final
 
 from app.model.errors import DatabaseAway
 from app.model.observations import (
+    EventLogTurnBlocked,
     LeaderEnded,
     Led,
-    LogTurnBlocked,
     Observer,
     Resigned,
     WatchProblem,
@@ -21,7 +21,7 @@ from app.model.observations import (
 from app.model.position import Snapshot
 from app.postgres.connect import OURS, Connection, away, backoff, connect, deadline
 from app.postgres.gate import Gate, Pull
-from app.postgres.partitions import Retention, Ring
+from app.postgres.partitions import Partitions, Retention
 from app.postgres.queries import SQL
 
 TRY_SECONDS: Final = 1.0
@@ -50,12 +50,12 @@ class Leader:
         self._observe = observe
         self.leading = False
         self.problems: list[WatchProblem] = []
-        self._ring: Ring | None = None
+        self._partitions: Partitions | None = None
 
     @property
-    def blocked(self) -> LogTurnBlocked | None:
+    def blocked(self) -> EventLogTurnBlocked | None:
         """Why the ring of the log can't turn, as far as this server leads and knows."""
-        return self._ring.blocked if self._ring is not None else None
+        return self._partitions.blocked if self._partitions is not None else None
 
     async def run(self) -> None:
         """Forever: follow, and lead when nobody else does."""
@@ -103,19 +103,19 @@ class Leader:
     def _resign(self, reason: str) -> None:
         self.leading = False
         self.problems = []
-        self._ring = None
+        self._partitions = None
         self._observe(Resigned(reason))
 
     async def _keep_house(self, connection: Connection) -> None:
         """Every second the beat, now and then the ring and the watches, on the connection that holds the lock."""
         beats = 0
-        ring = self._ring = Ring(self._retention, self._published, self._observe)
+        partitions = self._partitions = Partitions(self._retention, self._published, self._observe)
         while True:
             started = time.monotonic()
             await self._beat()
             with away(*OURS):
                 async with deadline(connection, ANSWER_SECONDS):
-                    await ring.look(connection)
+                    await partitions.look(connection)
                     if beats % CHECK_EVERY == 0:
                         await self._check(connection)
             beats += 1

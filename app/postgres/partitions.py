@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from app.model.observations import LogState, LogTurnBlocked, LogTurned, LogTurnFree, Observer, QueueUsage
+from app.model.observations import (
+    EventLogState,
+    EventLogTurnBlocked,
+    EventLogTurned,
+    EventLogTurnFree,
+    Observer,
+    QueueUsage,
+)
 from app.model.position import Snapshot
 from app.postgres.connect import Connection
 from app.postgres.queries import SQL
@@ -31,7 +38,7 @@ class Retention:
     bytes: int
 
 
-class Ring:
+class Partitions:
     """For one stretch of leading. `blocked` is why the ring can't turn, while it can't."""
 
     def __init__(self, retention: Retention, published: Callable[[], Snapshot], observe: Observer) -> None:
@@ -43,7 +50,7 @@ class Ring:
         self._turned = float("-inf")
         self._blocked_at: float | None = None
         self._told_at = float("-inf")
-        self.blocked: LogTurnBlocked | None = None
+        self.blocked: EventLogTurnBlocked | None = None
 
     async def look(self, connection: Connection) -> None:
         """Once a beat: turn where it is time to. Raises what a broken connection raises."""
@@ -74,14 +81,14 @@ class Ring:
             row = await (await connection.execute(SQL["turn"], parameters)).fetchone()
             done = row[0] if row is not None else None
             if done == "emptied":
-                self._observe(LogTurned())
+                self._observe(EventLogTurned())
             if done not in ("emptied", "switched"):
                 break
         row = await (await connection.execute(SQL["log_state"])).fetchone()
         assert row is not None
         excess = max(0, row[0] - self._retention.bytes)
         seconds = await self._judge(connection, done == "blocked", excess)
-        self._observe(LogState(row[0], row[1], excess, seconds))
+        self._observe(EventLogState(row[0], row[1], excess, seconds))
         self._observe(QueueUsage(row[2]))
 
     async def _judge(self, connection: Connection, blocked: bool, excess: int) -> float:
@@ -89,7 +96,7 @@ class Ring:
         now = time.monotonic()
         if not blocked:
             if self.blocked is not None:
-                self._observe(LogTurnFree(self.blocked.seconds))
+                self._observe(EventLogTurnFree(self.blocked.seconds))
             self._blocked_at, self.blocked, self._told_at = None, None, float("-inf")
             return 0.0
         if self._blocked_at is None:
@@ -101,7 +108,7 @@ class Ring:
             return seconds
         reason, remedy = found[0] if found else ("what would have to go has not been delivered for long enough", "")
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        self.blocked = LogTurnBlocked(seconds, excess, reason + more, remedy)
+        self.blocked = EventLogTurnBlocked(seconds, excess, reason + more, remedy)
         if now - self._told_at >= REMIND_SECONDS:
             self._told_at = now
             self._observe(self.blocked)

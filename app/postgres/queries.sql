@@ -39,13 +39,10 @@ SELECT t.tli, (t.ended - '0/0')::bigint FROM realtime.timelines() t
 -- name: log
 SELECT f.tableoid::bigint FROM realtime.log_state f
 
--- name: now
-SELECT pg_current_snapshot()::text
-
 -- name: floor
 SELECT f.floor::text FROM realtime.log_state f
 
--- name: origin
+-- name: head
 SELECT s.s::text, f.floor::text, (SELECT max(e.xid) FROM realtime.events e), s.lsn
 FROM (SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS lsn) s
 CROSS JOIN realtime.log_state f

@@ -20,7 +20,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class LogHead:
     """Where the log stands: a normalised snapshot, its highest transaction with an event, the durable WAL position and
     the incarnation."""
 

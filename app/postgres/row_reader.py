@@ -60,7 +60,7 @@ async def read(url: str, wanted: Wanted, *, most_rows: int, most_bytes: int) -> 
 async def _read(connection: Connection, wanted: Wanted, most_rows: int, most_bytes: int) -> Rows:
     tables = {table.relid: _name(table) for table, _ in wanted}
     await connection.execute(LOCK.format(tables=sql.SQL(", ").join(tables.values())))
-    row = await (await connection.cursor(binary=True).execute(SQL["origin"])).fetchone()
+    row = await (await connection.cursor(binary=True).execute(SQL["head"])).fetchone()
     assert row is not None
     raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2] or 0, row[3]
     position = raw.normalised(max(highest, floor.xmax - 1))
@@ -115,7 +115,7 @@ async def _rows(
         found.append(b"null" if row is None else rows.blanked(row))
         most_bytes -= len(row)
         if len(found) > most_rows or most_bytes < 0:
-            raise TooLarge("there are more rows than a snapshot may have (SOBRANIE_SNAPSHOT_ROWS, _BYTES)")
+            raise TooLarge("there are more rows than a snapshot may have (SOBRANIE_ROWS_MAX, SOBRANIE_ROWS_BYTES)")
     return found
 
 

@@ -16,14 +16,14 @@ from app.core.hub import Delivery, Hub
 from app.model.change import Batch, Table, Transaction
 from app.model.channel import Address, parse
 from app.model.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
-from app.model.observations import BatchRead, Delivered, MessagesSent, Observer, RingBytes
+from app.model.observations import BatchRead, Delivered, HistoryBytes, MessagesSent, Observer
 from app.model.position import Position, Snapshot
 from app.stream.history import History, Log, Rows, Stretch
 from app.stream.replays import Replays
 from app.stream.turns import Turns
 
 
-class Origin(Protocol):
+class LogHead(Protocol):
     """Where the log stands: a normalised snapshot, its highest transaction with an event, and the incarnation."""
 
     @property
@@ -41,7 +41,7 @@ class Origin(Protocol):
 class Source(Log, Protocol):
     """The log of one primary, with what is known about positions."""
 
-    async def origin(self) -> Origin:
+    async def head(self) -> LogHead:
         """Where the log stands now."""
         ...
 
@@ -50,10 +50,10 @@ class Source(Log, Protocol):
         ...
 
 
-class Snapshots(Protocol):
+class RowReader(Protocol):
     """Reading tables themselves."""
 
-    async def snapshot(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
+    async def rows(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
         """The rows of these channels as of one moment.
 
         Raises Forbidden, BadChannel, TooLarge where they may not or can't be had, DatabaseAway.
@@ -101,27 +101,27 @@ class Bus(Protocol):
 
 class Broadcaster:
     def __init__(
-        self, source: Source, tables: Tables, hub: Hub, origin: Origin, ring_bytes: int, observe: Observer
+        self, source: Source, tables: Tables, hub: Hub, head: LogHead, history_bytes: int, observe: Observer
     ) -> None:
         self.source = source
         self.tables = tables
         self.hub = hub
         self.observe = observe
         self.on_reset: Callable[[ResetReason], None] = lambda reason: None
-        self.snapshots: Snapshots | None = None
+        self.row_reader: RowReader | None = None
         self.on_read: Callable[[Batch], Awaitable[None]] | None = None
         self.epoch = 0  # counts what may change the meaning of a channel or a position
         self._reading = asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
-        self._snapshots: dict[tuple[str, ...], asyncio.Task[Rows]] = {}
-        self._settle(origin)
-        self.history = History(origin.position, ring_bytes)
+        self._row_reads: dict[tuple[str, ...], asyncio.Task[Rows]] = {}
+        self._settle(head)
+        self.history = History(head.position, history_bytes)
         self.replays = Replays(source, lambda: self.point.snapshot, observe)
         self.turns = Turns()
 
-    def _settle(self, origin: Origin) -> None:
-        self.incarnation, self.tag, self.lsn, self.highest = origin.incarnation, origin.tag, origin.lsn, origin.highest
-        self.point = Point(origin.position, self.mint(origin.position))
+    def _settle(self, head: LogHead) -> None:
+        self.incarnation, self.tag, self.lsn, self.highest = head.incarnation, head.tag, head.lsn, head.highest
+        self.point = Point(head.position, self.mint(head.position))
 
     def mint(self, snapshot: Snapshot) -> str | None:
         """The token of a normalised snapshot that is known to be durable."""
@@ -137,7 +137,7 @@ class Broadcaster:
         try:
             batch = await self.source.difference(self.point.snapshot)
         except PositionRefused as refused:
-            self.rebase(await self.source.origin(), refused.reason)
+            self.rebase(await self.source.head(), refused.reason)
             return None
         if batch is not None:
             if batch.transactions != []:
@@ -163,18 +163,18 @@ class Broadcaster:
         deliveries = self.hub.fan_out(batch, before, self.point)
         self._observe_deliveries(batch, deliveries)
 
-    def rebase(self, origin: Origin, reason: ResetReason | None) -> None:
+    def rebase(self, head: LogHead, reason: ResetReason | None) -> None:
         """Go on in another incarnation, or from elsewhere: with a reason, every connection is told `reset`."""
         self.epoch += 1
         if reason is None:
             point = self.point
-            self._settle(origin)
+            self._settle(head)
             self.point = Point(point.snapshot, self.mint(point.snapshot))
         else:
-            self._settle(origin)
+            self._settle(head)
         self.history.restart(self.point.snapshot)
         self.replays.restart()
-        self._snapshots.clear()  # who waits for one of these looks again (`look_up_rows`)
+        self._row_reads.clear()  # who waits for one of these looks again (`look_up_rows`)
         if reason is not None:
             self.on_reset(reason)
 
@@ -182,7 +182,7 @@ class Broadcaster:
         """The log reaches back to `floor` and no further; nor does the memory from now on."""
         self.history.forget(floor)
         self.replays.forget(floor)
-        self.observe(RingBytes(self.history.size))
+        self.observe(HistoryBytes(self.history.size))
 
     async def look_up(
         self, names: Sequence[str], token: str | None
@@ -244,28 +244,28 @@ class Broadcaster:
     async def _refresh(self) -> None:
         async with self._reading:
             self._refreshing = None  # who asks from now on may want what this read does not see
-            origin = await self.source.origin()
+            head = await self.source.head()
             await self._pull()
-            if origin.incarnation == self.incarnation:
-                self._reach(origin)
+            if head.incarnation == self.incarnation:
+                self._reach(head)
 
-    def _reach(self, origin: Origin) -> None:
-        """Be at least at `origin`, all of whose events were read since. Without this a server that saw a transaction
+    def _reach(self, head: LogHead) -> None:
+        """Be at least at `head`, all of whose events were read since. Without this a server that saw a transaction
         open stays behind one that saw it ended, for as long as nothing happens, if it wrote nothing that is watched."""
         now = time.monotonic()
-        self.apply(Batch(self.point.snapshot, origin.position, origin.highest, origin.lsn, [], [], 0, now))
+        self.apply(Batch(self.point.snapshot, head.position, head.highest, head.lsn, [], [], 0, now))
 
     async def rows(self, wanted: Sequence[tuple[Table, Address]], after: Snapshot | None) -> Rows:
         """The rows of these channels as of a position that contains `after`, and that this server has reached. Those
         who ask for the same at the same time share a read. Raises ClientError."""
-        if self.snapshots is None:
+        if self.row_reader is None:
             raise BadRequest("this server reads no rows", field="snapshot")
         key = tuple(str(address) for _, address in wanted)
         try:
             while True:
-                task = self._snapshots.get(key)
+                task = self._row_reads.get(key)
                 if task is None or task.done():  # one that has ended may be too old, and to await it yields to nobody
-                    task = self._snapshots[key] = asyncio.create_task(self.snapshots.snapshot(wanted))
+                    task = self._row_reads[key] = asyncio.create_task(self.row_reader.rows(wanted))
                     task.add_done_callback(lambda task: self._forget_rows(key, task))
                 rows = await asyncio.shield(task)
                 if after is None or rows.position.contains(after):
@@ -279,8 +279,8 @@ class Broadcaster:
         return rows
 
     def _forget_rows(self, key: tuple[str, ...], task: asyncio.Task[Rows]) -> None:
-        if self._snapshots.get(key) is task:
-            del self._snapshots[key]
+        if self._row_reads.get(key) is task:
+            del self._row_reads[key]
         _ = task.cancelled() or task.exception()
 
     async def locate(self, address: Address) -> tuple[Table, Address]:
@@ -314,7 +314,7 @@ class Broadcaster:
 
     def _observe_deliveries(self, batch: Batch, deliveries: list[Delivery]) -> None:
         seconds = time.monotonic() - batch.seen_at
-        self.observe(RingBytes(self.history.size))
+        self.observe(HistoryBytes(self.history.size))
         for messages, members in deliveries:
             for transport, count in members.items():
                 self.observe(Delivered(transport, seconds, count))

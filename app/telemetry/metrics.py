@@ -27,7 +27,6 @@ from app.model import observations as observe
 from app.model.errors import ResetReason
 from app.model.observations import Observation
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 DELIVERY_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 BATCH_BUCKETS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 100_000)
 READ_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
@@ -77,7 +76,7 @@ class Metrics:
         return frozenset(self._readers)
 
     def render(self) -> bytes:
-        """All metrics, as CONTENT_TYPE."""
+        """All metrics, in the Prometheus text format 0.0.4, as UTF-8."""
         return generate_latest(self._registry)
 
     def _process(self, server_id: str) -> None:
@@ -164,7 +163,7 @@ class Metrics:
 
         self._on(observe.BatchRead, read)
         self._on(observe.SafetyPollFound, lambda o: finds.inc(o.commits))
-        self._on(observe.RingBytes, lambda o: history.set(o.bytes))
+        self._on(observe.HistoryBytes, lambda o: history.set(o.bytes))
 
     def _database(self) -> None:
         up = self._gauge("sobranie_database_up", "1 while all database connections that are needed stand")
@@ -173,12 +172,12 @@ class Metrics:
         hot = self._gauge("sobranie_gate_hot", "1 while the leader polls, 0 while it waits for NOTIFY")
         ended = self._counter("sobranie_leaders_ended_total", "Silent leaders whose backend this server ended")
         incarnations = self._counter("sobranie_incarnation_changes_total", "Times that positions were re-based")
-        log_bytes = self._gauge("sobranie_log_bytes", "Size of the log in the database")
-        log_age = self._gauge("sobranie_log_age_seconds", "Age of the oldest event in the log")
-        log_excess = self._gauge("sobranie_log_excess_bytes", "Size of the log above its limit; should read 0")
-        stuck = self._gauge("sobranie_log_blocked_seconds", "For how long the log could not turn; should read 0")
-        turns = self._counter("sobranie_log_turns_total", "Partitions of the log that were emptied")
-        blocked = self._counter("sobranie_log_turns_blocked_total", "Turns of the log that could not be made")
+        event_log_bytes = self._gauge("sobranie_event_log_bytes", "Size of the log in the database")
+        log_age = self._gauge("sobranie_event_log_age_seconds", "Age of the oldest event in the log")
+        log_excess = self._gauge("sobranie_event_log_excess_bytes", "Size of the log above its limit; should read 0")
+        stuck = self._gauge("sobranie_event_log_blocked_seconds", "For how long the log could not turn; should read 0")
+        turns = self._counter("sobranie_event_log_turns_total", "Partitions of the log that were emptied")
+        blocked = self._counter("sobranie_event_log_turns_blocked_total", "Turns of the log that could not be made")
         queue = self._gauge("sobranie_notification_queue_usage_ratio", "How full PostgreSQL's NOTIFY queue is, 0 to 1")
         problems = self._counter("sobranie_watch_problems_total", "Watched tables found with broken capture", "table")
         up.set(1)  # a server that can't reach the database does not start
@@ -198,18 +197,18 @@ class Metrics:
         self._on(observe.Gate, lambda o: hot.set(o.hot))
         self._on(observe.LeaderEnded, lambda o: ended.inc())
         self._on(observe.IncarnationChanged, lambda o: incarnations.inc())
-        self._on(observe.LogTurned, lambda o: turns.inc())
+        self._on(observe.EventLogTurned, lambda o: turns.inc())
         self._on(observe.QueueUsage, lambda o: queue.set(o.ratio))
         self._on(observe.WatchProblem, lambda o: problems.labels(f"{o.schema}.{o.table}").inc())
 
-        def log_state(fact: observe.LogState) -> None:
-            log_bytes.set(fact.bytes)
+        def log_state(fact: observe.EventLogState) -> None:
+            event_log_bytes.set(fact.bytes)
             log_age.set(fact.age_seconds)
             log_excess.set(fact.excess_bytes)
             stuck.set(fact.blocked_seconds)
             blocked.inc(fact.blocked_seconds > 0)
 
-        self._on(observe.LogState, log_state)
+        self._on(observe.EventLogState, log_state)
 
     def _on(self, kind: type[Observation], reader: Callable[[Any], None]) -> None:
         self._readers[kind] = reader

@@ -5,7 +5,7 @@ from typing import Protocol, TypedDict
 
 from aiohttp import web
 
-from app.core.audience import Line
+from app.core.audience import Socket
 from app.core.wire import Message
 from app.model.errors import CloseCode
 from app.model.observations import Transport
@@ -18,7 +18,7 @@ class Sink(Protocol):
     rerouted: Callable[[], None] | None
 
     @property
-    def direct(self) -> Line | None: ...
+    def direct(self) -> Socket | None: ...
     def write(self, messages: Sequence[Message]) -> None: ...
     def rest(self, data: memoryview) -> None: ...
     def backlog(self) -> int: ...

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Final
 
-from app.core.audience import Line, one_by_one
+from app.core.audience import Socket, one_by_one
 
 SETUP: Final = 425  # system calls, which have these numbers on every architecture
 ENTER: Final = 426
@@ -39,7 +39,7 @@ _CQE: Final = 16  # of a completion
 _AGAIN: Final = (errno.EINTR, errno.EAGAIN, errno.EBUSY)
 
 
-class Ring:
+class UringSender:
     """One ring, for one thread. Raises OSError where the kernel has none for us."""
 
     def __init__(self, entries: int = ENTRIES) -> None:
@@ -82,18 +82,18 @@ class Ring:
             raise OSError(error, os.strerror(error))
         return result
 
-    def burst(self, lines: Collection[Line], data: bytes) -> list[tuple[Line, int]]:
+    def burst(self, sockets: Collection[Socket], data: bytes) -> list[tuple[Socket, int]]:
         """As `app.core.audience.one_by_one`."""
-        if len(lines) < FEW:
-            return one_by_one(lines, data)
-        short, rest, size = list[tuple[Line, int]](), iter(lines), len(data)
+        if len(sockets) < FEW:
+            return one_by_one(sockets, data)
+        short, rest, size = list[tuple[Socket, int]](), iter(sockets), len(data)
         while some := list(islice(rest, self._submissions)):
             if self._broken is not None:
                 short += one_by_one(some, data)
                 continue
-            results = self._send([line.fileno() for line in some], data)
+            results = self._send([socket.fileno() for socket in some], data)
             if results.count(size) < len(some):
-                short += [(line, max(sent, 0)) for line, sent in zip(some, results, strict=True) if sent != size]
+                short += [(socket, max(sent, 0)) for socket, sent in zip(some, results, strict=True) if sent != size]
         return short
 
     def _send(self, fds: Sequence[int], data: bytes) -> list[int]:

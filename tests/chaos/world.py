@@ -43,7 +43,7 @@ class Station:
         await stack.enter_async_context(self.line)
         self.server = Server(
             self.line.url(self._database.name), self.name,
-            SOBRANIE_RETENTION=f"{RETENTION:.0f}s", SOBRANIE_LOG_BYTES="64MB", SOBRANIE_RING_BYTES="256kB",
+            SOBRANIE_RETENTION=f"{RETENTION:.0f}s", SOBRANIE_EVENT_LOG_BYTES="64MB", SOBRANIE_HISTORY_BYTES="256kB",
             SOBRANIE_OUTBOUND_BYTES="16kB",
         )  # fmt: skip
         stack.push_async_exit(self.server)

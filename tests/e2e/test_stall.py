@@ -108,7 +108,7 @@ async def lagging(server: Server, count: int) -> bool:
 async def test_a_client_that_reads_nothing_for_long_costs_nothing_and_then_gets_everything(
     database: Database, servers: Servers, figures: Callable[[str], None]
 ) -> None:
-    server = await servers.start(SOBRANIE_RING_BYTES="4MB", SOBRANIE_LOG_BYTES="8GB")
+    server = await servers.start(SOBRANIE_HISTORY_BYTES="4MB", SOBRANIE_EVENT_LOG_BYTES="8GB")
     ended = asyncio.Event()
     readers = [Reader(server) for _ in range(1 + STALLED)]
     async with Watch(database, server) as live, asyncio.TaskGroup() as everybody:

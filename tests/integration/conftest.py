@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.model.observations import Observation
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from tests.support.database import Database
 
 
@@ -16,7 +16,7 @@ def observed() -> list[Observation]:
 
 
 @pytest.fixture
-async def log(database: Database, observed: list[Observation]) -> AsyncIterator[PostgresLog]:
-    made = PostgresLog(database.url, observed.append)
+async def log(database: Database, observed: list[Observation]) -> AsyncIterator[PostgresEventLog]:
+    made = PostgresEventLog(database.url, observed.append)
     yield made
     await made.close()

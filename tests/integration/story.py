@@ -11,7 +11,7 @@ import psycopg
 
 from app.model.change import Change, Transaction
 from app.model.position import Snapshot
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from tests.support.database import Database
 from tests.support.facts import pause
 
@@ -83,7 +83,7 @@ async def _statement(connection: Connection, chance: random.Random) -> None:
     await connection.execute(query, parameters)
 
 
-async def follow(log: PostgresLog, position: Snapshot, writers: Iterable[asyncio.Task[None]]) -> list[Reading]:
+async def follow(log: PostgresEventLog, position: Snapshot, writers: Iterable[asyncio.Task[None]]) -> list[Reading]:
     """Read again and again while the writers write, and once more after."""
     readings: list[Reading] = []
     waiting = set(writers)
@@ -105,7 +105,7 @@ async def follow(log: PostgresLog, position: Snapshot, writers: Iterable[asyncio
             ended = done == waiting
 
 
-async def replayed(log: PostgresLog, since: Snapshot, upto: Snapshot) -> list[Transaction]:
+async def replayed(log: PostgresEventLog, since: Snapshot, upto: Snapshot) -> list[Transaction]:
     """A replay in one list; the pieces of a transaction put together."""
     found: dict[int, Transaction] = {}
     ended: Snapshot | None = None

@@ -3,13 +3,13 @@
 import pytest
 
 from app.model.errors import BadChannel
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from tests.integration import story
 from tests.support.database import Database
 
 
-async def test_a_table_is_found_by_its_name_as_soon_as_it_is_watched(database: Database, log: PostgresLog) -> None:
-    await log.origin()
+async def test_a_table_is_found_by_its_name_as_soon_as_it_is_watched(database: Database, log: PostgresEventLog) -> None:
+    await log.head()
     assert await log.catalog.current("public", "later") is None
     await database.execute(
         'CREATE TABLE later (a int, "b,c" text, PRIMARY KEY (a, "b,c")); SELECT realtime.watch(\'later\')'
@@ -20,8 +20,10 @@ async def test_a_table_is_found_by_its_name_as_soon_as_it_is_watched(database: D
     assert (table.columns, table.types, table.kinds) == (("a", "b,c"), ("integer", "text"), "ns")
 
 
-async def test_a_change_brings_the_generation_that_it_was_written_under(database: Database, log: PostgresLog) -> None:
-    start = (await log.origin()).position
+async def test_a_change_brings_the_generation_that_it_was_written_under(
+    database: Database, log: PostgresEventLog
+) -> None:
+    start = (await log.head()).position
     await database.execute("INSERT INTO posts (author_id) VALUES (1)")
     await database.execute("SELECT realtime.watch('posts', routes => '{author_id,title}')")
     await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'x')")
@@ -35,9 +37,9 @@ async def test_a_change_brings_the_generation_that_it_was_written_under(database
 
 
 async def test_a_table_that_is_watched_no_more_is_gone_once_the_log_says_so(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
-    start = (await log.origin()).position
+    start = (await log.head()).position
     assert await log.catalog.current("public", "posts") is not None
     await database.execute("SELECT realtime.unwatch('posts')")
     batch = await log.difference(start)
@@ -46,8 +48,8 @@ async def test_a_table_that_is_watched_no_more_is_gone_once_the_log_says_so(
     assert await log.catalog.current("public", "posts") is None
 
 
-async def test_a_renamed_table_is_found_by_its_new_name_alone(database: Database, log: PostgresLog) -> None:
-    start = (await log.origin()).position
+async def test_a_renamed_table_is_found_by_its_new_name_alone(database: Database, log: PostgresEventLog) -> None:
+    start = (await log.head()).position
     await database.execute("ALTER TABLE posts RENAME TO essays")
     await database.execute("SELECT * FROM realtime.check()")
     assert await log.difference(start) is not None
@@ -76,10 +78,10 @@ SELECT realtime.watch('kinds', routes => '{i2,i8,t,c,v,n,u,b,d,ts,m,s,f,by,iv}')
     ],
 )  # fmt: skip
 async def test_a_value_is_spelled_as_its_type_prints_it(
-    database: Database, log: PostgresLog, column: str, value: str, canonical: str
+    database: Database, log: PostgresEventLog, column: str, value: str, canonical: str
 ) -> None:
     await database.execute(TYPES)
-    await log.origin()
+    await log.head()
     table = await log.catalog.current("public", "kinds")
     assert table is not None
     assert await log.catalog.canonical(table, column, value) == canonical
@@ -92,20 +94,20 @@ async def test_a_value_is_spelled_as_its_type_prints_it(
      ("m", "sad"), ("s", "10"), ("d", "2026-02-30"), ("t", "nul\x00"), ("n", "1000.5"), ("b", "'; DROP TABLE posts")],
 )  # fmt: skip
 async def test_what_is_no_value_of_the_type_is_a_bad_channel(
-    database: Database, log: PostgresLog, column: str, value: str
+    database: Database, log: PostgresEventLog, column: str, value: str
 ) -> None:
     await database.execute(TYPES)
-    await log.origin()
+    await log.head()
     table = await log.catalog.current("public", "kinds")
     assert table is not None
     with pytest.raises(BadChannel, match="is no value of"):
         await log.catalog.canonical(table, column, value)
 
 
-async def test_the_spelling_is_the_one_that_events_carry(database: Database, log: PostgresLog) -> None:
+async def test_the_spelling_is_the_one_that_events_carry(database: Database, log: PostgresEventLog) -> None:
     """Else a channel would be silently empty."""
     await database.execute(TYPES)
-    start = (await log.origin()).position
+    start = (await log.head()).position
     await database.execute(
         "INSERT INTO kinds VALUES (1, 2, 3, ' t ', 'ab', 'abc', 7, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', 't',"
         " '2026-01-02', '2026-01-02 03:04:05.678+02', 'it''s', 9, 0.1, '\\xAB', '90 minutes')"

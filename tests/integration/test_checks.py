@@ -9,7 +9,7 @@ from app.model.errors import DatabaseAway, SettingsError, StartError
 from app.postgres import checks
 from app.postgres.checks import check
 from app.postgres.connect import connect
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from app.postgres.queries import SQL
 from tests.support.cluster import Cluster, free_port, migrate
 from tests.support.database import Database
@@ -63,8 +63,8 @@ async def test_a_role_without_the_rights_is_refused_and_one_of_the_readers_is_se
         assert "GRANT realtime_reader" in await refusal(url)
         await database.execute("GRANT realtime_reader TO bare")
         await check(url)
-        log = PostgresLog(url, lambda observation: None)
-        start = await log.origin()
+        log = PostgresEventLog(url, lambda observation: None)
+        start = await log.head()
         await database.execute("INSERT INTO posts (author_id) VALUES (1)")
         assert await log.difference(start.position) is not None
         await log.close()
@@ -133,8 +133,8 @@ async def test_no_default_of_the_database_matters(database: Database) -> None:
         assert row == (value,)
     await session.close()
     await check(database.url)
-    log = PostgresLog(database.url, lambda observation: None)
-    start = await log.origin()
+    log = PostgresEventLog(database.url, lambda observation: None)
+    start = await log.head()
     await pause(0.5)  # longer than every timeout above: the sessions must still be there
     async with await database.connect() as writer:
         await writer.execute("SET default_transaction_read_only = off; SET search_path = public")
@@ -153,8 +153,8 @@ async def test_no_default_of_the_database_matters(database: Database) -> None:
 
 async def test_a_silent_line_is_given_up(database: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.postgres.event_log.LIVE_SECONDS", 0.3)
-    log = PostgresLog(proxy.url(database.name), lambda observation: None)
-    start = await log.origin()
+    log = PostgresEventLog(proxy.url(database.name), lambda observation: None)
+    start = await log.head()
     proxy.stall()
     with pytest.raises(DatabaseAway):
         await log.difference(start.position)

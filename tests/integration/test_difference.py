@@ -9,26 +9,26 @@ from app.model.change import Batch
 from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import DatabaseBack, DatabaseLost, Observation
 from app.model.position import Snapshot
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from tests.integration import story
 from tests.sql.test_ring import turn
 from tests.support.cluster import Cluster, migrate
 from tests.support.database import Database
 
 
-async def read(log: PostgresLog, since: Snapshot) -> Batch:
+async def read(log: PostgresEventLog, since: Snapshot) -> Batch:
     batch = await log.difference(since)
     assert batch is not None
     return batch
 
 
-async def nothing(log: PostgresLog, since: Snapshot) -> bool:
+async def nothing(log: PostgresEventLog, since: Snapshot) -> bool:
     batch = await log.difference(since)
     return batch is None or batch.transactions == []
 
 
-async def start(log: PostgresLog) -> Snapshot:
-    return (await log.origin()).position
+async def start(log: PostgresEventLog) -> Snapshot:
+    return (await log.head()).position
 
 
 async def kill_sessions(database: Database) -> None:
@@ -39,7 +39,7 @@ async def kill_sessions(database: Database) -> None:
 
 
 async def test_a_slow_transaction_with_a_lower_id_arrives_once_after_the_faster_one(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
     position = await start(log)
     async with await database.connect(autocommit=False) as slow:
@@ -57,7 +57,7 @@ async def test_a_slow_transaction_with_a_lower_id_arrives_once_after_the_faster_
 
 
 async def test_random_interleaved_transactions_are_read_exactly_once_in_an_order_that_fits_every_row(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
     position = await start(log)
     await story.begin(database)
@@ -76,7 +76,7 @@ async def test_random_interleaved_transactions_are_read_exactly_once_in_an_order
 
 
 async def test_order_follows_the_row_lock_where_transaction_ids_run_the_other_way(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
     await database.execute("INSERT INTO posts (author_id, title) VALUES (1, '0')")
     position = await start(log)
@@ -92,7 +92,7 @@ async def test_order_follows_the_row_lock_where_transaction_ids_run_the_other_wa
     assert [b'"title":"1"' in (t.changes[0].new or b"") for t in batch.transactions] == [True, False]
 
 
-async def test_rolled_back_savepoints_and_exceptions_leave_nothing(database: Database, log: PostgresLog) -> None:
+async def test_rolled_back_savepoints_and_exceptions_leave_nothing(database: Database, log: PostgresEventLog) -> None:
     position = await start(log)
     await database.execute(
         """DO $$ BEGIN
@@ -111,7 +111,9 @@ async def test_rolled_back_savepoints_and_exceptions_leave_nothing(database: Dat
     assert [c.new_values and c.new_values[1] for c in transaction.changes] == [str(i) for i in range(1, 101, 2)]
 
 
-async def test_a_large_open_transaction_costs_the_other_reads_nothing(database: Database, log: PostgresLog) -> None:
+async def test_a_large_open_transaction_costs_the_other_reads_nothing(
+    database: Database, log: PostgresEventLog
+) -> None:
     position = await start(log)
     async with await database.connect(autocommit=False) as bulk:
         await bulk.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 100000) g")
@@ -130,7 +132,9 @@ async def test_a_large_open_transaction_costs_the_other_reads_nothing(database: 
     assert await nothing(log, position)
 
 
-async def test_what_is_too_much_to_hold_is_announced_without_its_changes(database: Database, log: PostgresLog) -> None:
+async def test_what_is_too_much_to_hold_is_announced_without_its_changes(
+    database: Database, log: PostgresEventLog
+) -> None:
     position = await start(log)
     async with await database.connect(autocommit=False) as bulk:
         await bulk.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 30000) g")
@@ -145,7 +149,7 @@ async def test_what_is_too_much_to_hold_is_announced_without_its_changes(databas
     assert await nothing(log, batch.upto)
 
 
-async def test_few_rows_of_many_bytes_are_too_much_as_well(database: Database, log: PostgresLog) -> None:
+async def test_few_rows_of_many_bytes_are_too_much_as_well(database: Database, log: PostgresEventLog) -> None:
     position = await start(log)
     await database.execute(
         "INSERT INTO posts (author_id, body) SELECT g, (SELECT string_agg(md5(random()::text || g || i), '')"
@@ -165,7 +169,7 @@ async def test_nothing_is_handed_on_before_it_is_durable(own_cluster: Cluster, o
     own_cluster._ddl("CREATE DATABASE durable")
     database = Database(own_cluster, "durable")
     migrate(database.url)
-    log = PostgresLog(database.url, observed.append)
+    log = PostgresEventLog(database.url, observed.append)
     position = await start(log)
     for _ in range(20):
         await database.execute("INSERT INTO posts (author_id) VALUES (1)")
@@ -179,7 +183,7 @@ async def test_nothing_is_handed_on_before_it_is_durable(own_cluster: Cluster, o
 
 
 async def test_reading_goes_on_where_its_connection_was_killed(
-    database: Database, log: PostgresLog, observed: list[Observation]
+    database: Database, log: PostgresEventLog, observed: list[Observation]
 ) -> None:
     position = await start(log)
     await database.execute("INSERT INTO posts (author_id) VALUES (1)")
@@ -201,7 +205,7 @@ async def test_reading_goes_on_where_its_connection_was_killed(
 
 
 async def test_a_position_before_the_floor_is_expired_and_one_at_the_floor_is_good(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
     position = await start(log)
     await database.execute("INSERT INTO posts (author_id) VALUES (1)")
@@ -215,7 +219,7 @@ async def test_a_position_before_the_floor_is_expired_and_one_at_the_floor_is_go
     assert await nothing(log, await start(log))
 
 
-async def test_newlines_of_a_json_column_are_blanked(database: Database, log: PostgresLog) -> None:
+async def test_newlines_of_a_json_column_are_blanked(database: Database, log: PostgresEventLog) -> None:
     await database.execute("CREATE TABLE documents (id int PRIMARY KEY, body json); SELECT realtime.watch('documents')")
     position = await start(log)
     await database.execute('INSERT INTO documents VALUES (1, E\'{\\n\\r\\n"a": "line\\\\nline"}\')')
@@ -229,7 +233,7 @@ async def test_newlines_of_a_json_column_are_blanked(database: Database, log: Po
 
 
 async def test_a_server_at_rest_is_not_behind_a_purge_for_a_transaction_that_wrote_nothing(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
     """Another server looked later, and saw that it had ended: the floor becomes where that one is."""
     position = await start(log)

@@ -14,7 +14,7 @@ from app.model.observations import Gate as GateState
 from app.model.observations import Observation, SafetyPollFound
 from app.postgres import gate as module
 from app.postgres.connect import connect
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from app.postgres.gate import Gate, Habit
 from tests.support.cluster import Cluster
 from tests.support.database import Database
@@ -25,13 +25,13 @@ from tests.support.proxy import Proxy
 class Reader:
     """The leader's read without a server around it."""
 
-    def __init__(self, log: PostgresLog) -> None:
+    def __init__(self, log: PostgresEventLog) -> None:
         self.log = log
         self.commits = 0
         self.delays: list[float] = []
 
     async def start(self) -> None:
-        self.position = (await self.log.origin()).position
+        self.position = (await self.log.head()).position
 
     async def pull(self) -> int:
         batch = await self.log.difference(self.position)
@@ -45,7 +45,7 @@ class Reader:
 
 @asynccontextmanager
 async def running(
-    database: Database, log: PostgresLog, observed: list[Observation], *, may_park: bool = True
+    database: Database, log: PostgresEventLog, observed: list[Observation], *, may_park: bool = True
 ) -> AsyncIterator[Reader]:
     reader = Reader(log)
     await reader.start()
@@ -69,7 +69,7 @@ def finds(observed: list[Observation]) -> list[Observation]:
 
 
 async def test_a_sleeping_reader_is_woken_at_once(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAFETY_SECONDS", 60.0)
     async with running(database, log, observed) as reader, await database.connect() as writer:
@@ -86,7 +86,7 @@ async def test_a_sleeping_reader_is_woken_at_once(
 @pytest.mark.parametrize(("rare", "sleeps"), [(False, 6), (True, 1)])
 async def test_commits_at_every_moment_of_parking_are_read_without_the_safety_poll(
     database: Database,
-    log: PostgresLog,
+    log: PostgresEventLog,
     observed: list[Observation],
     monkeypatch: pytest.MonkeyPatch,
     rare: bool,
@@ -120,7 +120,7 @@ REQUESTED = (
 
 
 async def test_a_commit_that_lets_the_reader_have_the_lock_is_read_before_it_sleeps(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its writer shared the lock, so nothing will wake the reader."""
     monkeypatch.setattr(module, "SAFETY_SECONDS", 60.0)
@@ -142,7 +142,7 @@ async def test_a_commit_that_lets_the_reader_have_the_lock_is_read_before_it_sle
 
 
 async def test_a_commit_after_the_last_read_wakes_the_reader_although_it_sleeps_only_then(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAFETY_SECONDS", 60.0)
     monkeypatch.setattr(Habit, "rare", False)
@@ -165,7 +165,7 @@ async def test_a_commit_after_the_last_read_wakes_the_reader_although_it_sleeps_
 
 
 async def test_while_hot_writers_do_not_notify_and_while_parked_they_do(
-    database: Database, log: PostgresLog, observed: list[Observation]
+    database: Database, log: PostgresEventLog, observed: list[Observation]
 ) -> None:
     async with await database.connect() as listener, running(database, log, observed):
         await listener.execute("LISTEN realtime")
@@ -180,7 +180,7 @@ async def test_while_hot_writers_do_not_notify_and_while_parked_they_do(
 
 
 async def test_while_commits_are_rare_the_lock_is_kept_and_each_is_read_at_once(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAFETY_SECONDS", 60.0)
     async with running(database, log, observed) as reader:
@@ -194,7 +194,7 @@ async def test_while_commits_are_rare_the_lock_is_kept_and_each_is_read_at_once(
 
 
 async def test_who_sleeps_sleeps_on_where_nothing_happens(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAFETY_SECONDS", 0.05)
     async with running(database, log, observed) as reader, await database.connect() as writer:
@@ -214,7 +214,7 @@ async def test_writers_that_wait_for_each_others_slow_commits_wake_the_reader() 
         await database.execute(f"ALTER DATABASE {database.name} SET commit_delay = 40000")
         await database.execute(f"ALTER DATABASE {database.name} SET commit_siblings = 0")
         observed: list[Observation] = []
-        log = PostgresLog(database.url, observed.append)
+        log = PostgresEventLog(database.url, observed.append)
         async with running(database, log, observed) as reader:
             await eventually(parked(observed))
             started = reader.commits
@@ -251,7 +251,7 @@ class Counted(Reader):
 
 
 async def test_notifications_that_tell_of_nothing_do_not_make_it_read_without_end(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody may NOTIFY."""
     monkeypatch.setattr(sys.modules[__name__], "Reader", Counted)
@@ -275,7 +275,7 @@ async def test_while_others_of_the_cluster_wait_to_notify_ours_do_not(observed: 
         other = Database(cluster, cluster.create_database(migrated=False))
         await other.execute(f"ALTER DATABASE {other.name} SET commit_delay = 40000")
         await other.execute(f"ALTER DATABASE {other.name} SET commit_siblings = 0")
-        log = PostgresLog(database.url, observed.append)
+        log = PostgresEventLog(database.url, observed.append)
         ended = False
 
         async def notify() -> None:
@@ -308,7 +308,7 @@ async def test_while_others_of_the_cluster_wait_to_notify_ours_do_not(observed: 
 
 
 async def test_an_idle_transaction_keeps_the_reader_awake_and_makes_nobody_notify(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ASK_AGAIN_FIRST", 2.0)
     async with running(database, log, observed) as reader, await database.connect(autocommit=False) as idle:
@@ -332,7 +332,7 @@ async def _is(database: Database, query: str, value: int) -> bool:
 
 
 async def test_the_safety_poll_finds_what_a_lost_notification_would_have_hidden_and_says_so(
-    database: Database, log: PostgresLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAFETY_SECONDS", 0.2)
     async with running(database, log, observed) as reader:
@@ -348,7 +348,7 @@ async def test_the_safety_poll_finds_what_a_lost_notification_would_have_hidden_
 
 
 async def test_where_sleeping_is_not_allowed_the_reader_polls(
-    database: Database, log: PostgresLog, observed: list[Observation]
+    database: Database, log: PostgresEventLog, observed: list[Observation]
 ) -> None:
     async with running(database, log, observed, may_park=False) as reader:
         await holds(lambda: not parked(observed)(), 0.3)
@@ -357,7 +357,7 @@ async def test_where_sleeping_is_not_allowed_the_reader_polls(
 
 
 async def test_the_end_of_the_gates_connection_ends_the_gate(
-    database: Database, log: PostgresLog, observed: list[Observation]
+    database: Database, log: PostgresEventLog, observed: list[Observation]
 ) -> None:
     reader = Reader(log)
     await reader.start()
@@ -372,7 +372,11 @@ async def test_the_end_of_the_gates_connection_ends_the_gate(
 
 
 async def test_a_gate_whose_line_is_half_open_is_given_up_and_the_commit_is_read_meanwhile(
-    database: Database, log: PostgresLog, proxy: Proxy, observed: list[Observation], monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    log: PostgresEventLog,
+    proxy: Proxy,
+    observed: list[Observation],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SAFETY_SECONDS", 0.3)
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.3)

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 
 from app.model.observations import (
+    EventLogState,
+    EventLogTurnBlocked,
+    EventLogTurned,
+    EventLogTurnFree,
     Gate,
     LeaderEnded,
     Led,
-    LogState,
-    LogTurnBlocked,
-    LogTurned,
-    LogTurnFree,
     Observation,
     QueueUsage,
     Resigned,
@@ -26,8 +26,8 @@ from app.model.observations import (
 )
 from app.model.position import Snapshot
 from app.postgres import leader as module
-from app.postgres import partitions as ring
-from app.postgres.event_log import PostgresLog
+from app.postgres import partitions
+from app.postgres.event_log import PostgresEventLog
 from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
 from tests.support.cluster import ROOT, Cluster, clean_environment, migrate
@@ -43,7 +43,7 @@ class Candidate:
 
     def __init__(self, url: str, retention: Retention = HOUR) -> None:
         self.observed: list[Observation] = []
-        self.log = PostgresLog(url, self.observed.append)
+        self.log = PostgresEventLog(url, self.observed.append)
         self.commits = 0
         self.beats = 0
         self.leader = Leader(
@@ -77,7 +77,7 @@ class Candidate:
 @asynccontextmanager
 async def candidate(url: str, retention: Retention = HOUR) -> AsyncIterator[Candidate]:
     made = Candidate(url, retention)
-    made.position = (await made.log.origin()).position
+    made.position = (await made.log.head()).position
     task = asyncio.create_task(made.leader.run())
     try:
         yield made
@@ -93,7 +93,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A house kept every few milliseconds instead of every second."""
     monkeypatch.setattr(module, "TRY_SECONDS", 0.02)
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(ring, "SETTLED_SECONDS", 0.1)
+    monkeypatch.setattr(partitions, "SETTLED_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -106,7 +106,7 @@ async def test_one_leads_and_the_other_takes_over_when_it_stops(database: Databa
             await eventually(lambda: leading.commits == 1)
             await eventually(lambda: leading.beats > 3)
             assert (waiting.commits, waiting.beats, waiting.count(Led)) == (0, 0, 0)
-            assert leading.count(LogState) == 1  # an hour's ring is turned every five seconds
+            assert leading.count(EventLogState) == 1  # an hour's ring is turned every five seconds
         await eventually(lambda: second_to_last.leader.leading)
         await eventually(lambda: second_to_last.commits == 1)
 
@@ -168,13 +168,13 @@ async def test_the_ring_turns_by_age_up_to_what_is_published_and_its_state_is_ob
 
         async def turned() -> bool:
             await database.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 100) g")
-            return server.count(LogTurned) > 0
+            return server.count(EventLogTurned) > 0
 
         await eventually(turned, every=0.1)
         floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
         assert server.position.contains(floor)
         assert not start.contains(floor)
-        states = [o for o in server.observed if isinstance(o, LogState)]
+        states = [o for o in server.observed if isinstance(o, EventLogState)]
         assert len(states) > server.beats / 3  # a short one's as fast as it needs
         assert all(0 < o.bytes < 1 << 26 for o in states)
         assert all(0 <= o.age_seconds < 60 for o in states)
@@ -193,14 +193,14 @@ async def test_a_log_that_cannot_turn_is_told_with_who_is_in_the_way_and_what_en
         assert blocked is not None
         assert f"process {reader.info.backend_pid} " in blocked.reason
         assert "idle in transaction, waits for Client ClientRead" in blocked.reason
-        state = next(o for o in reversed(server.observed) if isinstance(o, LogState))
+        state = next(o for o in reversed(server.observed) if isinstance(o, EventLogState))
         assert state.blocked_seconds > 0.5
         assert 0 < state.excess_bytes == state.bytes - 1
-        assert server.count(LogTurnBlocked) == 1  # however often it was looked at
+        assert server.count(EventLogTurnBlocked) == 1  # however often it was looked at
         assert await database.value(blocked.remedy)
         await eventually(lambda: server.leader.blocked is None)
-        await eventually(lambda: server.count(LogTurnFree) == 1)
-        await eventually(lambda: server.count(LogTurned) > 0)
+        await eventually(lambda: server.count(EventLogTurnFree) == 1)
+        await eventually(lambda: server.count(EventLogTurned) > 0)
     await reader.close()
 
 
@@ -300,7 +300,7 @@ async def test_leading_needs_no_right_beyond_the_readers(database: Database) -> 
     try:
         async with candidate(database.cluster.url(database.name, user="leads")) as server:
             await eventually(lambda: server.leader.leading)
-            await eventually(lambda: server.count(LogState) > 0)
+            await eventually(lambda: server.count(EventLogState) > 0)
             await server.leader.terminate_stale(5.0)
             assert server.count(LeaderEnded) == 0  # it keeps house
             await server.leader.terminate_stale(0.0)

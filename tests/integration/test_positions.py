@@ -8,19 +8,19 @@ import pytest
 from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import DatabaseBack, DatabaseLost, IncarnationChanged, Observation
 from app.model.position import Position, Snapshot
-from app.postgres.event_log import PostgresLog
-from app.postgres.read import Origin
+from app.postgres.event_log import PostgresEventLog
+from app.postgres.read import LogHead
 from tests.integration import story
 from tests.support.cluster import Cluster, migrate
 from tests.support.database import Database
 from tests.support.standby import caught_up, fall_behind
 
 
-def position_of(origin: Origin, snapshot: Snapshot | None = None) -> Position:
-    return Position(origin.incarnation, origin.tag, snapshot or origin.position, origin.lsn)
+def position_of(head: LogHead, snapshot: Snapshot | None = None) -> Position:
+    return Position(head.incarnation, head.tag, snapshot or head.position, head.lsn)
 
 
-async def verdict(log: PostgresLog, position: Position) -> ResetReason | None:
+async def verdict(log: PostgresEventLog, position: Position) -> ResetReason | None:
     try:
         await log.accept(position)
     except PositionRefused as refused:
@@ -37,32 +37,32 @@ def own_database(own_cluster: Cluster) -> Database:
     return made
 
 
-async def test_a_fresh_position_is_accepted_and_foreign_ones_are_not(log: PostgresLog) -> None:
-    origin = await log.origin()
-    good = position_of(origin)
+async def test_a_fresh_position_is_accepted_and_foreign_ones_are_not(log: PostgresEventLog) -> None:
+    head = await log.head()
+    good = position_of(head)
     assert await verdict(log, good) is None
     assert await verdict(log, replace(good, tag="00000000")) is ResetReason.FOREIGN
-    assert await verdict(log, replace(good, incarnation=origin.incarnation + 1)) is ResetReason.FOREIGN
+    assert await verdict(log, replace(good, incarnation=head.incarnation + 1)) is ResetReason.FOREIGN
     assert await verdict(log, replace(good, incarnation=0)) is ResetReason.FOREIGN
     assert await verdict(log, replace(good, snapshot=Snapshot(3))) is ResetReason.EXPIRED
 
 
 async def test_a_position_of_another_database_is_foreign(
-    database: Database, log: PostgresLog, cluster: Cluster
+    database: Database, log: PostgresEventLog, cluster: Cluster
 ) -> None:
     name = cluster.create_database(migrated=True)
-    other = PostgresLog(cluster.url(name), lambda observation: None)
+    other = PostgresEventLog(cluster.url(name), lambda observation: None)
     try:
-        assert await verdict(log, position_of(await other.origin())) is ResetReason.FOREIGN
+        assert await verdict(log, position_of(await other.head())) is ResetReason.FOREIGN
     finally:
         await other.close()
         cluster.drop_database(name)
 
 
 async def test_an_applications_own_position_starts_where_its_transaction_stood(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
-    await log.origin()
+    await log.head()
     await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'seen')")
     async with await database.connect(autocommit=False) as page:
         await page.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
@@ -85,10 +85,10 @@ async def test_durable_positions_hold_through_crashes_and_others_do_not(
 ) -> None:
     """Aborted transactions before the crash make it re-use ids: a raw snapshot would lose what comes after."""
     cluster = own_database.cluster
-    log = PostgresLog(own_database.url, observed.append)
-    renewed: list[Origin] = []
+    log = PostgresEventLog(own_database.url, observed.append)
+    renewed: list[LogHead] = []
     log.on_incarnation = renewed.append
-    held = [position_of(await log.origin())]
+    held = [position_of(await log.head())]
     for round_ in range(3):
         await own_database.execute("INSERT INTO posts (author_id, title) VALUES (%s, 'kept')", round_)
         batch = await log.difference(held[-1].snapshot)
@@ -122,11 +122,11 @@ async def test_durable_positions_hold_through_crashes_and_others_do_not(
 
 
 async def test_a_clean_restart_keeps_the_incarnation(own_database: Database) -> None:
-    log = PostgresLog(own_database.url, lambda observation: None)
-    before = await log.origin()
+    log = PostgresEventLog(own_database.url, lambda observation: None)
+    before = await log.head()
     await log.close()
     own_database.cluster.restart()
-    after = await log.origin()
+    after = await log.head()
     assert (after.incarnation, after.tag) == (before.incarnation, before.tag)
     assert await verdict(log, replace(position_of(before), strict=False)) is None
     await log.close()
@@ -136,25 +136,29 @@ async def test_a_clean_restart_keeps_the_incarnation(own_database: Database) -> 
 async def test_a_promotion_ends_the_positions_that_saw_a_tail_that_it_lacks(
     own_database: Database, observed: list[Observation], old_primary: str
 ) -> None:
-    log = PostgresLog(own_database.url, observed.append)
-    kept = await log.origin()
+    log = PostgresEventLog(own_database.url, observed.append)
+    kept = await log.head()
     standby = Cluster(base=own_database.cluster)
     try:
         await caught_up(own_database.cluster, standby)
         await fall_behind(own_database.cluster, standby)
         await own_database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'tail')")
         assert await log.difference(kept.position) is not None
-        before = await log.origin()
+        before = await log.head()
         if old_primary == "is gone":
             own_database.cluster.stop("immediate")
         standby.run("pg_ctl", "-D", str(standby.data), "-w", "promote")
         log._url = standby.url("served")  # as when a name moves to the new primary
         with pytest.raises(DatabaseAway):
-            await (log.difference(before.position) if old_primary == "is gone" else log.now())
+            await (
+                log.difference(before.position)
+                if old_primary == "is gone"
+                else log.catalog.current("public", "unknown")
+            )
         with pytest.raises(PositionRefused) as caught:
             await log.difference(before.position)
         assert caught.value.reason is ResetReason.LOST
-        after = await log.origin()
+        after = await log.head()
         assert after.incarnation > before.incarnation
         assert await verdict(log, position_of(before)) is ResetReason.LOST
         assert await verdict(log, position_of(kept)) is None

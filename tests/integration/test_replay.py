@@ -11,7 +11,7 @@ from app.model.change import Portion
 from app.model.errors import PositionRefused, ResetReason
 from app.model.position import Path, Position, Snapshot
 from app.postgres import pages
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from app.postgres.pages import Listed
 from app.postgres.replay import grouped
 from app.stream.history import PORTION_BYTES
@@ -19,15 +19,15 @@ from tests.integration import story
 from tests.support.database import Database
 
 
-async def portions(log: PostgresLog, since: Snapshot, upto: Snapshot) -> list[Portion]:
+async def portions(log: PostgresEventLog, since: Snapshot, upto: Snapshot) -> list[Portion]:
     return [portion async for portion in log.replay(since, upto)]
 
 
 async def told(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[story.Reading], list[story.Connection]]:
     """A story with transactions that are open at its end, and its readings."""
-    position = (await log.origin()).position
+    position = (await log.head()).position
     await story.begin(database)
     open_ = [await database.connect(autocommit=False) for _ in range(2)]
     await open_[0].execute("INSERT INTO other (note) VALUES ('open from the start')")
@@ -40,7 +40,7 @@ async def told(
 
 @pytest.mark.parametrize("listed", [3, 50_000])
 async def test_a_replay_from_every_position_gives_what_was_missed_and_every_cut_is_a_position(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch, listed: int
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch, listed: int
 ) -> None:
     monkeypatch.setattr(pages, "LISTED", listed)
     monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 2000)
@@ -70,7 +70,7 @@ async def test_a_replay_from_every_position_gives_what_was_missed_and_every_cut_
 
 
 async def test_rows_end_right_in_every_replay_of_a_story(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings, open_ = await told(database, log, monkeypatch)
     found = await story.replayed(log, readings[0].since, readings[-1].upto)
@@ -82,7 +82,7 @@ async def test_rows_end_right_in_every_replay_of_a_story(
 
 
 async def test_the_end_is_as_if_the_batches_after_it_were_not_there(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings, open_ = await told(database, log, monkeypatch)
     middle = len(readings) // 2
@@ -93,9 +93,9 @@ async def test_the_end_is_as_if_the_batches_after_it_were_not_there(
 
 
 async def test_a_transaction_open_for_long_is_replayed_once_after_its_commit(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
-    start = (await log.origin()).position
+    start = (await log.head()).position
     async with await database.connect(autocommit=False) as slow:
         await slow.execute("INSERT INTO posts (author_id, title) VALUES (1, 'slow')")
         await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'fast')")
@@ -109,16 +109,16 @@ async def test_a_transaction_open_for_long_is_replayed_once_after_its_commit(
     assert len(story.ids(await story.replayed(log, start, after.upto))) == 2
 
 
-async def test_nothing_between_two_positions_is_one_portion_that_ends_there(log: PostgresLog) -> None:
-    position = (await log.origin()).position
+async def test_nothing_between_two_positions_is_one_portion_that_ends_there(log: PostgresEventLog) -> None:
+    position = (await log.head()).position
     (portion,) = await portions(log, position, position)
     assert (portion.transactions, portion.upto) == ([], position)
 
 
 async def test_a_huge_transaction_comes_in_pieces_without_a_position_within(
-    database: Database, log: PostgresLog
+    database: Database, log: PostgresEventLog
 ) -> None:
-    start = (await log.origin()).position
+    start = (await log.head()).position
     await database.execute("INSERT INTO posts (author_id, title) VALUES (0, 'before')")
     await database.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 25000) g;")
     await database.execute("INSERT INTO posts (author_id, title) VALUES (0, 'after')")
@@ -135,7 +135,7 @@ async def test_a_huge_transaction_comes_in_pieces_without_a_position_within(
 
 @pytest.mark.parametrize("marked", [False, True])
 async def test_a_huge_transaction_is_in_order_however_it_is_cut(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch, marked: bool
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch, marked: bool
 ) -> None:
     """Keys that rows hand on, several statements, a TRUNCATE between, and nested statements where there are marks."""
     await story.begin(database)
@@ -148,7 +148,7 @@ async def test_a_huge_transaction_is_in_order_however_it_is_cut(
                CREATE TRIGGER touch AFTER INSERT ON story EXECUTE FUNCTION touch();
                SELECT realtime.watch('story', routes => '{owner}')"""
         )
-    start = (await log.origin()).position
+    start = (await log.head()).position
     await database.execute(
         """UPDATE story SET id = id + 1;
            INSERT INTO other (note) SELECT g::text FROM generate_series(1, 7) g;
@@ -176,10 +176,10 @@ async def test_a_huge_transaction_is_in_order_however_it_is_cut(
 
 
 async def test_rows_that_vanish_in_the_midst_are_an_overrun(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
-    start = (await log.origin()).position
+    start = (await log.head()).position
     for i in range(5):
         await database.execute("INSERT INTO posts (author_id) VALUES (%s)", i)
     batch = await log.difference(start)
@@ -199,12 +199,12 @@ async def test_rows_that_vanish_in_the_midst_are_an_overrun(
 
 
 async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the real ring (adversarial 28): refused whole or cut off between portions, and exact from the floor on."""
     monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
-    origin = await log.origin()
-    early = Position(origin.incarnation, origin.tag, origin.position, origin.lsn)
+    head = await log.head()
+    early = Position(head.incarnation, head.tag, head.position, head.lsn)
     await log.accept(early)
     for i in range(3):
         await database.execute("INSERT INTO posts (author_id) VALUES (%s)", i)
@@ -229,19 +229,19 @@ async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
     floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
     assert floor == middle.upto
     await log.difference(last.upto)  # a read tells of the floor, which otherwise may be known a second late
-    await log.accept(Position(origin.incarnation, origin.tag, floor, middle.lsn))
+    await log.accept(Position(head.incarnation, head.tag, floor, middle.lsn))
     changes = [c for t in await story.replayed(log, floor, last.upto) for c in t.changes]
     assert [c.new_values and c.new_values[1] for c in changes] == ["3"]
     with pytest.raises(PositionRefused) as caught:  # one transaction short of the floor
-        await log.accept(Position(origin.incarnation, origin.tag, floor.without([floor.xmax - 1]), middle.lsn))
+        await log.accept(Position(head.incarnation, head.tag, floor.without([floor.xmax - 1]), middle.lsn))
     assert caught.value.reason is ResetReason.EXPIRED
 
 
 async def test_no_transaction_is_open_between_two_portions(
-    database: Database, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+    database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
-    start = (await log.origin()).position
+    start = (await log.head()).position
     for i in range(5):
         await database.execute("INSERT INTO posts (author_id) VALUES (%s)", i)
     batch = await log.difference(start)

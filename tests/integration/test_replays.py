@@ -10,14 +10,14 @@ import pytest
 from app.model.observations import Observation
 from app.model.position import Position, Snapshot
 from app.postgres.connect import Connection
-from app.postgres.event_log import PostgresLog
+from app.postgres.event_log import PostgresEventLog
 from app.stream.replays import Replays
 from tests.support.database import Database, rows_of
 
 WRITERS, COMMITS = 4, 500
 
 
-class Counting(PostgresLog):
+class Counting(PostgresEventLog):
     """Counts how often a connection is lent to read with: once for each query."""
 
     lent = 0
@@ -52,7 +52,7 @@ async def written(database: Database, writer: int) -> list[Snapshot]:
 async def test_two_thousand_positions_at_once_cost_a_handful_of_queries_and_get_exactly_what_they_lack(
     database: Database, log: Counting, observed: list[Observation]
 ) -> None:
-    start = (await log.origin()).position
+    start = (await log.head()).position
     async with await database.connect(autocommit=False) as slow:
         await slow.execute("INSERT INTO posts (author_id, title) VALUES (9, 'open all the time')")
         positions = [
@@ -60,7 +60,7 @@ async def test_two_thousand_positions_at_once_cost_a_handful_of_queries_and_get_
         ]
         await slow.commit()
     assert len(set(positions)) > 1000
-    front = (await log.origin()).position
+    front = (await log.head()).position
     everything = [t.xid async for s in log.stretches(start, front) for t in s.transactions or ()]
     assert len(everything) == WRITERS * COMMITS + 1
     replays = Replays(log, lambda: front, observed.append)
@@ -83,11 +83,11 @@ async def test_two_thousand_positions_at_once_cost_a_handful_of_queries_and_get_
 async def test_a_transaction_too_large_to_hold_is_left_to_each_reader(
     database: Database, log: Counting, observed: list[Observation]
 ) -> None:
-    start = (await log.origin()).position
+    start = (await log.head()).position
     await database.execute("INSERT INTO posts (author_id, title) VALUES (0, 'before')")
     await database.execute("INSERT INTO posts (author_id) SELECT g FROM generate_series(1, 12000) g")
     await database.execute("INSERT INTO posts (author_id, title) VALUES (0, 'after')")
-    front = (await log.origin()).position
+    front = (await log.head()).position
     found = [stretch async for stretch in log.stretches(start, front)]
     assert [s.transactions is None for s in found] == [False, True, False]
     assert found[-1].upto == front

@@ -26,12 +26,12 @@ DRAINED = 400  # bytes of backlog with which history goes on
 class Server:
     """One server's broadcaster and connections; `inbox` holds the batches that the bus has for it."""
 
-    def __init__(self, world: World, ring_bytes: int) -> None:
+    def __init__(self, world: World, history_bytes: int) -> None:
         self.world = world
         self.inbox: list[Any] = []
         self.failures: list[Failed] = []
         self.lagging = 0
-        self.broadcaster = Broadcaster(world, world, Hub(), world.start(), ring_bytes, self._observe)
+        self.broadcaster = Broadcaster(world, world, Hub(), world.start(), history_bytes, self._observe)
         self.connections = Connections(self.broadcaster, self._observe, server_id="s", version="0", heartbeat=0)
 
     def _observe(self, seen: Observation) -> None:

@@ -18,7 +18,7 @@ from app.core.order import transaction
 from app.model.change import Batch, Change, Portion, Table, Transaction
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
 from app.model.position import Position, Snapshot
-from app.stream.broadcaster import Origin
+from app.stream.broadcaster import LogHead
 from app.stream.history import Stretch
 from tests.support.truth import Event, Truth, canonical
 
@@ -204,7 +204,7 @@ class World:
     def start(self) -> Start:
         return Start(self.now(), self.highest, self._next, self.incarnation, f"{self.incarnation:08x}")
 
-    async def origin(self) -> Origin:
+    async def head(self) -> LogHead:
         await self._reach()
         return self.start()
 

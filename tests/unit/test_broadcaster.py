@@ -10,7 +10,7 @@ from app.model.change import Table
 from app.model.channel import Address, parse
 from app.model.errors import Unavailable
 from app.model.position import Snapshot
-from app.stream.broadcaster import Snapshots
+from app.stream.broadcaster import RowReader
 from app.stream.history import Rows
 from tests.unit.client_model import Client
 from tests.unit.stage import Stage, link
@@ -30,13 +30,13 @@ class Impatient(Snapshot):
         return super().contains(other)
 
 
-class Reads(Snapshots):
+class Reads(RowReader):
     """Reads that end when they are told to, each with the rows of the position that it was given."""
 
     def __init__(self) -> None:
         self.ends: list[asyncio.Future[Snapshot]] = []
 
-    async def snapshot(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
+    async def rows(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
         end = asyncio.get_running_loop().create_future()
         self.ends.append(end)
         return Rows(await end, 0, {str(address): [] for _, address in wanted})
@@ -45,7 +45,7 @@ class Reads(Snapshots):
 async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_ever(stage: Stage) -> None:
     """The second client comes in the very turn of the loop in which the read of the first has ended."""
     broadcaster, reads = stage.server.broadcaster, Reads()
-    broadcaster.snapshots = reads
+    broadcaster.row_reader = reads
     located = [await broadcaster.locate(parse("posts"))]
     old = broadcaster.point.snapshot
     await stage.commit()
@@ -62,7 +62,7 @@ async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_e
 async def test_rows_of_another_incarnation_are_not_shared_with_who_comes_after_it(stage: Stage) -> None:
     """They may be of a primary that was left: their position says nothing here."""
     broadcaster, reads = stage.server.broadcaster, Reads()
-    broadcaster.snapshots = reads
+    broadcaster.row_reader = reads
     located = [await broadcaster.locate(parse("posts"))]
     before = asyncio.create_task(broadcaster.rows(located, None))
     await stage.until(lambda: reads.ends)
@@ -73,13 +73,13 @@ async def test_rows_of_another_incarnation_are_not_shared_with_who_comes_after_i
         end.set_result(broadcaster.point.snapshot)
     assert await asyncio.wait_for(before, PATIENCE) is not await asyncio.wait_for(after, PATIENCE)
     await stage.turns()
-    assert not broadcaster._snapshots
+    assert not broadcaster._row_reads
 
 
 async def test_rows_of_where_the_stream_never_comes_are_not_handed_out(stage: Stage) -> None:
     """A primary that has taken over answers, while the stream is still read from the one before."""
     broadcaster, reads = stage.server.broadcaster, Reads()
-    broadcaster.snapshots = reads
+    broadcaster.row_reader = reads
     asked = asyncio.create_task(broadcaster.rows([await broadcaster.locate(parse("posts"))], None))
     await stage.until(lambda: reads.ends)
     reads.ends[0].set_result(Snapshot(stage.world.now().xmax + 5))
@@ -101,7 +101,7 @@ class Listener(Client):
 async def test_a_channel_whose_rows_are_still_to_be_sent_is_subscribed_already(stage: Stage) -> None:
     start, broadcaster, reads, client = stage.token, stage.server.broadcaster, Reads(), Listener()
     await stage.commit()
-    broadcaster.snapshots = reads
+    broadcaster.row_reader = reads
     client.connect(stage.server)
     stage.clients.append(client)
     link(client).command(type="subscribe", id=1, channels=["posts"], snapshot=True)

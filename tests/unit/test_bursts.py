@@ -13,30 +13,30 @@ from hypothesis import strategies as st
 
 from app.core.audience import Burst, one_by_one
 from app.web import uring
-from app.web.uring import ENTRIES, FEW, Ring
+from app.web.uring import ENTRIES, FEW, UringSender
 
 OPEN, CLOSED, FULL, GONE = "open", "closed", "full", "gone"
 
 
 @pytest.fixture(scope="module")
-def ring() -> Ring:
+def ring() -> UringSender:
     try:
-        return Ring()
+        return UringSender()
     except OSError as error:
         pytest.skip(f"the kernel has no io_uring for us: {error}")
 
 
 @pytest.fixture(scope="module")
-def small(ring: Ring) -> Ring:
+def small(ring: UringSender) -> UringSender:
     """One that is gone round again and again."""
-    return Ring(8)
+    return UringSender(8)
 
 
 @pytest.fixture(params=["one by one", "io_uring"])
 def burst(request: pytest.FixtureRequest) -> Burst:
     if request.param == "one by one":
         return one_by_one
-    made: Ring = request.getfixturevalue("ring")
+    made: UringSender = request.getfixturevalue("ring")
     return made.burst
 
 
@@ -104,7 +104,7 @@ def test_what_the_kernel_takes_in_part_is_counted(burst: Burst) -> None:
         judge(pairs, burst, os.urandom(8 << 20))
 
 
-def test_more_than_the_ring_holds_and_round_it_many_times(ring: Ring, small: Ring) -> None:
+def test_more_than_the_ring_holds_and_round_it_many_times(ring: UringSender, small: UringSender) -> None:
     with Pairs([OPEN] * 50) as pairs:
         for n in range(40):
             judge(pairs, small.burst, b"%d," % n)
@@ -122,7 +122,7 @@ def test_more_than_the_ring_holds_and_round_it_many_times(ring: Ring, small: Rin
     )
 )  # fmt: skip
 def test_whatever_the_states_both_ways_say_what_happened(
-    ring: Ring, small: Ring, rounds: list[tuple[list[str], int]]
+    ring: UringSender, small: UringSender, rounds: list[tuple[list[str], int]]
 ) -> None:
     for states, size in rounds:
         for burst in (one_by_one, ring.burst, small.burst):
@@ -146,44 +146,44 @@ def test_an_old_number_is_not_a_strangers(burst: Burst) -> None:
 
 
 @pytest.fixture
-def failing(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def failing(ring: UringSender, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Errors that the next calls of io_uring_enter come back with, before the kernel has done anything."""
     errors: list[int] = []
-    system = Ring._system
+    system = UringSender._system
 
-    def fail(self: Ring, number: int, *arguments: object) -> int:
+    def fail(self: UringSender, number: int, *arguments: object) -> int:
         if number == uring.ENTER and errors:
             raise OSError(errors.pop(), "planted")
         return system(self, number, *arguments)
 
-    monkeypatch.setattr(Ring, "_system", fail)
+    monkeypatch.setattr(UringSender, "_system", fail)
     yield errors
     assert not errors
 
 
 def test_an_interrupted_call_is_made_again(failing: list[int]) -> None:
     failing += [errno.EINTR, errno.EAGAIN, errno.EINTR]
-    ring = Ring()
+    ring = UringSender()
     with Pairs([OPEN] * 40) as pairs:
         judge(pairs, ring.burst, b"x")
 
 
 def test_a_ring_that_fails_says_what_was_not_sent_and_is_not_used_again(failing: list[int]) -> None:
     failing.append(errno.EINVAL)
-    ring = Ring()
+    ring = UringSender()
     with Pairs([OPEN] * 40) as pairs:
         assert ring.burst(pairs.lines, b"lost") == [(line, 0) for line in pairs.lines]
         judge(pairs, ring.burst, b"x")  # by a send each
 
 
-def test_an_exception_in_the_midst_leaves_nothing_behind(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: Ring, number: int, *arguments: object) -> int:
+def test_an_exception_in_the_midst_leaves_nothing_behind(ring: UringSender, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: UringSender, number: int, *arguments: object) -> int:
         raise KeyboardInterrupt
 
-    other = Ring()
+    other = UringSender()
     with Pairs([OPEN] * 40) as pairs:
         with monkeypatch.context() as patch:
-            patch.setattr(Ring, "_system", interrupt)
+            patch.setattr(UringSender, "_system", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 other.burst(pairs.lines, b"one")
         judge(pairs, other.burst, b"two")
@@ -192,4 +192,4 @@ def test_an_exception_in_the_midst_leaves_nothing_behind(ring: Ring, monkeypatch
 def test_without_io_uring_there_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", 4095)  # no system call
     with pytest.raises(OSError, match="Function not implemented"):
-        Ring()
+        UringSender()

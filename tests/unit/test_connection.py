@@ -270,7 +270,7 @@ async def test_heartbeats_leave_the_loop_to_others_and_tell_where_the_server_is_
     await stage.until(lambda: all(joined(client, "notes")() for client in clients))
     connections, told = stage.server.connections, list[str]()
     for connection in connections._all:
-        connection.line.quiet = True
+        connection.outbox.quiet = True
     for client in clients:
         client.receive = lambda message: told.append(message["position"])  # type: ignore[method-assign]
     before, heart = stage.token, asyncio.create_task(connections.beat())

@@ -38,7 +38,7 @@ class Weather:
     away: bool = False
     resets: bool = False
     message_bytes: int = 1 << 20
-    ring_bytes: int = 12_000
+    history_bytes: int = 12_000
     held: int = 10_000
     token_limit: int = 4096
 
@@ -46,11 +46,11 @@ class Weather:
 WEATHERS = [
     Weather("calm"),
     Weather("away", away=True),
-    Weather("bulk", held=6, ring_bytes=100_000),
-    Weather("large", message_bytes=500, ring_bytes=30_000),
+    Weather("bulk", held=6, history_bytes=100_000),
+    Weather("large", message_bytes=500, history_bytes=30_000),
     Weather("withheld", token_limit=42),
-    Weather("resets", resets=True, away=True, ring_bytes=30_000),
-    Weather("storm", resets=True, away=True, message_bytes=700, held=9, ring_bytes=8_000),
+    Weather("resets", resets=True, away=True, history_bytes=30_000),
+    Weather("storm", resets=True, away=True, message_bytes=700, held=9, history_bytes=8_000),
 ]
 
 
@@ -61,7 +61,7 @@ class Play:
         self.random = Random(seed)
         self.weather = weather
         self.world = World(self.random, held=weather.held)
-        self.servers = [Server(self.world, weather.ring_bytes) for _ in range(2)]
+        self.servers = [Server(self.world, weather.history_bytes) for _ in range(2)]
         self.clients = [Client(f"client {n}") for n in range(3)]
         self.tasks: list[asyncio.Task[None]] = []
         for here, there in [self.servers, self.servers[::-1]]:

@@ -6,11 +6,11 @@ from app.telemetry.logs import LEVELS
 from app.telemetry.metrics import Metrics
 
 # What only the log tells: it has no number.
-# LogState has the numbers of the last two, as long as it lasts.
+# EventLogState has the numbers of the last two, as long as it lasts.
 ONLY_LOGGED = {
     observe.Served, observe.Stopped, observe.Noted, observe.WorkerStarted, observe.WorkerEnded,
-    observe.WorkerHeard, observe.WorkerHung, observe.WorkerNotStarted, observe.LogTurnBlocked, observe.LogTurnFree,
-    observe.FanOut,
+    observe.WorkerHeard, observe.WorkerHung, observe.WorkerNotStarted, observe.EventLogTurnBlocked,
+    observe.EventLogTurnFree, observe.FanOut,
 }  # fmt: skip
 
 
@@ -43,8 +43,8 @@ def test_everything_that_a_dashboard_needs_is_there_before_anything_happened() -
         "sobranie_changes_read_total": 0,
         "sobranie_batch_changes_count": 0,
         "sobranie_history_bytes": 0,
-        "sobranie_log_bytes": 0,
-        "sobranie_log_age_seconds": 0,
+        "sobranie_event_log_bytes": 0,
+        "sobranie_event_log_age_seconds": 0,
         "sobranie_notification_queue_usage_ratio": 0,
         "sobranie_clients_lagging": 0,
         "sobranie_database_up": 1,
@@ -117,8 +117,8 @@ def test_reading_and_the_database_are_shown_as_they_are_now() -> None:
         observe.Gate(hot=True),
         observe.Gate(hot=False),
         observe.DatabaseLost("gone"),
-        observe.LogState(1 << 20, 12.5, 1 << 10, 5.5),
-        observe.LogState(1 << 20, 12.5, 1 << 10, 6.5),
+        observe.EventLogState(1 << 20, 12.5, 1 << 10, 5.5),
+        observe.EventLogState(1 << 20, 12.5, 1 << 10, 6.5),
         observe.QueueUsage(0.25),
         observe.Lagging(+1),
         observe.Lagging(+1),
@@ -129,12 +129,16 @@ def test_reading_and_the_database_are_shown_as_they_are_now() -> None:
     assert found["sobranie_changes_read_total"] == 31
     assert found['sobranie_batch_changes_bucket{le="10.0"}'] == 1
     assert (found["sobranie_leader"], found["sobranie_gate_hot"], found["sobranie_database_up"]) == (1, 0, 0)
-    assert (found["sobranie_log_bytes"], found["sobranie_log_age_seconds"]) == (1 << 20, 12.5)
-    assert (found["sobranie_log_excess_bytes"], found["sobranie_log_blocked_seconds"]) == (1 << 10, 6.5)
-    assert found["sobranie_log_turns_blocked_total"] == 2
+    assert (found["sobranie_event_log_bytes"], found["sobranie_event_log_age_seconds"]) == (1 << 20, 12.5)
+    assert (found["sobranie_event_log_excess_bytes"], found["sobranie_event_log_blocked_seconds"]) == (1 << 10, 6.5)
+    assert found["sobranie_event_log_turns_blocked_total"] == 2
     assert found["sobranie_notification_queue_usage_ratio"] == 0.25
     assert found["sobranie_clients_lagging"] == 1
     assert found["sobranie_safety_poll_finds_total"] == 1
     assert samples(observe.DatabaseLost("gone"), observe.DatabaseBack(1.0))["sobranie_database_up"] == 1
-    resigned = samples(observe.Led(), observe.LogState(1, 1, 1, 1), observe.Resigned("asked"))
-    assert [resigned[f"sobranie_{n}"] for n in ("leader", "log_excess_bytes", "log_blocked_seconds")] == [0, 0, 0]
+    resigned = samples(observe.Led(), observe.EventLogState(1, 1, 1, 1), observe.Resigned("asked"))
+    assert [resigned[f"sobranie_{n}"] for n in ("leader", "event_log_excess_bytes", "event_log_blocked_seconds")] == [
+        0,
+        0,
+        0,
+    ]

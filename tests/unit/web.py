@@ -18,7 +18,7 @@ from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetRea
 from app.model.observations import Observation
 from app.model.position import Position, Snapshot
 from app.model.settings import Settings
-from app.stream.broadcaster import Broadcaster, Origin
+from app.stream.broadcaster import Broadcaster, LogHead
 from app.stream.history import Stretch
 from app.web.ports import Facts
 from app.web.server import Server
@@ -32,7 +32,7 @@ HEALTHY: Facts = {"database": True, "listen": True, "bus": True, "leader": "here
 
 @dataclass
 class Start:
-    """An origin, as the broadcaster takes it."""
+    """An head, as the broadcaster takes it."""
 
     position: Snapshot
     highest: int
@@ -41,7 +41,7 @@ class Start:
     tag: str = "00000001"
 
 
-class MemoryLog:
+class MemoryEventLog:
     """A log that is a list. `away` makes it unreachable."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class MemoryLog:
         self.committed.append(Transaction(xid, xid, changes))
         return keys
 
-    async def origin(self) -> Origin:
+    async def head(self) -> LogHead:
         return Start(await self.now(), FIRST + len(self.committed) - 1)
 
     async def now(self) -> Snapshot:
@@ -118,7 +118,7 @@ def _inserted(xid: int, n: int, key: str, author: str, body: str) -> Change:
 class House:
     """A running server. `url` is where; `seen` is all that was observed; `facts` is what /readyz is computed from."""
 
-    def __init__(self, server: Server, log: MemoryLog, broadcaster: Broadcaster, connections: Connections) -> None:
+    def __init__(self, server: Server, log: MemoryEventLog, broadcaster: Broadcaster, connections: Connections) -> None:
         self.server = server
         self.log = log
         self.broadcaster = broadcaster
@@ -142,9 +142,9 @@ class House:
 
 @asynccontextmanager
 async def running(demo: Demo | None = None, settings: Settings | None = None) -> AsyncIterator[House]:
-    log = MemoryLog()
+    log = MemoryEventLog()
     seen: list[Observation] = []
-    broadcaster = Broadcaster(log, log, Hub(), await log.origin(), 32 << 20, seen.append)
+    broadcaster = Broadcaster(log, log, Hub(), await log.head(), 32 << 20, seen.append)
     connections = Connections(broadcaster, seen.append, server_id="here", version="test", heartbeat=25)
     server = Server(
         settings or Settings(port=0),
