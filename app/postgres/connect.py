@@ -23,7 +23,7 @@ from app.postgres.queries import SQL
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 CONNECT_SECONDS: Final = 5
-ANSWER_SECONDS: Final = 70.0  # a little more than the statement_timeout of queries.sql
+ANSWER_SECONDS: Final = 70.0  # a little more than the statement_timeout of connect.sql
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_LAST: Final = 10.0
 # Our own schema is not there, or not whole: it is being restored, or taken down.

@@ -1,0 +1,9 @@
+-- name: generations
+SELECT g.gen, g.relid::bigint, g.schema, g.name, g.key, g.routes, g.vals, g.types,
+       array_to_string(g.json_types, ''), g.xid, g.ended
+FROM realtime.generations g WHERE g.gen = ANY(%(gens)s::int[]) OR g.gen > %(above)s
+
+-- name: current
+SELECT g.gen, g.relid::bigint, g.schema, g.name, g.key, g.routes, g.vals, g.types,
+       array_to_string(g.json_types, ''), g.xid, g.ended
+FROM realtime.generations g WHERE g.schema = %(schema)s AND g.name = %(name)s ORDER BY g.gen DESC LIMIT 1

@@ -1,0 +1,29 @@
+-- name: recovering
+SELECT pg_is_in_recovery(), current_setting('server_version')
+
+-- name: schema
+SELECT to_regclass('realtime.meta') IS NOT NULL
+
+-- name: version
+SELECT m.version, m.compatible_from FROM realtime.meta m
+
+-- name: privileges
+-- What this role may not do although it must.
+SELECT p.what
+FROM (
+  SELECT 'SELECT on ' || t AS what, has_table_privilege(t, 'SELECT') AS may
+  FROM unnest('{realtime.events,realtime.log_state,realtime.generations,realtime.incarnation,realtime.purges}'::text[]) t
+  UNION ALL
+  SELECT 'EXECUTE on ' || f, has_function_privilege(f, 'EXECUTE')
+  FROM unnest('{realtime.incarnate(),realtime.check(),"realtime.turn(interval,bigint,pg_snapshot)"}'::text[]) f
+) p
+WHERE NOT p.may
+
+-- name: listen_check
+LISTEN realtime_check
+
+-- name: unlisten_check
+UNLISTEN realtime_check
+
+-- name: notify_check
+SELECT pg_notify('realtime_check', %(payload)s)

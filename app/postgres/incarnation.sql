@@ -1,0 +1,9 @@
+-- name: incarnate
+SELECT i.n, i.uuid::text FROM realtime.incarnate() i
+
+-- name: incarnations
+SELECT i.n, i.uuid::text, i.sysid, i.db::bigint, i.marker::bigint, i.tli, (i.recovery_end - '0/0')::bigint
+FROM realtime.incarnation i ORDER BY i.n
+
+-- name: timelines
+SELECT t.tli, (t.ended - '0/0')::bigint FROM realtime.timelines() t

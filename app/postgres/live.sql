@@ -1,0 +1,2 @@
+-- name: log
+SELECT f.tableoid::bigint FROM realtime.log_state f

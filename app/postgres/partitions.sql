@@ -1,0 +1,38 @@
+-- name: turn
+SELECT realtime.turn(make_interval(secs => %(keep)s), %(bytes)s, %(published)s::pg_snapshot)
+
+-- name: purging
+SELECT EXISTS (SELECT FROM realtime.purges p WHERE p.done IS NULL)
+
+-- name: blockers
+-- Who holds a lock on a partition that could be emptied, the oldest first, and what ends that. Readers and writers of a
+-- moment are not meant; of other roles' sessions only members of pg_read_all_stats see more than the pid.
+SELECT concat(b.who, ' holds a lock on the log',
+         ', in a transaction that is open for ' || round(extract(epoch FROM clock_timestamp() - b.since)) || ' s',
+         ' (' || b.state || coalesce(', waits for ' || b.waits, '') || ')'),
+       b.remedy
+FROM (
+  SELECT concat('process ', a.pid, ' (' || nullif(a.application_name, '') || ')') AS who, a.xact_start AS since, a.state,
+         a.wait_event_type || ' ' || a.wait_event AS waits, format('SELECT pg_terminate_backend(%s)', a.pid) AS remedy
+  FROM pg_stat_activity a WHERE a.pid IN (SELECT l.pid FROM pg_locks l
+    WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.relation IN (SELECT format('realtime.events_%s', i)::regclass FROM generate_series(0, 3) i, realtime.log_state s WHERE i <> s.slot))
+    AND (a.xact_start IS NULL OR a.xact_start < clock_timestamp() - interval '1 s')
+  UNION ALL
+  SELECT format('the prepared transaction %L', p.gid), p.prepared, NULL, NULL, format('COMMIT PREPARED %1$L (or ROLLBACK PREPARED %1$L)', p.gid)
+  FROM pg_prepared_xacts p WHERE p.database = current_database() AND p.transaction IN (
+    SELECT x.transactionid FROM pg_locks x JOIN pg_locks l USING (virtualtransaction)
+    WHERE x.locktype = 'transactionid' AND x.pid IS NULL AND l.locktype = 'relation' AND l.pid IS NULL
+      AND l.relation IN (SELECT format('realtime.events_%s', i)::regclass FROM generate_series(0, 3) i, realtime.log_state s WHERE i <> s.slot))
+) b
+ORDER BY b.since NULLS LAST
+
+-- name: log_state
+-- The log's bytes, and the age in seconds of an event of its oldest partition (0 where it is empty).
+SELECT (SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c
+        WHERE c.oid = ANY ('{realtime.events_0,realtime.events_1,realtime.events_2,realtime.events_3}'::regclass[]))::bigint,
+       coalesce(extract(epoch FROM clock_timestamp() - (SELECT min(o.at) FROM (
+         (SELECT at FROM realtime.events_0 LIMIT 1) UNION ALL (SELECT at FROM realtime.events_1 LIMIT 1) UNION ALL
+         (SELECT at FROM realtime.events_2 LIMIT 1) UNION ALL (SELECT at FROM realtime.events_3 LIMIT 1)) o)), 0)::float8,
+       pg_notification_queue_usage()

@@ -1,0 +1,9 @@
+-- name: may_snapshot
+-- Whether a table's rows can be read for a channel: the right to, row security, an index that begins with a column of the
+-- route; and its virtual generated columns, which are on the air nowhere.
+SELECT has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), EXISTS (
+         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+         WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND a.attname = ANY (%(route)s)),
+       (SELECT array_agg(a.attname::text) FROM pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped)
+FROM pg_class c WHERE c.oid = %(relid)s::bigint::oid
