@@ -2,8 +2,8 @@
 
 Every peer has its own clients, connected the whole time; windows alternate, at an even pace and one peer at a time. A
 delivery is one change at one client: a message of ten changes is ten. Our server's CPU has everything in it: reading
-the log, encoding, the metrics. The peers' has no database; so the same is also measured with one client, and what that
-takes is shown apart.
+the event log, encoding, the metrics. The peers' has no database; so the same is also measured with one client, and what
+that takes is shown apart.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -178,9 +178,9 @@ def show(data: Data) -> Iterator[Block]:
     yield Text(
         f"CPU of the server process for each change at each client: {data['clients']:,} WebSocket clients, windows of "
         f"{data['seconds']:g} s at an even pace, {data['rounds']} rounds that alternate; in µs, median "
-        "(lowest–highest). Ours has the reading of the log in it. The floor sends a batch in one `send`, as we do; the "
-        "others send a message for each change, ten of them in one go. `p50` is from the writing of the row (the "
-        "peers: from their timer) to the client."
+        "(lowest–highest). Ours has the reading of the event log in it. The floor sends a batch in one `send`, as we "
+        "do; the others send a message for each change, ten of them in one go. `p50` is from the writing of the row "
+        "(the peers: from their timer) to the client."
     )
     shapes = list(dict.fromkeys((c["changes"], c["size"], c["rate"], c["bytes"]) for c in data["cells"]))
     for changes, size, rate, whole in shapes:

@@ -1,8 +1,8 @@
 """Replay: a client comes back with a position, and what it missed comes first.
 
-100,000 changes (in commits of 100 rows) to one client, from a server that still has them in its ring and from one that
-has just started and must read the log; then 1,000 clients at once, each 1,000 changes behind. Time is from the connect
-to the last change at the last client.
+100,000 changes (in commits of 100 rows) to one client, from a server that still has them in its History and from one
+that has just started and must read the event log; then 1,000 clients at once, each 1,000 changes behind. Time is from
+the connect to the last change at the last client.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ CHANGES = 100_000
 ROWS = 100  # a commit
 CLIENTS, EACH = 1000, 1000
 # Twice what the changes take.
-RING = "256MB"
-LABELS = {"ring": "from the ring", "log": "from the log"}
+HISTORY = "256MB"
+LABELS = {"history": "from History", "event_log": "from the event log"}
 
 
 async def measure(
@@ -31,7 +31,7 @@ async def measure(
 ) -> Data:
     database = stage.database()
     cells: dict[tuple[str, str], Data] = {}
-    async with stage.server(database, "ring", SOBRANIE_HISTORY_BYTES=RING) as server:
+    async with stage.server(database, "history", SOBRANIE_HISTORY_BYTES=HISTORY) as server:
         async with await Swarm.open(server.port, 1) as live:
             start = await _position(database)
             await stage.write(database, insert(ROWS), "-t", str((changes - EACH) // ROWS))
@@ -48,21 +48,21 @@ async def measure(
                         continue
                     empty = {"what": what, "source": source, "clients": count, "changes": total}
                     cell = cells.setdefault((what, source), empty | {"seconds": [], "cpu": [], "grown": []})
-                    if source == "ring":
+                    if source == "history":
                         found = await _replay(server, count, total, position)
                     else:
-                        found = await _from_the_log(stage, database, count, total, position)
+                        found = await _from_the_event_log(stage, database, count, total, position)
                     for key, value in found.items():
                         cell[key].append(value)
     for cell in cells.values():
         rate = [cell["changes"] / seconds for seconds in cell["seconds"]]
-        say(f"  {cell['clients']:>5} clients {LABELS[cell['source']]:14} {with_range(rate)} changes/s")
+        say(f"  {cell['clients']:>5} clients {LABELS[cell['source']]:18} {with_range(rate)} changes/s")
     return {"rounds": rounds, "cells": list(cells.values())}
 
 
-async def _from_the_log(stage: Stage, database: Database, count: int, total: int, position: str) -> Data:
-    """A server that has just started has nothing in its ring."""
-    async with stage.server(database, "log") as server:
+async def _from_the_event_log(stage: Stage, database: Database, count: int, total: int, position: str) -> Data:
+    """A server that has just started has nothing in its History."""
+    async with stage.server(database, "event-log") as server:
         return await _replay(server, count, total, position)
 
 
@@ -97,7 +97,7 @@ def rate(data: Data, what: str, source: str) -> list[float]:
 def show(data: Data) -> Iterator[Block]:
     yield Text(
         "From the connect to the last change at the last client. Rows of 300 bytes, commits of "
-        f"{ROWS} rows; the log is read by a server that has just started, with an empty ring."
+        f"{ROWS} rows; the event log is read by a server that has just started, whose History is empty."
     )
     yield Table(
         "",

@@ -207,8 +207,8 @@ def show(data: Data) -> Iterator[Block]:
     yield Text(
         "pgbench, prepared statements, windows that alternate. *Kept* is the median, round by round, of the speed "
         "against the untriggered table's, with its 95 % interval (of fewer than 6 rounds: the range). CPU is that of "
-        "all of PostgreSQL's processes, the reading of the log included; WAL is per changed row. The subscribed client "
-        f"received {data['cells'][-1]['received']:,} row images of {data['cells'][-1]['written']:,} written."
+        "all of PostgreSQL's processes, the reading of the event log included; WAL is per changed row. The subscribed "
+        f"client received {data['cells'][-1]['received']:,} row images of {data['cells'][-1]['written']:,} written."
     )
     for cell in data["cells"]:
         variants = [v for v in TABLES if v in cell]

@@ -66,7 +66,7 @@ def test_an_aim_is_reached_by_the_median_or_not() -> None:
     rows = {row[0]: row for row in aims.table(a_run(a_case(8), a_case(1, capture=900.0))["parts"]).rows}
     assert rows["throughput kept by 8 writers, single-row INSERT"][2:4] == ("0.700 (0.700–0.700)", "**no**")
     assert rows["throughput kept by 1 writer"][3] == "yes"
-    assert rows["replay from the log to one client"][2:4] == ("not measured", "–")
+    assert rows["replay from the event log to one client"][2:4] == ("not measured", "–")
 
 
 def test_a_bound_is_crossed_by_a_ratio_that_is_too_high_or_too_low_and_by_nothing_measured() -> None:
