@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from app import __version__
 from app.clients.connection import Connection
-from app.clients.registry import Connections
+from app.clients.registry import Registry
 from app.core.audience import Burst, one_by_one
 from app.core.hub import Hub
 from app.demo.pages import Demo
@@ -86,7 +86,7 @@ async def _serve(settings: Settings) -> int:
         siblings = Siblings(Path(settings.worker), metrics.render) if settings.worker else None
         web = WebServer(
             settings,
-            connect=lambda sink: Connection(sink, server.connections),
+            connect=lambda sink, identity: Connection(sink, server.registry, identity),
             health=server.health,
             metrics=siblings.render if siblings is not None else _awaited(metrics.render),
             observe=observe,
@@ -186,7 +186,7 @@ class Server:
             url, retention, pull=self._pull, beat=self._beat, published=self._published, observe=observe
         )
         self.follower = Follower(broadcaster, self.leader.terminate_stale, observe)
-        self.connections = Connections(
+        self.registry = Registry(
             broadcaster, observe, server_id=settings.server_id, version=__version__, heartbeat=settings.heartbeat
         )
         broadcaster.on_read = self._publish
@@ -210,7 +210,7 @@ class Server:
             "leader": self.leader.run,
             "floor": self.log.watch_floor,
             "bus": lambda: self.bus.run(self.follower),
-            "heartbeat": self.connections.beat,
+            "heartbeat": self.registry.beat,
         }.items():
             self._tasks.append(asyncio.create_task(self._forever(name, run), name=name))
 

@@ -7,7 +7,8 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 
-from app.clients.feed import Feed, Outbox, Sink
+from app.clients.feed import Feed
+from app.clients.outbox import Outbox, Sink
 from app.core import wire
 from app.core.audience import Channel, Point, Subscriber
 from app.core.session import Session

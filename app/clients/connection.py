@@ -8,76 +8,71 @@ import asyncio
 from collections.abc import Sequence
 
 from app.clients.catchup import CatchUp
-from app.clients.feed import Outbox, Sink
-from app.clients.registry import Connections
+from app.clients.joining import Joining
+from app.clients.outbox import Outbox, Sink
+from app.clients.registry import Registry
 from app.core import wire
-from app.core.audience import Channel, Point
+from app.core.audience import Point
 from app.core.session import Session, State
-from app.model.errors import (
-    BadRequest,
-    ClientError,
-    CloseCode,
-    DatabaseAway,
-    ResetReason,
-)
+from app.model.change import Table
+from app.model.channel import Address
+from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason
+from app.model.identity import Identity
 from app.model.observations import Failed, Lagging, MessagesReceived, Transport
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
-from app.stream.history import Rows
 
-BACKLOG_BYTES = (
-    128 << 10
-)  # a live connection with more than this unsent, when more is to be sent, is fed at its own pace
+# Bytes unsent above which a connection does not stay in the live stream, and is fed at its own pace.
+BACKLOG_BYTES = 128 << 10
+CUT_REPLAY = "the database went away in the midst of a replay"
 
 
 class Connection:
     __slots__ = (
         "_beaten",
-        "_begun",
         "_catchup",
-        "_ended",
         "_feeder",
+        "_joining",
         "_lock",
-        "_opening",
         "broadcaster",
-        "connections",
+        "identity",
         "outbox",
+        "registry",
         "session",
         "sink",
         "transport",
     )
 
-    def __init__(self, sink: Sink, connections: Connections) -> None:
+    def __init__(self, sink: Sink, registry: Registry, identity: Identity) -> None:
         self.sink = sink
         self.transport: Transport = sink.transport
-        self.connections = connections
-        self.broadcaster: Broadcaster = connections.broadcaster
-        self.session = Session(connections.channel_limit)
-        self.outbox = Outbox(sink, connections.observe)
-        self._catchup = CatchUp(self, self.session, self.broadcaster, sink, self.outbox, connections.observe)
-        self._beaten = 0
-        sink.rerouted = self._rerouted
-        self._begun: Snapshot | None = None  # the position that the client came with
-        self._opening: tuple[dict[str, Channel], Rows] | None = None  # channels that are to begin with these rows
-        self._ended = False
+        self.identity = identity
+        self.registry = registry
+        self.broadcaster: Broadcaster = registry.broadcaster
+        self.session = Session(registry.channel_limit)
+        self.outbox = Outbox(sink, registry.observe)
+        self._catchup = CatchUp(self, self.session, self.broadcaster, sink, self.outbox, registry.observe)
+        self._joining = Joining(self.session, self.broadcaster, self._catchup, self.outbox)
+        self._beaten = 0  # the hub's count of batches at the last beat
         self._lock = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
+        sink.rerouted = self._rerouted
 
     def open(self) -> None:
         """Greet the client, and be known to heartbeats and shutdown."""
-        self.connections.add(self)
-        self.outbox.send(self.connections.welcome)
+        self.registry.add(self)
+        self.outbox.send(self.registry.welcome)
 
     async def receive(self, text: str) -> None:
         """Handle one inbound message. What is wrong with it is answered, never raised."""
         try:
             command = wire.decode(text)
-            self.connections.observe(MessagesReceived(type(command).__name__.lower()))
+            self.registry.observe(MessagesReceived(type(command).__name__.lower()))
             await self._handle(command)
         except ClientError as problem:
             self.outbox.refuse(problem, wire.request_id(text))
         except (ConnectionResetError, DatabaseAway):
-            self._hang_up("the database went away in the midst of a replay")
+            self._hang_up(CUT_REPLAY)
 
     async def _handle(self, command: wire.Command) -> None:
         match command:
@@ -100,84 +95,33 @@ class Connection:
         take what is sent."""
         await self.broadcaster.turns.take()
         async with self._lock:
-            await self._send_rows()
+            await self._joining.send_rows()
             self.session.check_subscribe(names)
             located, start, refused = await self.broadcaster.look_up(names, position)
             self._leave_live()
             try:
                 if snapshot and start is None:
-                    await self._open_with_rows(id, names)
+                    await self._joining.open_with_rows(id, names)
                 else:
-                    await self._join_or_let_go(id, self._catchup.acquire(located), start, refused)
+                    await self._join(id, located, start, refused)
             finally:
                 self._resume()
 
-    async def _join_or_let_go(
-        self, id: wire.JsonId, new: dict[str, Channel], snapshot: Snapshot | None, refused: ResetReason | None
+    async def _join(
+        self,
+        id: wire.JsonId,
+        located: list[tuple[Table, Address]],
+        start: Snapshot | None,
+        refused: ResetReason | None,
     ) -> None:
         try:
-            await self._join(id, new, snapshot, refused)
+            await self._joining.join(id, located, start, refused)
         except (ConnectionResetError, DatabaseAway):
-            self._hang_up("the database went away in the midst of a replay")
-        finally:
-            if self.session.closed or not all(name in self.session.channels for name in new):
-                self._catchup.let_go(new)
-
-    async def _open_with_rows(self, id: wire.JsonId, names: Sequence[str]) -> None:
-        """Read the rows of `names`, which are of where the connection is or later; the feeder sends them."""
-        point = self.session.point
-        located, rows = await self.broadcaster.look_up_rows(names, point.snapshot if point is not None else None)
-        if self._over:
-            return
-        self._opening = self._catchup.acquire(located), rows
-        self.outbox.send(wire.subscribed(id, names, None))
-        self.session.point = point or self._catchup.point(rows.position)
-
-    async def _send_rows(self) -> None:
-        """Send the rows that a subscribe has left to be sent, and let their channels join."""
-        if self._opening is None:
-            return
-        new, rows = self._opening
-        refused = await self._catchup.rows(new, rows)
-        if self._over or self._opening is None:
-            return
-        self._opening, self.session.point = None, self._catchup.point(rows.position)
-        if refused is not None:
-            self._catchup.reset(self.session.channels, refused)
-        self.session.channels.update(new)
-
-    async def _join(
-        self, id: wire.JsonId, new: dict[str, Channel], snapshot: Snapshot | None, refused: ResetReason | None
-    ) -> None:
-        """Bring `new` to the connection's position, or the connection to theirs where it has none, and say so."""
-        session, names = self.session, list(new)
-        if session.point is None or (snapshot is not None and not session.channels):
-            session.point = self.broadcaster.point if snapshot is None else self._catchup.point(snapshot)
-            self._begun, snapshot = snapshot, None
-        if snapshot is None:
-            # A refused client gets its position with the `reset`: an EventSource cut between would never hear it.
-            self.outbox.send(wire.subscribed(id, names, session.point.token if refused is None else None))
-        else:
-            await self._catch_up_to(snapshot)
-            self.outbox.send(wire.subscribed(id, names, self._catchup.point(snapshot).token))
-            refused = await self._catchup.span(new, snapshot, session.point.snapshot)
-        session.channels.update(new)
-        if refused is not None:
-            self._catchup.reset(new, refused)
-        elif session.point.token is not None and (self._begun != session.point.snapshot or self._catchup.at_the_front):
-            # Not the client's own position while more is to come: a client that holds the beginning of the unit that
-            # follows would take it to be closed, and the repetition to be new.
-            self.outbox.send(wire.position(session.point.token))
-
-    async def _catch_up_to(self, snapshot: Snapshot) -> None:
-        while self.session.point and not self.session.point.snapshot.contains(snapshot):
-            if self._over:
-                raise ConnectionResetError("the connection ended meanwhile")
-            await self._catchup.units()
+            self._hang_up(CUT_REPLAY)
 
     async def _unsubscribe(self, id: wire.JsonId, names: Sequence[str]) -> None:
         async with self._lock:
-            await self._send_rows()
+            await self._joining.send_rows()
             self.session.check_unsubscribe(names)
             self._catchup.drop(names)
             self.outbox.send(wire.unsubscribed(id, names))
@@ -201,12 +145,21 @@ class Connection:
         for channel in self.session.channels.values():
             channel.rerouted()
 
-    def heard_nothing(self) -> bool:
-        """Whether no position has gone out since this was asked before."""
+    def beat(self, position: wire.Message | None) -> None:
+        """Say something if no position has gone out since the beat before: to a live client the `position` message, to
+        the others a `pong`, for a position might close a unit that is open.
+
+        `position` is None where it is withheld: a live client gets a `pong` too. A client that is not live hears
+        nothing while it has not taken what it was sent before."""
         before, self._beaten = self._beaten, self.broadcaster.hub.batches
         quiet, self.outbox.quiet = self.outbox.quiet, True
-        live = self.session.state is State.LIVE
-        return quiet and not (live and any(channel.told > before for channel in self.session.channels.values()))
+        if not quiet or self.session.closed:
+            return
+        if self.session.state is not State.LIVE:
+            if not self.sink.backlog():
+                self.outbox.send(wire.pong(None))
+        elif not any(channel.told > before for channel in self.session.channels.values()):
+            self.outbox.send(position or wire.pong(None))
 
     def fall_behind(self, point: Point) -> None:
         if self.session.state is State.LIVE:
@@ -222,9 +175,9 @@ class Connection:
 
     def _resume(self) -> None:
         """Go live where nothing is missing, nothing in doubt and little unsent, else be fed."""
-        if self._over or self.session.state is State.LIVE or self.session.point is None:
+        if self.session.over or self.session.state is State.LIVE or self.session.point is None:
             return
-        ready = self._catchup.at_the_front and not self._catchup.doubted and self._opening is None
+        ready = self._catchup.at_the_front and not self._catchup.doubted and self._joining.opening is None
         if ready and self.sink.backlog() <= BACKLOG_BYTES:
             for channel in self.session.channels.values():
                 channel.join(self)
@@ -240,11 +193,11 @@ class Connection:
             self._feeder = asyncio.create_task(self._run_feeder())
 
     async def _run_feeder(self) -> None:
-        self.connections.observe(Lagging(+1))  # here and not by the starter: a task may be cancelled before it begins
+        self.registry.observe(Lagging(+1))  # here and not by the starter: a task may be cancelled before it begins
         try:
-            while not self._over and self.session.state is not State.LIVE:
+            while not self.session.over and self.session.state is not State.LIVE:
                 async with self._lock:
-                    await self._send_rows()
+                    await self._joining.send_rows()
                     await self.sink.drained()  # also at the front: what it has not taken must not grow
                     await self._catchup.look_into_doubts()
                     self._resume()
@@ -253,24 +206,20 @@ class Connection:
                     if self.session.state is State.FEEDING and settled and not self._catchup.at_the_front:
                         await self._catchup.units()
         except (ConnectionResetError, DatabaseAway):
-            self._hang_up("the database went away in the midst of a replay")
+            self._hang_up(CUT_REPLAY)
         except Exception as error:  # noqa: BLE001 - a bug must not leave a client waiting in silence
-            self.connections.observe(Failed("feeder", error))
+            self.registry.observe(Failed("feeder", error))
             self._hang_up("the server failed in the midst of a replay")
         finally:
             self._feeder = None
-            self.connections.observe(Lagging(-1))
-
-    @property
-    def _over(self) -> bool:
-        return self._ended or self.session.closed
+            self.registry.observe(Lagging(-1))
 
     def _hang_up(self, reason: str) -> None:
         """The stream can't go on without a repetition: the client comes back with its last position."""
-        self._ended = True
+        self.session.over = True
         self.sink.close(CloseCode.RESTART, reason)
 
-    def rebased(self, reason: ResetReason) -> None:
+    def rebase(self, reason: ResetReason) -> None:
         """The server's own position could not be kept. Who is not live comes back with a position of its own."""
         if self.session.state is State.LIVE and self.session.channels:
             self.session.go_live(self.broadcaster.point)
@@ -285,10 +234,8 @@ class Connection:
             return
         self.session.close()
         self.sink.rerouted = None
-        self.connections.remove(self)
+        self.registry.remove(self)
         self._catchup.drop(list(self.session.channels))
-        if self._opening is not None:
-            self._catchup.let_go(self._opening[0])
-            self._opening = None
+        self._joining.close()
         if self._feeder is not None:
             self._feeder.cancel()

@@ -6,15 +6,16 @@ the live stream. A `Feed` belongs to one use under the connection's lock.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
-from app.core import audience, wire
+from app.clients.outbox import Sink
+from app.core import wire
 from app.core.audience import Channel, Point
 from app.core.index import Index, Seen
 from app.core.session import part
 from app.model.change import Transaction
-from app.model.errors import ClientError, CloseCode, PositionRefused, ResetReason
-from app.model.observations import MessagesSent, Observer, Refused, Replayed, Transport
+from app.model.errors import PositionRefused, ResetReason
+from app.model.observations import Replayed
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
 from app.stream.history import PORTION_BYTES, UNIT_BYTES, Stretch
@@ -23,62 +24,6 @@ ReplaySource = Literal["history", "event_log"]
 HISTORY: Final[ReplaySource] = "history"
 EVENT_LOG: Final[ReplaySource] = "event_log"
 LOOKS: Final = 32  # stretches in one turn of the event loop
-
-
-class Sink(Protocol):
-    """One client's transport, as the flow sees it. `direct` is for app.core.audience; `rerouted` is called whenever
-    there is another."""
-
-    transport: Transport
-    rerouted: Callable[[], None] | None
-
-    @property
-    def direct(self) -> audience.Socket | None: ...
-
-    def write(self, messages: Sequence[wire.Message]) -> None:
-        """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
-        ...
-
-    def rest(self, data: memoryview) -> None:
-        """Hand over what follows what the socket took."""
-        ...
-
-    def backlog(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        ...
-
-    async def drained(self) -> None:
-        """Return when the backlog is small. Raises ConnectionResetError when the peer is gone."""
-        ...
-
-    def close(self, code: CloseCode, reason: str) -> None: ...
-
-
-class Outbox:
-    """What is said to one client alone. `quiet` is true until a position goes out; heartbeats set it again."""
-
-    __slots__ = ("observe", "quiet", "sink")
-
-    def __init__(self, sink: Sink, observe: Observer) -> None:
-        self.sink = sink
-        self.observe = observe
-        self.quiet = True
-
-    def write(self, messages: Sequence[wire.Message]) -> None:
-        """Write messages, and count them."""
-        if messages[-1].position is not None:
-            self.quiet = False
-        self.sink.write(messages)
-        for message in messages:
-            self.observe(MessagesSent(message.kind, message.table, 1, message.size))
-
-    def send(self, message: wire.Message) -> None:
-        self.write([message])
-
-    def refuse(self, problem: ClientError, id: wire.JsonId = None) -> None:
-        """Answer with an `error` message."""
-        self.observe(Refused(problem.code))
-        self.send(wire.error(problem, id))
 
 
 class Feed:

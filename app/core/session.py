@@ -22,10 +22,13 @@ class State(Enum):
 
 
 class Session:
-    __slots__ = ("channels", "limit", "point", "state")
+    """`over` is true once nothing more may be sent: the connection was hung up on, or closed."""
+
+    __slots__ = ("channels", "limit", "over", "point", "state")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.over = False
         self.state = State.NEW
         self.channels: dict[str, Channel] = {}
         self.point: Point | None = None
@@ -56,6 +59,7 @@ class Session:
         self.state = State.LIVE
 
     def close(self) -> None:
+        self.over = True
         self.state = State.CLOSED
 
     @property

@@ -1,29 +1,12 @@
 """What the web edge needs from the rest of the house, as small protocols; the roof hands in what fulfils them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypedDict
 
 from aiohttp import web
 
-from app.core.audience import Socket
-from app.core.wire import Message
-from app.model.errors import CloseCode
-from app.model.observations import Transport
-
-
-class Sink(Protocol):
-    """One client's transport, as the flow sees it. See `app.web.sinks`."""
-
-    transport: Transport
-    rerouted: Callable[[], None] | None
-
-    @property
-    def direct(self) -> Socket | None: ...
-    def write(self, messages: Sequence[Message]) -> None: ...
-    def rest(self, data: memoryview) -> None: ...
-    def backlog(self) -> int: ...
-    async def drained(self) -> None: ...
-    def close(self, code: CloseCode, reason: str) -> None: ...
+from app.clients.outbox import Sink
+from app.model.identity import Identity
 
 
 class Client(Protocol):
@@ -50,7 +33,7 @@ class Client(Protocol):
         ...
 
 
-Connect = Callable[[Sink], Client]
+Connect = Callable[[Sink, Identity], Client]
 
 
 class Problem(TypedDict):

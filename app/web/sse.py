@@ -12,6 +12,7 @@ from aiohttp import web
 
 from app.core import wire
 from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, Forbidden, RateLimited, Unavailable
+from app.model.identity import ANONYMOUS
 from app.model.observations import ConnectionFailed, Observer
 from app.web.clients import Clients
 from app.web.origins import Origins
@@ -56,7 +57,7 @@ class EventStreams:
 
         Raises ConnectionResetError where the client has gone."""
         sink = EventSink(request)
-        client = self._connect(sink)
+        client = self._connect(sink, ANONYMOUS)
         streaming = False
         try:
             client.open()

@@ -11,6 +11,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection
 from wsproto.utilities import RemoteProtocolError
 
+from app.model.identity import ANONYMOUS
 from app.model.observations import ConnectionFailed, Observer
 from app.web.clients import Clients
 from app.web.origins import Origins
@@ -59,7 +60,7 @@ class WebSockets:
     def _take_over(self, request: web.Request, head: bytes) -> None:
         """Raises ConnectionResetError where the client has gone."""
         sink = WebSocketSink(request)
-        client = self._connect(sink)
+        client = self._connect(sink, ANONYMOUS)
         talk = Talk(sink, client, self._clients, self._observe)
         sink.control(head)
         client.open()

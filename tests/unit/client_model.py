@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.clients.connection import Connection
-from app.clients.registry import Connections
+from app.clients.registry import Registry
 from app.core import wire
 from app.core.hub import Hub
 from app.model.errors import CloseCode, DatabaseAway
+from app.model.identity import ANONYMOUS
 from app.model.observations import Failed, Lagging, Observation, Transport
 from app.stream.broadcaster import Broadcaster
 from tests.support.stream import Stream
@@ -32,7 +33,7 @@ class Server:
         self.failures: list[Failed] = []
         self.lagging = 0
         self.broadcaster = Broadcaster(world, world, Hub(), world.start(), history_bytes, self._observe)
-        self.connections = Connections(self.broadcaster, self._observe, server_id="s", version="0", heartbeat=0)
+        self.registry = Registry(self.broadcaster, self._observe, server_id="s", version="0", heartbeat=0)
 
     def _observe(self, seen: Observation) -> None:
         if isinstance(seen, Failed):
@@ -58,7 +59,7 @@ class Server:
     def spotless(self) -> bool:
         """Nothing is left of clients that have gone."""
         hub = self.broadcaster.hub
-        return not (hub._channels or hub._tables or len(self.connections) or self.lagging or self.failures)
+        return not (hub._channels or hub._tables or len(self.registry) or self.lagging or self.failures)
 
 
 class Numbered(Connection):
@@ -66,8 +67,8 @@ class Numbered(Connection):
 
     _made = 0
 
-    def __init__(self, sink: "Link", connections: Connections) -> None:
-        super().__init__(sink, connections)
+    def __init__(self, sink: "Link", registry: Registry) -> None:
+        super().__init__(sink, registry, ANONYMOUS)
         Numbered._made += 1
         self._n = Numbered._made
 
@@ -90,7 +91,7 @@ class Link:
         self._waiting: deque[wire.Message] = deque()
         self._moved = asyncio.Event()
         self._commands: asyncio.Queue[str | None] = asyncio.Queue()
-        self.connection = Numbered(self, server.connections)
+        self.connection = Numbered(self, server.registry)
         self.task = asyncio.create_task(self._handle())
 
     async def _handle(self) -> None:

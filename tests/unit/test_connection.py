@@ -251,7 +251,7 @@ async def test_pings_do_not_stand_in_for_positions(stage: Stage) -> None:
     client.subscribe(["notes"], None)
     await stage.until(joined(client, "notes"))
     await stage.commit()
-    heart = asyncio.create_task(stage.server.connections.beat())
+    heart = asyncio.create_task(stage.server.registry.beat())
 
     def ping() -> bool:
         link(client).command(type="ping", id=1)
@@ -268,12 +268,11 @@ async def test_heartbeats_leave_the_loop_to_others_and_tell_where_the_server_is_
     for client in clients:
         client.subscribe(["notes"], None)
     await stage.until(lambda: all(joined(client, "notes")() for client in clients))
-    connections, told = stage.server.connections, list[str]()
-    for connection in connections._all:
-        connection.outbox.quiet = True
+    told = list[str]()
     for client in clients:
+        link(client).connection.outbox.quiet = True
         client.receive = lambda message: told.append(message["position"])  # type: ignore[method-assign]
-    before, heart = stage.token, asyncio.create_task(connections.beat())
+    before, heart = stage.token, asyncio.create_task(stage.server.registry.beat())
     await stage.until(lambda: told)
     assert len(told) == BEATS
     await stage.commit()
@@ -295,7 +294,7 @@ async def test_a_live_client_whose_position_is_withheld_hears_all_the_same(
     assert stage.server.broadcaster.point.token is None
     client.receive = told.append  # type: ignore[method-assign, assignment]
     for _ in range(3):
-        await stage.server.connections._round()
+        await stage.server.registry._round()
     assert told[-2:] == [{"type": "pong"}] * 2
     assert not [message for message in told if "position" in message]
 

@@ -132,7 +132,7 @@ class Play:
         self.random.choice(self.servers).hear()
 
     def beat(self) -> None:
-        self.tasks.append(asyncio.create_task(self.random.choice(self.servers).connections._round()))
+        self.tasks.append(asyncio.create_task(self.random.choice(self.servers).registry._round()))
 
     def incarnate(self) -> None:
         """A crash that lost nothing: every server finds out, positions hold."""
@@ -204,7 +204,7 @@ class Play:
         self.world.away = False
         for writer in list(self.world.open):
             self.world.commit(writer)
-        self.hearts = [asyncio.create_task(server.connections.beat()) for server in self.servers]
+        self.hearts = [asyncio.create_task(server.registry.beat()) for server in self.servers]
         await asyncio.gather(*self.tasks)
         for server in self.servers:  # a rollback alone is nothing that a pull finds
             await server.pull()

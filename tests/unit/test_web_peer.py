@@ -38,7 +38,7 @@ async def house(caplog: pytest.LogCaptureFixture) -> AsyncIterator[House]:
 def balanced(house: House) -> bool:
     """Whether every client that came has gone, once, and left nothing behind."""
     count = Counter(type(o) for o in house.seen)
-    left = (len(house.connections), len(house.server._clients._sinks), len(house.broadcaster.hub._channels))
+    left = (len(house.registry), len(house.server._clients._sinks), len(house.broadcaster.hub._channels))
     return count[ConnectionOpened] == count[ConnectionClosed] and not any(left)
 
 
@@ -202,7 +202,7 @@ async def test_pings_whose_pongs_nobody_takes_do_not_pile_up(house: House) -> No
     raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
     count = 100_000
     raw.writer.write(b"".join(frame(PING, b"%0120d" % n) for n in range(count)))
-    [connection] = house.connections._all
+    [connection] = house.everyone
     await eventually(lambda: connection.sink.backlog() > HIGH_WATER)
     await holds(lambda: connection.sink.backlog() < HIGH_WATER + 8192, 0.3, "pongs do not pile up")
     raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
@@ -266,7 +266,7 @@ async def test_a_stop_takes_leave_of_clients_in_every_state_and_no_timer_fails_l
     for raw in deaf:
         await raw.reader.readuntil(b'"position"')
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    sinks = [c.sink for c in house.connections._all]
+    sinks = [c.sink for c in house.everyone]
     while sum(sink.backlog() > 0 for sink in sinks) < len(deaf):
         await house.insert(body="x" * 100_000)
         await asyncio.sleep(0)
@@ -339,11 +339,11 @@ async def test_a_large_change_comes_whole_and_in_order_to_who_reads_it_late(hous
     await stream.reader.readuntil(b'"type":"subscribed"')
     for raw in (socket_, stream):
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    await eventually(lambda: len(house.broadcaster.hub._channels) == 1 and len(house.connections) == 2)
+    await eventually(lambda: len(house.broadcaster.hub._channels) == 1 and len(house.registry) == 2)
     written = await house.insert(body="x" * LARGE)
     if not ends:
         written += [*await house.insert(body="y"), *await house.insert(body="z")]
-    sinks = [connection.sink for connection in house.connections._all]
+    sinks = [connection.sink for connection in house.everyone]
     assert all(sink.backlog() > LARGE >> 1 for sink in sinks)
     assert all(sink._socket.get_write_buffer_size() <= HIGH_WATER + PIECE for sink in sinks)  # type: ignore[attr-defined]
     stopping = asyncio.create_task(house.server.stop()) if ends else None

@@ -155,7 +155,7 @@ async def test_what_can_never_work_is_a_400_that_says_why(
     assert (body["type"], body["code"]) == ("error", code)
     assert named in body["message"]
     assert house.observed(ConnectionFailed, lambda o: o == ConnectionFailed("sse", code))
-    assert len(house.connections) == 0
+    assert len(house.registry) == 0
 
 
 async def test_what_passes_is_a_stream_that_says_so_and_ends(house: House, get: Get) -> None:
@@ -183,9 +183,9 @@ async def test_a_bad_position_is_a_reset_and_the_stream_goes_on(house: House, ge
 async def test_a_client_that_goes_is_let_go(house: House, get: Get) -> None:
     raw = await get("/realtime/events?channel=posts")
     await raw.head()
-    await eventually(lambda: len(house.connections) == 1)
+    await eventually(lambda: len(house.registry) == 1)
     raw.writer.transport.abort()
-    await eventually(lambda: len(house.connections) == 0)
+    await eventually(lambda: len(house.registry) == 0)
     assert house.observed(ConnectionClosed)
 
 
@@ -229,8 +229,8 @@ async def test_a_client_that_is_fed_while_the_database_is_away_hears_that_the_se
     raw = await get(f"/realtime/events?channel=posts&position={old}")
     await raw.head()
     await raw.chunk()
-    house.connections.heartbeat = 0.1
-    beating = asyncio.create_task(house.connections.beat())
+    house.registry.heartbeat = 0.1
+    beating = asyncio.create_task(house.registry.beat())
     kinds = [(await raw.event())[1]["type"] for _ in range(5)]
     beating.cancel()
     assert kinds == ["welcome", "subscribed", "pong", "pong", "pong"]

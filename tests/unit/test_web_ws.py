@@ -122,7 +122,7 @@ async def test_the_close_code_of_a_client_is_echoed_and_counted(house: House, ws
     await ws.close(code=4321)
     assert ws.close_code == 4321
     await eventually(lambda: house.observed(ConnectionClosed, lambda o: getattr(o, "code", None) == 4321))
-    assert len(house.connections) == 0
+    assert len(house.registry) == 0
 
 
 async def test_a_client_that_vanishes_is_let_go(house: House, ws: ClientWebSocketResponse) -> None:
@@ -131,7 +131,7 @@ async def test_a_client_that_vanishes_is_let_go(house: House, ws: ClientWebSocke
     assert connection is not None
     assert connection.transport is not None
     connection.transport.abort()
-    await eventually(lambda: len(house.connections) == 0)
+    await eventually(lambda: len(house.registry) == 0)
     await house.insert()  # nobody is there, and nothing breaks
 
 
@@ -192,7 +192,7 @@ async def test_who_does_not_take_all_at_once_gets_the_rest_in_order_and_then_dir
 ) -> None:
     """What the hub sends past the connection never overtakes what waits in it, nor the answers to commands."""
     await subscribe(ws, "posts")
-    [connection] = house.connections._all
+    [connection] = house.everyone
 
     def direct() -> bool:
         return connection.sink.direct is not None
@@ -228,7 +228,7 @@ async def test_after_bytes_that_were_lost_nothing_more_is_sent(house: House, ws:
     """Where the client has ended its side, the transport takes nothing more; a later change would be read in the midst
     of the one that was cut."""
     await subscribe(ws, "posts")
-    [connection] = house.connections._all
+    [connection] = house.everyone
     await house.insert()
     sink = connection.sink
     assert isinstance(sink, WebSocketSink)
@@ -245,7 +245,7 @@ async def test_a_client_that_is_fed_leaves_the_rows_of_the_others_alone(
     house: House, ws: ClientWebSocketResponse
 ) -> None:
     await subscribe(ws, "posts")
-    [connection] = house.connections._all
+    [connection] = house.everyone
     await house.insert()
     [channel] = connection.session.channels.values()
     assert list(channel.row.members()) == [connection]
@@ -263,7 +263,7 @@ async def test_who_does_not_read_the_answers_is_not_listened_to(house: House, ws
             await ws.send_json({"type": "ping", "id": f"{n}" + "x" * 60_000})
 
     asking = asyncio.create_task(ask())
-    [connection] = house.connections._all
+    [connection] = house.everyone
     await eventually(lambda: connection.sink.backlog() > HIGH_WATER)
     await holds(lambda: connection.sink.backlog() < HIGH_WATER + 4 * LIMIT, 0.3, "answers do not pile up")
     answers = [await ws.receive_json(timeout=10) for _ in range(asked)]
@@ -280,7 +280,7 @@ async def test_a_peer_that_takes_nothing_is_cut(monkeypatch: pytest.MonkeyPatch)
         for _ in range(100):  # far more than the kernel takes
             await house.insert(body="x" * 100_000, rows=5)
             await asyncio.sleep(0)
-        await eventually(lambda: len(house.connections) == 0)
+        await eventually(lambda: len(house.registry) == 0)
 
 
 async def test_pages_of_other_origins_are_refused(house: House, http: ClientSession) -> None:
@@ -320,7 +320,7 @@ async def test_a_stop_tells_every_client_when_to_come_back(house: House, http: C
         assert await closing(ws) == 1012
     await asyncio.wait_for(stopping, 5)
     assert len(times) > 1
-    assert len(house.connections) == 0
+    assert len(house.registry) == 0
 
 
 async def test_a_stop_does_not_wait_for_a_client_that_never_answers(
@@ -333,7 +333,7 @@ async def test_a_stop_does_not_wait_for_a_client_that_never_answers(
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     await reader.readuntil(b"\r\n\r\n")
-    await eventually(lambda: len(house.connections) == 1)
+    await eventually(lambda: len(house.registry) == 1)
     await asyncio.wait_for(house.server.stop(), 3)
     assert b"\x88" in await reader.read()  # the close frame came, then the end
     writer.close()
@@ -350,7 +350,7 @@ async def test_what_a_client_that_stopped_reading_costs_is_bounded_live_or_fed(h
         text = json.dumps(message).encode()
         size = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2)
         writer.write(b"\x81" + size + b"\0\0\0\0" + text)
-    connections = house.connections._all
+    connections = house.everyone
     await eventually(lambda: sum(c.session.state is State.LIVE for c in connections) == 10)
     most = 0
     while any(c.session.state is State.LIVE for c in connections):  # the kernel takes some megabytes of each
@@ -358,7 +358,7 @@ async def test_what_a_client_that_stopped_reading_costs_is_bounded_live_or_fed(h
         await asyncio.sleep(0)
         most = max(most, *(c.sink.backlog() for c in connections))
         assert len(house.log.committed) < 2_000
-    assert len(connections) == 20
+    assert len(house.everyone) == len(connections) == 20
     assert HIGH_WATER < most < BACKLOG_BYTES + LIVE_BYTES
     await holds(lambda: all(c.sink.backlog() < BACKLOG_BYTES + LIVE_BYTES for c in connections), 0.2)
     for writer in stalled:

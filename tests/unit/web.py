@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.clients.connection import Connection
-from app.clients.registry import Connections
+from app.clients.registry import Registry
 from app.core.hub import Hub
 from app.demo.pages import Demo
 from app.model.change import Batch, Change, Portion, Table, Transaction
@@ -118,17 +118,22 @@ def _inserted(xid: int, n: int, key: str, author: str, body: str) -> Change:
 class House:
     """A running server. `url` is where; `seen` is all that was observed; `facts` is what /readyz is computed from."""
 
-    def __init__(self, server: Server, log: MemoryEventLog, broadcaster: Broadcaster, connections: Connections) -> None:
+    def __init__(self, server: Server, log: MemoryEventLog, broadcaster: Broadcaster, registry: Registry) -> None:
         self.server = server
         self.log = log
         self.broadcaster = broadcaster
-        self.connections = connections
+        self.registry = registry
         self.seen: list[Observation] = []
         self.facts: Facts = {**HEALTHY}
 
     @property
     def url(self) -> str:
         return self.server.url
+
+    @property
+    def everyone(self) -> list[Connection]:
+        """The connections that are registered."""
+        return [c for c in self.registry._all if isinstance(c, Connection)]
 
     async def insert(self, author: int = 1, body: str = "x", rows: int = 1) -> list[str]:
         """Commit rows, and have the server read them."""
@@ -145,16 +150,16 @@ async def running(demo: Demo | None = None, settings: Settings | None = None) ->
     log = MemoryEventLog()
     seen: list[Observation] = []
     broadcaster = Broadcaster(log, log, Hub(), await log.head(), 32 << 20, seen.append)
-    connections = Connections(broadcaster, seen.append, server_id="here", version="test", heartbeat=25)
+    registry = Registry(broadcaster, seen.append, server_id="here", version="test", heartbeat=25)
     server = Server(
         settings or Settings(port=0),
-        connect=lambda sink: Connection(sink, connections),
+        connect=lambda sink, identity: Connection(sink, registry, identity),
         health=lambda: house.facts,
         metrics=metrics,
         observe=seen.append,
         pages=demo,
     )
-    house = House(server, log, broadcaster, connections)
+    house = House(server, log, broadcaster, registry)
     house.seen = seen
     await server.start()
     try:

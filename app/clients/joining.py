@@ -1,0 +1,109 @@
+"""How channels join a connection: from a position, from its present rows, or from where the connection is.
+
+Invariants: a channel is in `session.channels` once it has all up to `session.point`; a channel that was acquired and
+did not join is released. Everything here runs under the connection's lock.
+"""
+
+from collections.abc import Sequence
+
+from app.clients.catchup import CatchUp
+from app.clients.outbox import Outbox
+from app.core import wire
+from app.core.audience import Channel
+from app.core.session import Session
+from app.model.change import Table
+from app.model.channel import Address
+from app.model.errors import ResetReason
+from app.model.position import Snapshot
+from app.stream.broadcaster import Broadcaster
+from app.stream.history import Rows
+
+
+class Joining:
+    """`opening` are the channels that are to begin with these rows, which the client has not been sent yet."""
+
+    __slots__ = ("_begun", "_broadcaster", "_catchup", "_outbox", "_session", "opening")
+
+    def __init__(self, session: Session, broadcaster: Broadcaster, catchup: CatchUp, outbox: Outbox) -> None:
+        self._session = session
+        self._broadcaster = broadcaster
+        self._catchup = catchup
+        self._outbox = outbox
+        self._begun: Snapshot | None = None  # the position that the client came with
+        self.opening: tuple[dict[str, Channel], Rows] | None = None
+
+    async def join(
+        self,
+        id: wire.JsonId,
+        located: list[tuple[Table, Address]],
+        snapshot: Snapshot | None,
+        refused: ResetReason | None,
+    ) -> None:
+        """Let the channels of these tables join, and release them where that does not succeed.
+
+        Raises ConnectionResetError, and DatabaseAway in the midst of a unit."""
+        new = self._catchup.acquire(located)
+        try:
+            await self._join(id, new, snapshot, refused)
+        finally:
+            if self._session.closed or not all(name in self._session.channels for name in new):
+                self._catchup.let_go(new)
+
+    async def _join(
+        self, id: wire.JsonId, new: dict[str, Channel], snapshot: Snapshot | None, refused: ResetReason | None
+    ) -> None:
+        """Bring `new` to the connection's position, or the connection to theirs where it has none, and say so."""
+        session, names = self._session, list(new)
+        if session.point is None or (snapshot is not None and not session.channels):
+            session.point = self._broadcaster.point if snapshot is None else self._catchup.point(snapshot)
+            self._begun, snapshot = snapshot, None
+        if snapshot is None:
+            # A refused client gets its position with the `reset`: an EventSource cut between would never hear it.
+            self._outbox.send(wire.subscribed(id, names, session.point.token if refused is None else None))
+        else:
+            await self._catch_up_to(snapshot)
+            self._outbox.send(wire.subscribed(id, names, self._catchup.point(snapshot).token))
+            refused = await self._catchup.span(new, snapshot, session.point.snapshot)
+        session.channels.update(new)
+        if refused is not None:
+            self._catchup.reset(new, refused)
+        elif session.point.token is not None and (self._begun != session.point.snapshot or self._catchup.at_the_front):
+            # Not the client's own position while more is to come: a client that holds the beginning of the unit that
+            # follows would take it to be closed, and the repetition to be new.
+            self._outbox.send(wire.position(session.point.token))
+
+    async def _catch_up_to(self, snapshot: Snapshot) -> None:
+        session = self._session
+        while session.point and not session.point.snapshot.contains(snapshot):
+            if session.over:
+                raise ConnectionResetError("the connection ended meanwhile")
+            await self._catchup.units()
+
+    async def open_with_rows(self, id: wire.JsonId, names: Sequence[str]) -> None:
+        """Read the rows of `names`, which are of where the connection is or later; `send_rows` sends them."""
+        point = self._session.point
+        located, rows = await self._broadcaster.look_up_rows(names, point.snapshot if point is not None else None)
+        if self._session.over:
+            return
+        self.opening = self._catchup.acquire(located), rows
+        self._outbox.send(wire.subscribed(id, names, None))
+        self._session.point = point or self._catchup.point(rows.position)
+
+    async def send_rows(self) -> None:
+        """Send the rows that a subscribe has left to be sent, and let their channels join."""
+        if self.opening is None:
+            return
+        new, rows = self.opening
+        refused = await self._catchup.rows(new, rows)
+        if self._session.over or self.opening is None:
+            return
+        self.opening, self._session.point = None, self._catchup.point(rows.position)
+        if refused is not None:
+            self._catchup.reset(self._session.channels, refused)
+        self._session.channels.update(new)
+
+    def close(self) -> None:
+        """Release the channels whose rows were never sent."""
+        if self.opening is not None:
+            self._catchup.let_go(self.opening[0])
+            self.opening = None
