@@ -254,9 +254,9 @@ async def burst(schedule: Schedule) -> str:
     return "posts"
 
 
-@fault("log locked", 1)
+@fault("event log locked", 1)
 async def locked(schedule: Schedule) -> str:
-    """Somebody holds the log's partitions as pg_dump does: the ring can't turn."""
+    """Somebody holds the partitions of the event log as pg_dump does: they can't turn."""
     async with await schedule.world.database.connect(autocommit=False) as connection:
         await connection.execute("LOCK TABLE realtime.events IN ACCESS SHARE MODE")
         await schedule.last()

@@ -1,8 +1,8 @@
-"""The verdict on one round: every client's books against the judge's own copy of the log, and every reset explained.
+"""The verdict on one round: each client's books against the judge's copy of the event log, and every reset explained.
 
 Invariants: a round is judged when the writers rest, everything is healed and every client has reached the same
-position, so the tables as they are then are where the next round begins; the copy of the log is emptied, and memory is
-that of one round.
+position. So the tables as they are then are where the next round begins. The copy of the event log is emptied, and
+memory is that of one round.
 """
 
 import re
@@ -22,7 +22,7 @@ from tests.support.stream import Stream, loads
 from tests.support.token import Token
 from tests.support.truth import READ_LOG, SETTINGS, Event, Row, Truth, canonical, parse_channel, routed
 
-OLD_SECONDS = 0.8 * RETENTION  # the ring counts its own time, in steps
+OLD_SECONDS = 0.8 * RETENTION  # the partitions count their own time, in steps
 READ_LEDGER = READ_LOG.replace("realtime.events", "chaos.ledger")
 READ_GENERATIONS = """
 SELECT e.xid::text::bigint, g.name, g.schema FROM chaos.ledger e JOIN realtime.generations g USING (gen)
@@ -120,7 +120,7 @@ class Judge:
 
 
 def shown(finding: Finding, stream: Stream, truth: Truth) -> list[str]:
-    """For a person: what the finding's transaction is in the log, and as what it came."""
+    """For a person: what the finding's transaction is in the event log, and as what it came."""
     named = re.search(r"transaction (\d+)", finding.detail)
     if named is None:
         return []

@@ -224,7 +224,7 @@ class Restless:
             await self._come_back()
 
     async def _holiday(self) -> None:
-        """Longer than the log reaches back, or not quite."""
+        """Longer than the event log reaches back, or not quite."""
         self.holidays += 1
         self.connected = False
         await self.client.abort()

@@ -46,7 +46,7 @@ def table(run: Run) -> str:
         ("faults injected", f"{len(run.noted)}"),
         *((f"&nbsp;&nbsp;{kind}", str(count)) for kind, count in sorted(kinds.items())),
         ("transactions committed", f"{run.tally.committed} (acknowledged to the writers)"),
-        ("changes in the log", str(score.changes)),
+        ("changes in the event log", str(score.changes)),
         ("deliveries", f"{score.deliveries} changes in {score.units} units"),
         ("reconnects, holidays", f"{run.hops}, {run.holidays}"),
         ("**lost**", str(score.found["lost"])),

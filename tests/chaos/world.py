@@ -1,9 +1,9 @@
 """What a run plays on: one PostgreSQL, three servers that each reach it through a proxy of their own, and a proxy in
 front of each for its clients.
 
-Invariants: the judge's own copy of the log (schema chaos) is written in the writers' own transactions, so that it
-stands or falls with them, and the ring of the log may turn at will; every server and PostgreSQL itself is brought
-back by `heal`, whatever was done to them.
+Invariants: the judge's own copy of the event log (schema chaos) is written in the writers' own transactions, so that it
+stands or falls with them, and the partitions may turn at will. Every server and PostgreSQL itself is brought back
+by `heal`, whatever was done to them.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.support.proxy import Proxy
 from tests.support.server import Server
 
 SERVERS = ("one", "two", "three")
-RETENTION = 25.0  # seconds: the ring turns all the time, and who is away for longer may be reset
+RETENTION = 25.0  # seconds: the partitions turn all the time, and who is away for longer may be reset
 LEDGER = """
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.ledger (LIKE realtime.events);

@@ -83,7 +83,7 @@ async def test_a_row_of_a_megabyte_goes_alone_and_an_unchanged_large_column_come
 
 
 async def test_a_client_that_stops_reading_costs_the_others_nothing(database: Database, server: Server) -> None:
-    """It is fed from the log when it reads again, and has missed nothing."""
+    """It is fed from the event log when it reads again, and has missed nothing."""
     stalled = await WebSocketClient(server.url, "stalled").connect()
     await stalled.subscribe("posts")
     transport = stalled.socket.get_extra_info("socket")

@@ -116,7 +116,7 @@ def tell(figures: Callable[[str], None], tally: Tally, hoppers: list[Hopper], tr
     figures(
         f"ledger: {elapsed:.0f} s, {tally.committed} transactions committed ({tally.committed / elapsed:.0f}/s), "
         f"{tally.rolled_back} rolled back, {tally.savepoints} savepoints, {tally.slow} slow, "
-        f"{tally.conflicts} conflicts, {len(truth.events)} changes in the log"
+        f"{tally.conflicts} conflicts, {len(truth.events)} changes in the event log"
     )
     figures(
         f"  {'client':<10}{'changes':>9}{'units':>8}{'channels':>9}{'reconnects':>11}{'subscribes':>11}"

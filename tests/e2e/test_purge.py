@@ -47,7 +47,7 @@ async def test_purged_rows_are_nowhere_and_nobody_live_notices(database: Databas
                 return await server.metric("sobranie_history_bytes") < SMALL
 
             await eventually(forgotten, 15, f"server {server.name} has forgotten")
-        await eventually(lambda: _none(leader), 5, "the log turns again")
+        await eventually(lambda: _none(leader), 5, "the event log turns again")
         for name in ("log_turn_blocked", "log_turn_free"):
             assert name in leader.output()
         for client in (live, other):

@@ -181,7 +181,7 @@ async def _incarnated(database: Database) -> bool:
 async def test_a_position_from_before_the_log_is_expired(
     database: Database, servers: Servers, transport: Transport
 ) -> None:
-    """The ring of the log is turned until the first row is gone; a server that never had it says so."""
+    """The partitions of the event log are turned until the first row is gone; a server that never had it says so."""
     await servers.start("one")
     old = await now(database)
     await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'gone')")
@@ -191,7 +191,7 @@ async def test_a_position_from_before_the_log_is_expired(
         await database.execute("SELECT realtime.turn('1h', 1, pg_current_snapshot())")
         return not await database.value("SELECT count(*) FROM realtime.events WHERE new ->> 'title' = 'gone'")
 
-    await eventually(turned, 20, "the ring turned past the first row")
+    await eventually(turned, 20, "the partitions turned past the first row")
     two = await servers.start("two")
     async with await transport.open(two, "posts", position=old) as client:
         assert (await client.message("reset"))["reason"] == "expired"

@@ -61,7 +61,7 @@ async def test_an_application_role_may_not(application: Database, statement: str
 async def test_an_application_role_cannot_attach_a_capture_function_to_a_table_of_its_own(
     application: Database, database: Database
 ) -> None:
-    """With it, it could write rows of its choice into the log of another table."""
+    """With it, it could write rows of its choice into the event log for another table."""
     functions = await database.execute("""
         SELECT p.oid::regproc::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
          WHERE nspname = 'realtime' AND prorettype = 'trigger'::regtype""")

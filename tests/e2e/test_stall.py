@@ -115,7 +115,7 @@ async def test_a_client_that_reads_nothing_for_long_costs_nothing_and_then_gets_
         reading = [everybody.create_task(reader.run()) for reader in readers]
         await live.client.changes(5)
         writing = everybody.create_task(load(database, ended))
-        await eventually(lambda: all(len(r.keys) > 2 * PER_SECOND for r in readers), 30, "all read, the ring is full")
+        await eventually(lambda: all(len(r.keys) > 2 * PER_SECOND for r in readers), 30, "all read, History is full")
         since = len(live.written)
         await pause(max(3.0, SECONDS / 10))
         quiet, since, before = await live.delays(since), len(live.written), server.rss()

@@ -1,7 +1,7 @@
 """Reconnect storms (adversarial 24): thousands of clients that come back at once to a server that knows nothing yet.
 
-STORM_CLIENTS is how many; `make storm` has ten thousand. Whatever their positions, the log is read a few times, memory
-stays within a bound per client, each gets exactly what it lacks, and who is live meanwhile hardly notices.
+STORM_CLIENTS is how many; `make storm` has ten thousand. Whatever their positions, the event log is read a few times,
+memory stays within a bound per client, each gets exactly what it lacks, and who is live meanwhile hardly notices.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The ledger's writers against the log alone, without a server: its sum is the tables, to the row."""
+"""The ledger's writers against the event log alone, without a server: its sum is the tables, to the row."""
 
 import asyncio
 

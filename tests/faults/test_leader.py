@@ -1,5 +1,5 @@
 """The leader stopped hot and parked, and every connection of a server cut alone: the others go on, within the times of
-capture.md 4 (2 s without a beat and they read by themselves, 5 s and they depose it).
+docs/capture.md 4 (2 s without a beat and they read by themselves, 5 s and they depose it).
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 """Positions through crashes (adversarial 26, 27): every old one gets every new change, nobody is reset, and what was
-delivered stays in the log.
+delivered stays in the event log.
 
 The postmaster is killed while transactions are being aborted whose ids the crash takes back, in half of the rounds with
 `synchronous_commit = off`, where even committed ones may be gone. CRASH_ROUNDS is the number of rounds.
@@ -113,7 +113,7 @@ async def test_a_killed_postmaster_resets_nobody_and_every_position_gets_what_ca
 
 
 async def judged(database: Database, server: Server, clients: list[Client], held: list[str]) -> None:
-    """All the clients, and one more from each held position, have exactly what the log has."""
+    """All the clients, and one more from each held position, have exactly what the event log has."""
     final = await now(database)
     async with await database.connect() as connection:
         truth = await Truth.read(connection, "posts")

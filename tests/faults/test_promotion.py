@@ -1,5 +1,5 @@
-"""Other histories of the log (adversarial 27): failover, switchover, restore, clone. Each ends in "continues exactly"
-or in a `reset` with the right reason, and never in silence.
+"""Other histories of the database (adversarial 27): failover, switchover, restore, clone. Each ends in "continues
+exactly" or in a `reset` with the right reason, and never in silence.
 """
 
 import asyncio

@@ -150,15 +150,15 @@ async def test_a_database_that_goes_and_comes_back_degrades_and_loses_nothing(
 async def test_a_stranger_at_the_gate_and_a_storm_of_notifications_cost_delay_only(
     database: Database, server: Server
 ) -> None:
-    """Somebody holds K, first so that every writer notifies, then so that the reader can never park."""
+    """Somebody holds the gate, first so that every writer notifies, then so that the reader can never park."""
     async with await Transport("websocket").open(server, "posts") as client, await database.connect() as holder:
         for kind in ("", "_shared"):
 
             async def held(kind: str = kind) -> bool:
-                await write(database, 1)  # a parked reader holds K until a commit wakes it
+                await write(database, 1)  # a parked reader holds the gate until a commit wakes it
                 return bool((await rows_of(holder, f"SELECT pg_try_advisory_lock{kind}(1919247220, 1)"))[0][0])
 
-            await eventually(held, 10, f"K is held{kind}")
+            await eventually(held, 10, f"the gate is held{kind}")
             before = client.stream.count()
             await write(database, 20)
             await client.changes(before + 20)
@@ -172,7 +172,7 @@ async def test_a_stranger_at_the_gate_and_a_storm_of_notifications_cost_delay_on
 async def test_a_commit_whose_notify_was_suppressed_is_found_by_the_safety_poll(
     database: Database, server: Server
 ) -> None:
-    """The triggers off, a row put into the log by hand without a NOTIFY: found within seconds, and counted."""
+    """The triggers off, a row put into the event log by hand without a NOTIFY: found within seconds, and counted."""
     async with await Transport("websocket").open(server, "posts") as client:
         await database.execute("INSERT INTO posts (author_id) VALUES (1)")
         await client.changes(1)

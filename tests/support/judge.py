@@ -1,8 +1,8 @@
-"""The verdict on what a client received, against the log: nothing lost, nothing twice, nothing out of order.
+"""The verdict on what a client received, against the event log: nothing lost, nothing twice, nothing out of order.
 
 Checked at *every* position that the client was given, not only at the end: what came since the one before must be
-exactly what the log says became visible between the two; and replaying it row by row must find each `old` in place
-and end in exactly the rows of the table. Tables are multisets of whole rows here, so a key that changes, swaps or
+exactly what the event log says became visible between the two; and replaying it row by row must find each `old` in
+place and end in exactly the rows of the table. Tables are multisets of whole rows here, so a key that changes, swaps or
 moves on by one needs no special rule, and a table needs no key.
 """
 
@@ -110,7 +110,7 @@ class _Bench:
             self.state[change.new] += 1
 
     def _left_open(self) -> None:
-        """What came after the last position must at least exist in the log."""
+        """What came after the last position must at least exist in the event log."""
         for xid, got in by_transaction(self.unit).items():
             everything = Token(self.at.incarnation, xid + 1, frozenset(), True)
             due = self.truth.expected(self.segment.channel, self.at, everything).get(xid, [])

@@ -1,4 +1,4 @@
-"""The judge itself: a stream as the log says is never faulted; a planted loss, repetition, swap or lie always is."""
+"""The judge itself: a stream as the event log says is never faulted, a planted loss, repetition, swap or lie always."""
 
 from collections.abc import Callable
 from typing import Any

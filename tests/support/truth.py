@@ -1,4 +1,4 @@
-"""What a client should have received: the committed log, read by a superuser when all is over.
+"""What a client should have received: the committed event log, read by a superuser when all is over.
 
 Routing and visibility are computed here a second time, from the rows' JSON and the tokens alone, and not with the
 product's code. `state_at` is the sum of the changes, so it needs no order; a TRUNCATE empties what was logged before
@@ -39,7 +39,7 @@ def canonical(row: Row | None) -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """One change in the log."""
+    """One change in the event log."""
 
     xid: int
     id: int

@@ -1,10 +1,13 @@
 """The gate as an explicit model: every interleaving of writers and the reader is tried.
 
-The model has PostgreSQL's rules: a try for the shared lock fails while somebody else holds K exclusively or waits for
-it; an exclusive request is granted when no holder is left, or given up after its timeout; a notification is sent at
-commit and arrives later; locks of a transaction end after its changes are visible. The promise: in no state that can
-be reached is a committed change unseen while the reader sleeps, K is in its hand, and nothing is on the way to wake
-it.
+The gate is advisory lock 1 (docs/capture.md 3). The model has PostgreSQL's rules:
+- a try for a share of the gate fails while somebody else holds it exclusively or waits for it;
+- an exclusive request is granted when no holder is left, or given up after its timeout;
+- a notification is sent at commit and arrives later;
+- a transaction's locks end after its changes are visible.
+
+The promise: in no state that can be reached is a committed change unseen while the reader sleeps with the gate held,
+and nothing is on the way to wake it.
 """
 
 from collections import deque
@@ -13,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-# A writer: idle → tries K → (shares it | will notify) → committed (its lock still held) → gone.
+# A writer: idle → tries the gate → (shares it | will notify) → committed (its lock still held) → gone.
 IDLE, SHARING, NOTIFYING, COMMITTED_SHARING, GONE = range(5)
 # The reader: hot (reads when it likes) → asking → granted → forgets → reads → sleeps → woken (forgets) → reads → sleeps
 # again, or is hot. The last two are for planted faults.
@@ -27,8 +30,8 @@ class State:
     on_the_way: int = 0  # notifications sent and not received by the reader's connection
     arrived: bool = False  # received, not looked at
     reader: int = HOT
-    holds: bool = False  # K, exclusively
-    waits: bool = False  # a request for K is queued
+    holds: bool = False  # the gate, exclusively
+    waits: bool = False  # a request for the gate is queued
     flag: bool = False  # "the reader sleeps", for the planted fault that uses a flag instead of the lock
 
 
@@ -118,7 +121,7 @@ def _sleeping_steps(state: State, rules: Rules, seen: frozenset[int]) -> Iterato
             yield replace(state, reader=READ_AWAKE, unseen=seen)
     elif state.reader == WOKEN:
         yield replace(state, reader=HOT, unseen=seen, holds=False, flag=False)
-        yield replace(state, reader=ASLEEP, unseen=seen)  # commits are rare: K is kept
+        yield replace(state, reader=ASLEEP, unseen=seen)  # commits are rare: the gate is kept
     elif state.reader == READ_AWAKE:
         yield replace(state, reader=ASLEEP, arrived=False)
 
