@@ -191,8 +191,6 @@ class Server:
         )
         broadcaster.on_read = self._publish
         broadcaster.row_reader = log
-        log.on_floor = broadcaster.forget
-        log.on_incarnation = lambda head: broadcaster.rebase(head, None)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod

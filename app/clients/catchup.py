@@ -18,7 +18,7 @@ from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetRea
 from app.model.observations import Observer, Reset
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
-from app.stream.history import Rows
+from app.stream.ports import Rows
 
 AWAY_SECONDS = 1.0
 

@@ -18,7 +18,8 @@ from app.model.errors import PositionRefused, ResetReason
 from app.model.observations import Replayed
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
-from app.stream.history import PORTION_BYTES, UNIT_BYTES, Stretch
+from app.stream.ports import PORTION_BYTES
+from app.stream.stretch import UNIT_BYTES, Stretch
 
 ReplaySource = Literal["history", "event_log"]
 HISTORY: Final[ReplaySource] = "history"
@@ -89,7 +90,7 @@ class Feed:
             source = HISTORY if stretch is not None else EVENT_LOG
             stretch = stretch or await self._read(since)
             if stretch.transactions is None:
-                async for portion in self.broadcaster.source.replay(since, stretch.upto.meet(upto)):
+                async for portion in self.broadcaster.event_log.replay(since, stretch.upto.meet(upto)):
                     await self._send_all(portion.transactions, None, EVENT_LOG)
             else:
                 missing = [t for t in stretch.transactions if upto.sees(t.xid) and not since.sees(t.xid)]
@@ -119,7 +120,7 @@ class Feed:
             await self._send_all([t for t in stretch.transactions if not position.sees(t.xid)], end, EVENT_LOG)
             yield end
             return
-        async for portion in self.broadcaster.source.replay(position, upto):
+        async for portion in self.broadcaster.event_log.replay(position, upto):
             reached = self._point(portion.upto) if portion.upto is not None else None
             await self._send_all(portion.transactions, reached, EVENT_LOG)
             if reached is not None:

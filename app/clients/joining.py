@@ -16,7 +16,7 @@ from app.model.channel import Address
 from app.model.errors import ResetReason
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
-from app.stream.history import Rows
+from app.stream.ports import Rows
 
 
 class Joining:

@@ -15,7 +15,7 @@ import psycopg
 
 from app.model.change import Batch
 from app.model.errors import DatabaseAway
-from app.stream.broadcaster import Receiver
+from app.stream.ports import Receiver
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Connect = Callable[[str], Awaitable[Connection]]

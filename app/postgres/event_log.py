@@ -10,7 +10,7 @@ Invariants
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -26,8 +26,9 @@ from app.postgres.durable import Flush
 from app.postgres.incarnation import Incarnation, Incarnations
 from app.postgres.pool import Pool
 from app.postgres.queries import SQL
-from app.postgres.read import LogHead, Read
-from app.stream.history import PORTION_BYTES, Rows, Stretch
+from app.postgres.read import Read
+from app.stream.ports import PORTION_BYTES, EventLogListener, LogHead, Rows
+from app.stream.stretch import Stretch
 
 READERS: Final = 4
 ROW_READS: Final = 2  # read at once
@@ -44,8 +45,7 @@ class PostgresEventLog:
         self._url = url
         self._observe = observe
         self.incarnations = Incarnations()
-        self.on_incarnation: Callable[[LogHead], None] = lambda head: None  # a new one that honours our positions
-        self.on_floor: Callable[[Snapshot], None] = lambda floor: None  # it is another than before
+        self._listeners: list[EventLogListener] = []
         self._pool = Pool(self._reader, READERS)
         self.catalog = Catalog(self.reader)
         self._live: Connection | None = None
@@ -59,6 +59,10 @@ class PostgresEventLog:
         self._durable_at = 0  # where the WAL was when the newest position was minted
         self._floor: tuple[float, Snapshot] | None = None
         self._asking = asyncio.Lock()
+
+    def listen(self, listener: EventLogListener) -> None:
+        """Tell `listener` of another floor, and of another incarnation that honours our positions."""
+        self._listeners.append(listener)
 
     # Connections.
 
@@ -148,7 +152,8 @@ class PostgresEventLog:
             raise
         with away(*OURS):
             head = await self._head(connection)
-        self.on_incarnation(head)
+        for listener in self._listeners:
+            listener.rebase(head, None)
 
     @property
     def connected(self) -> bool:
@@ -236,11 +241,11 @@ class PostgresEventLog:
     # Positions.
 
     def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
-        """What `upto` sees and `since` does not, in order, in portions (app.stream.history.Log.replay)."""
+        """What `upto` sees and `since` does not, in order, in portions (app.stream.ports.EventLog.replay)."""
         return replay.replay(self.reader, self.catalog, since, upto)
 
     async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
-        """The same in stretches (app.stream.history.Log.stretches)."""
+        """The same in stretches (app.stream.ports.EventLog.stretches)."""
         try:
             async for stretch in replay.stretches(self.reader, self.catalog, since, upto):
                 yield stretch
@@ -269,7 +274,8 @@ class PostgresEventLog:
         before = self._floor
         self._floor = (time.monotonic(), floor)
         if before is None or before[1] != floor:
-            self.on_floor(floor)
+            for listener in self._listeners:
+                listener.forget(floor)
         return floor
 
     async def watch_floor(self) -> None:

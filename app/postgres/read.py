@@ -17,15 +17,3 @@ class Read:
     flushed: int
     events: list[Any]
     too_large: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LogHead:
-    """Where the log stands: a normalised snapshot, its highest transaction with an event, the durable WAL position and
-    the incarnation."""
-
-    position: Snapshot
-    highest: int
-    lsn: int
-    incarnation: int
-    tag: str

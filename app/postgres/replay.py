@@ -16,11 +16,12 @@ from app.model.position import Path, Snapshot
 from app.postgres import event_rows as rows
 from app.postgres.catalog import Catalog, Lend
 from app.postgres.pages import LARGE_CHANGES, Listed, Pages
-from app.stream.history import PORTION_BYTES, Stretch
+from app.stream.ports import PORTION_BYTES
+from app.stream.stretch import Stretch
 
 
 async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
-    """See app.stream.history.Log.replay. Raises PositionRefused (EXPIRED, OVERRUN), DatabaseAway."""
+    """See app.stream.ports.EventLog.replay. Raises PositionRefused (EXPIRED, OVERRUN), DatabaseAway."""
     reader = Pages(lend, catalog, since)
     async for group, end in _steps(reader, since, upto):
         found: list[Transaction] = []
@@ -35,7 +36,7 @@ async def replay(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) 
 
 
 async def stretches(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
-    """See app.stream.history.Log.stretches. Raises as `replay`."""
+    """See app.stream.ports.EventLog.stretches. Raises as `replay`."""
     reader, start = Pages(lend, catalog, since), since
     async for group, end in _steps(reader, since, upto):
         found = None if _large(group) else await reader.whole(group) if group else []

@@ -18,7 +18,7 @@ from app.model.position import Snapshot
 from app.postgres import event_rows as rows
 from app.postgres.connect import Connection, away, connect, deadline
 from app.postgres.queries import SQL
-from app.stream.history import Rows
+from app.stream.ports import Rows
 
 Wanted = Sequence[tuple[Table, Address]]
 

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from app.core.audience import Point
 from app.core.hub import Delivery, Hub
@@ -18,92 +17,18 @@ from app.model.channel import Address, parse
 from app.model.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.model.observations import BatchRead, Delivered, HistoryBytes, MessagesSent, Observer
 from app.model.position import Position, Snapshot
-from app.stream.history import History, Log, Rows, Stretch
+from app.stream.history import History
+from app.stream.ports import EventLog, LogHead, RowReader, Rows, Tables
 from app.stream.replays import Replays
+from app.stream.stretch import Stretch
 from app.stream.turns import Turns
-
-
-class LogHead(Protocol):
-    """Where the log stands: a normalised snapshot, its highest transaction with an event, and the incarnation."""
-
-    @property
-    def position(self) -> Snapshot: ...
-    @property
-    def highest(self) -> int: ...
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def incarnation(self) -> int: ...
-    @property
-    def tag(self) -> str: ...
-
-
-class Source(Log, Protocol):
-    """The log of one primary, with what is known about positions."""
-
-    async def head(self) -> LogHead:
-        """Where the log stands now."""
-        ...
-
-    async def accept(self, position: Position) -> None:
-        """Raises PositionRefused (FOREIGN, LOST, EXPIRED) where the log can't honour the position."""
-        ...
-
-
-class RowReader(Protocol):
-    """Reading tables themselves."""
-
-    async def rows(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
-        """The rows of these channels as of one moment.
-
-        Raises Forbidden, BadChannel, TooLarge where they may not or can't be had, DatabaseAway.
-        """
-        ...
-
-
-class Tables(Protocol):
-    """The tables on the air."""
-
-    async def current(self, schema: str, name: str) -> Table | None: ...
-
-    async def canonical(self, table: Table, column: str, value: str) -> str:
-        """The value as its type prints it. Raises BadChannel where it is no value of the type."""
-        ...
-
-
-class Receiver(Protocol):
-    """The server, as a bus sees it."""
-
-    def batch(self, batch: Batch) -> None:
-        """The leader's batch arrived whole."""
-        ...
-
-    def wake(self) -> None:
-        """Something is new: read the log."""
-        ...
-
-    def beat(self, leader: str, position: str) -> None:
-        """The leader is alive, and at this position (a token)."""
-        ...
-
-
-class Bus(Protocol):
-    """What carries the leader's batches, or the news of them, to all servers. It may lose, repeat or reorder."""
-
-    ready: bool
-
-    async def run(self, receiver: Receiver) -> None: ...
-
-    async def publish(self, batch: Batch) -> None: ...
-
-    async def beat(self, position: str) -> None: ...
 
 
 class Broadcaster:
     def __init__(
-        self, source: Source, tables: Tables, hub: Hub, head: LogHead, history_bytes: int, observe: Observer
+        self, event_log: EventLog, tables: Tables, hub: Hub, head: LogHead, history_bytes: int, observe: Observer
     ) -> None:
-        self.source = source
+        self.event_log = event_log
         self.tables = tables
         self.hub = hub
         self.observe = observe
@@ -116,8 +41,9 @@ class Broadcaster:
         self._row_reads: dict[tuple[str, ...], asyncio.Task[Rows]] = {}
         self._settle(head)
         self.history = History(head.position, history_bytes)
-        self.replays = Replays(source, lambda: self.point.snapshot, observe)
+        self.replays = Replays(event_log, lambda: self.point.snapshot, observe)
         self.turns = Turns()
+        event_log.listen(self)
 
     def _settle(self, head: LogHead) -> None:
         self.incarnation, self.tag, self.lsn, self.highest = head.incarnation, head.tag, head.lsn, head.highest
@@ -135,9 +61,9 @@ class Broadcaster:
     async def _pull(self) -> Batch | None:
         started = time.monotonic()
         try:
-            batch = await self.source.difference(self.point.snapshot)
+            batch = await self.event_log.difference(self.point.snapshot)
         except PositionRefused as refused:
-            self.rebase(await self.source.head(), refused.reason)
+            self.rebase(await self.event_log.head(), refused.reason)
             return None
         if batch is not None:
             if batch.transactions != []:
@@ -225,7 +151,7 @@ class Broadcaster:
         """
         position = Position.decode(token)
         try:
-            await self.source.accept(position)
+            await self.event_log.accept(position)
             if not self.point.snapshot.contains(position.snapshot):
                 await self.refresh()
         except DatabaseAway as error:
@@ -244,7 +170,7 @@ class Broadcaster:
     async def _refresh(self) -> None:
         async with self._reading:
             self._refreshing = None  # who asks from now on may want what this read does not see
-            head = await self.source.head()
+            head = await self.event_log.head()
             await self._pull()
             if head.incarnation == self.incarnation:
                 self._reach(head)

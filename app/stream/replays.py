@@ -19,7 +19,8 @@ from typing import Final
 from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import Observer, ReplayRead
 from app.model.position import Snapshot
-from app.stream.history import Log, Stretch, pieces
+from app.stream.ports import EventLog
+from app.stream.stretch import Stretch, pieces
 
 KEPT_BYTES: Final = 16 << 20
 KEPT_STRETCHES: Final = 1024  # whoever is not in the ring looks through them
@@ -56,8 +57,10 @@ class _Waiter:
 class Replays:
     """`front` says where the server is: a run goes as far as that was when it began."""
 
-    def __init__(self, log: Log, front: Callable[[], Snapshot], observe: Observer, limit: int | None = None) -> None:
-        self._log = log
+    def __init__(
+        self, event_log: EventLog, front: Callable[[], Snapshot], observe: Observer, limit: int | None = None
+    ) -> None:
+        self._event_log = event_log
         self._front = front
         self._observe = observe
         self._limit = limit or KEPT_BYTES
@@ -132,7 +135,7 @@ class Replays:
 
     async def _judge(self) -> Snapshot:
         """Refuse those who can't be served, so that the others can; the floor of the log."""
-        floor, front = await self._log.floor(), self._front()
+        floor, front = await self._event_log.floor(), self._front()
         for waiter in self._waiting:
             if not front.contains(waiter.position) or waiter.position.contains(front):
                 waiter.refuse(DatabaseAway("the server's own position was lost meanwhile"))
@@ -148,7 +151,7 @@ class Replays:
             start = reduce(Snapshot.meet, self._unserved(position), position)
             if not start.contains(floor):  # the floor ends with what it does not see, and so was cut off
                 start = position
-            run = _Run(start, self._front(), self._log.stretches(start, self._front()))
+            run = _Run(start, self._front(), self._event_log.stretches(start, self._front()))
             del self._runs[: max(0, len(self._runs) + 1 - RUNS)]
         else:
             self._runs.remove(run)

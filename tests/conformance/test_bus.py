@@ -13,7 +13,7 @@ from app.model.change import Batch
 from app.model.position import Snapshot
 from app.postgres.bus import PostgresBus
 from app.postgres.connect import connect
-from app.stream.broadcaster import Bus
+from app.stream.ports import Bus
 from tests.support.database import Database
 from tests.support.facts import eventually, holds
 

@@ -9,11 +9,25 @@ from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import DatabaseBack, DatabaseLost, IncarnationChanged, Observation
 from app.model.position import Position, Snapshot
 from app.postgres.event_log import PostgresEventLog
-from app.postgres.read import LogHead
+from app.stream.ports import LogHead
 from tests.integration import story
 from tests.support.cluster import Cluster, migrate
 from tests.support.database import Database
 from tests.support.standby import caught_up, fall_behind
+
+
+class Listener:
+    """Keeps the incarnations that it is told of."""
+
+    def __init__(self) -> None:
+        self.renewed: list[LogHead] = []
+
+    def forget(self, floor: Snapshot) -> None:
+        pass
+
+    def rebase(self, head: LogHead, reason: ResetReason | None) -> None:
+        assert reason is None
+        self.renewed.append(head)
 
 
 def position_of(head: LogHead, snapshot: Snapshot | None = None) -> Position:
@@ -86,8 +100,9 @@ async def test_durable_positions_hold_through_crashes_and_others_do_not(
     """Aborted transactions before the crash make it re-use ids: a raw snapshot would lose what comes after."""
     cluster = own_database.cluster
     log = PostgresEventLog(own_database.url, observed.append)
-    renewed: list[LogHead] = []
-    log.on_incarnation = renewed.append
+    listener = Listener()
+    log.listen(listener)
+    renewed = listener.renewed
     held = [position_of(await log.head())]
     for round_ in range(3):
         await own_database.execute("INSERT INTO posts (author_id, title) VALUES (%s, 'kept')", round_)

@@ -14,7 +14,7 @@ from app.postgres import pages
 from app.postgres.event_log import PostgresEventLog
 from app.postgres.pages import Listed
 from app.postgres.replay import grouped
-from app.stream.history import PORTION_BYTES
+from app.stream.ports import PORTION_BYTES
 from tests.integration import story
 from tests.support.database import Database
 

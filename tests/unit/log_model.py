@@ -18,8 +18,8 @@ from app.core.order import transaction
 from app.model.change import Batch, Change, Portion, Table, Transaction
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
 from app.model.position import Position, Snapshot
-from app.stream.broadcaster import LogHead
-from app.stream.history import Stretch
+from app.stream.ports import EventLogListener, LogHead
+from app.stream.stretch import Stretch
 from tests.support.truth import Event, Truth, canonical
 
 FIRST = 100
@@ -34,15 +34,6 @@ def table(gen: int, name: str, route: str | None, xid: int = FIRST - 1) -> Table
     return Table(
         gen, relid, "public", name, ("id",), routes, columns, ("bigint",) * len(columns), "n" * len(columns), xid
     )
-
-
-@dataclass
-class Start:
-    position: Snapshot
-    highest: int
-    lsn: int
-    incarnation: int
-    tag: str
 
 
 @dataclass
@@ -69,6 +60,8 @@ class World:
         self.incarnation = 1
         self.away = False
         self.replays = self.reads = 0  # shared ones, and the pieces of them
+        self._listeners: list[EventLogListener] = []
+        self._told = self.horizon  # the floor that the listeners know
         self._xid = count(FIRST)
         self._number = count(1)
         self._gen = count(3)
@@ -180,7 +173,10 @@ class World:
         at = BEGAN + number
         return Change(number, n, writer.xid, made, op, 1, None, at, values(new), values(old), text(new), text(old))
 
-    # Reading: app.stream.broadcaster.Source and Tables.
+    # Reading: app.stream.ports.EventLog and Tables.
+
+    def listen(self, listener: EventLogListener) -> None:
+        self._listeners.append(listener)
 
     async def pause(self, most: int = 3) -> None:
         for _ in range(self.random.randrange(most + 1)):
@@ -201,8 +197,8 @@ class World:
     def highest(self) -> int:
         return max([*self.committed, self.horizon.xmax - 1])
 
-    def start(self) -> Start:
-        return Start(self.now(), self.highest, self._next, self.incarnation, f"{self.incarnation:08x}")
+    def start(self) -> LogHead:
+        return LogHead(self.now(), self.highest, self._next, self.incarnation, f"{self.incarnation:08x}")
 
     async def head(self) -> LogHead:
         await self._reach()
@@ -220,6 +216,7 @@ class World:
 
     async def difference(self, since: Snapshot) -> Batch | None:
         await self._reach()
+        self._tell()
         self._reaches_back(since, ResetReason.EXPIRED)
         found = self._between(since, self.raw())
         if not found:
@@ -274,7 +271,15 @@ class World:
 
     async def floor(self) -> Snapshot:
         await self._reach()
+        self._tell()
         return self.horizon
+
+    def _tell(self) -> None:
+        """The floor is known when it is read, and not before."""
+        if self._told != self.horizon:
+            self._told = self.horizon
+            for listener in self._listeners:
+                listener.forget(self.horizon)
 
     def _between(self, since: Snapshot, upto: Snapshot) -> list[Transaction]:
         new = [events for xid, events in self.committed.items() if upto.sees(xid) and not since.sees(xid)]

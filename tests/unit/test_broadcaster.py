@@ -10,8 +10,7 @@ from app.model.change import Table
 from app.model.channel import Address, parse
 from app.model.errors import Unavailable
 from app.model.position import Snapshot
-from app.stream.broadcaster import RowReader
-from app.stream.history import Rows
+from app.stream.ports import RowReader, Rows
 from tests.unit.client_model import Client
 from tests.unit.stage import Stage, link
 

@@ -282,8 +282,9 @@ async def test_each_client_gets_exactly_the_committed_changes_of_its_channels(
     monkeypatch.setattr(app.clients.catchup, "AWAY_SECONDS", 0)
     monkeypatch.setattr(app.clients.connection, "BACKLOG_BYTES", 900)
     monkeypatch.setattr(app.core.hub, "MESSAGE_BYTES", weather.message_bytes)
-    for name in ("app.stream.history.UNIT_BYTES", "app.clients.feed.UNIT_BYTES", "app.clients.feed.PORTION_BYTES"):
-        monkeypatch.setattr(name, 3_000)
+    for module in ("app.stream.history", "app.stream.stretch", "app.clients.feed"):
+        monkeypatch.setattr(f"{module}.UNIT_BYTES", 3_000)
+    monkeypatch.setattr("app.clients.feed.PORTION_BYTES", 3_000)
     monkeypatch.setattr(app.stream.replays, "KEPT_BYTES", 9_000)
     monkeypatch.setattr(app.stream.replays, "NEAR", 8)
     monkeypatch.setattr(app.stream.turns, "MANY", 1)

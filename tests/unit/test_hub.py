@@ -13,7 +13,8 @@ from app.core.hub import Hub
 from app.model.change import Batch, Change, Table, Transaction
 from app.model.observations import Transport
 from app.model.position import Snapshot
-from app.stream.history import UNIT_BYTES, History, Stretch
+from app.stream.history import History
+from app.stream.stretch import UNIT_BYTES, Stretch
 
 TABLE = Table(1, 7, "public", "t", ("id",), (("a",), ("b",)), ("id", "a", "b"), ("int",) * 3, "nnn", 9)
 AT = 1_767_225_600_000_000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from app.model.change import Change, Portion, Table, Transaction
 from app.model.position import Snapshot
 from app.postgres.replay import split
-from app.stream.history import PORTION_BYTES
+from app.stream.ports import PORTION_BYTES
 
 TABLE = Table.declared(
     gen=1, relid=1, schema="public", name="posts", key=("id",), routes=[], columns=("id",), types=("bigint",),

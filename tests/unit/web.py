@@ -7,7 +7,6 @@ by snapshot. Nothing of the product is replaced above it.
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from app.clients.connection import Connection
 from app.clients.registry import Registry
@@ -18,27 +17,18 @@ from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetRea
 from app.model.observations import Observation
 from app.model.position import Position, Snapshot
 from app.model.settings import Settings
-from app.stream.broadcaster import Broadcaster, LogHead
-from app.stream.history import Stretch
+from app.stream.broadcaster import Broadcaster
+from app.stream.ports import EventLogListener, LogHead
+from app.stream.stretch import Stretch
 from app.web.ports import Facts
 from app.web.server import Server
 
 FIRST = 100
+TAG = "00000001"
 POSTS = Table(
     1, 10, "public", "posts", ("id",), (("author_id",),), ("id", "author_id"), ("bigint",) * 2, "nn", FIRST - 1
 )
 HEALTHY: Facts = {"database": True, "listen": True, "bus": True, "leader": "here", "watches": [], "log": None}
-
-
-@dataclass
-class Start:
-    """An head, as the broadcaster takes it."""
-
-    position: Snapshot
-    highest: int
-    lsn: int = 1
-    incarnation: int = 1
-    tag: str = "00000001"
 
 
 class MemoryEventLog:
@@ -57,7 +47,10 @@ class MemoryEventLog:
         return keys
 
     async def head(self) -> LogHead:
-        return Start(await self.now(), FIRST + len(self.committed) - 1)
+        return LogHead(await self.now(), FIRST + len(self.committed) - 1, 1, 1, TAG)
+
+    def listen(self, listener: EventLogListener) -> None:
+        """It has always the same floor and the same incarnation: there is nothing to tell."""
 
     async def now(self) -> Snapshot:
         self._reach()
@@ -65,7 +58,7 @@ class MemoryEventLog:
 
     async def accept(self, position: Position) -> None:
         self._reach()
-        if position.tag != Start.tag:
+        if position.tag != TAG:
             raise PositionRefused(ResetReason.FOREIGN)
 
     async def difference(self, since: Snapshot) -> Batch | None:

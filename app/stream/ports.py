@@ -1,0 +1,161 @@
+"""What the stream needs of the edges: one Protocol for each, and the values that pass through them.
+
+An edge (the database, a broker) implements these; nothing here knows one. Every method that reads may raise
+DatabaseAway, whose caller tries again. Snapshots that pass through are normalised (app.model.position).
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from app.model.change import Batch, Portion, Table
+from app.model.channel import Address
+from app.model.errors import ResetReason
+from app.model.position import Position, Snapshot
+from app.stream.stretch import Stretch
+
+PORTION_BYTES: Final = 1 << 20  # about how much a replay reads, and sends, at a time
+
+
+@dataclass(frozen=True, slots=True)
+class LogHead:
+    """Where the event log stands: its position, its highest transaction with an event, the WAL position that is
+    durable, and the incarnation (number and tag) in which all this holds."""
+
+    position: Snapshot
+    highest: int
+    lsn: int
+    incarnation: int
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of some channels as of one position, each row as its JSON."""
+
+    position: Snapshot
+    lsn: int
+    channels: dict[str, list[bytes]]
+
+
+class EventLogListener(Protocol):
+    """Who has to know at once what befalls the event log. Neither method awaits."""
+
+    def forget(self, floor: Snapshot) -> None:
+        """The event log reaches back to `floor` and no further."""
+        ...
+
+    def rebase(self, head: LogHead, reason: ResetReason | None) -> None:
+        """The event log goes on in another incarnation. Without a reason, the positions of the one before hold."""
+        ...
+
+
+class EventLog(Protocol):
+    """The event log of one primary, and what is known about positions in it."""
+
+    def listen(self, listener: EventLogListener) -> None:
+        """Tell `listener` from now on."""
+        ...
+
+    async def head(self) -> LogHead:
+        """Where the event log stands now, durably."""
+        ...
+
+    async def floor(self) -> Snapshot:
+        """What a position must contain for the event log to reach back to it. The answer is at most a second old."""
+        ...
+
+    async def accept(self, position: Position) -> None:
+        """Raises PositionRefused (FOREIGN, LOST, EXPIRED) where the event log can't honour the position."""
+        ...
+
+    async def difference(self, since: Snapshot) -> Batch | None:
+        """All that is committed, durable, and not in `since`; None where there is nothing new.
+
+        The batch has no transactions where some that `since` leaves open have ended, and wrote nothing. Raises
+        PositionRefused: EXPIRED where the event log no longer reaches back to `since`, LOST where it is of another
+        history.
+        """
+        ...
+
+    def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+        """What `upto` sees and `since` does not, in order, in portions of about PORTION_BYTES. The last ends at `upto`.
+
+        No transaction of the database stays open between two portions. Raises PositionRefused: EXPIRED at the start,
+        OVERRUN where the event log was emptied of it meanwhile.
+        """
+        ...
+
+    def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
+        """The same in whole transactions, as stretches of about PORTION_BYTES, each from where the one before ends.
+
+        A transaction that is too large to hold is a stretch of its own and is not read: `replay` reads it. After a
+        refusal `floor` is fresh.
+        """
+        ...
+
+
+class RowReader(Protocol):
+    """Reading the rows of watched tables."""
+
+    async def rows(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
+        """The rows of these channels as of one moment.
+
+        Raises Forbidden (no right to read them), BadChannel (no index for the route), TooLarge.
+        """
+        ...
+
+
+class Tables(Protocol):
+    """The watched tables, as their newest definitions have them."""
+
+    async def current(self, schema: str, name: str) -> Table | None:
+        """The definition of a table; None where no such table is, or was, watched."""
+        ...
+
+    async def canonical(self, table: Table, column: str, value: str) -> str:
+        """The value as its type prints it. Raises BadChannel where it is no value of the type."""
+        ...
+
+
+class Receiver(Protocol):
+    """A server, as a bus sees it. No method awaits or raises."""
+
+    def batch(self, batch: Batch) -> None:
+        """A batch of the leader arrived whole. It may come late, twice, or out of order."""
+        ...
+
+    def wake(self) -> None:
+        """Something is new, or may have been missed: read the event log.
+
+        A bus says this after every connect too, and in place of a batch that is too large for it or that changes a
+        definition (who reads the event log loads its definitions)."""
+        ...
+
+    def beat(self, leader: str, position: str) -> None:
+        """The leader (its server id) is alive, and at this position (a token)."""
+        ...
+
+
+class Bus(Protocol):
+    """What carries the leader's batches, or the news of them, to all servers.
+
+    A bus may lose, repeat or reorder: each server applies a batch only from where it stands, and reads a hole from the
+    event log. A bus must not fall silent for ever: it connects again by itself. Its own server's messages, where they
+    come back, it does not hand to the receiver.
+    """
+
+    ready: bool  # it is connected and would hear what others say
+
+    async def run(self, receiver: Receiver) -> None:
+        """Carry messages until cancelled."""
+        ...
+
+    async def publish(self, batch: Batch) -> None:
+        """Tell all servers of a batch. The server reads nothing further while this is awaited, so it must return at
+        once: what can't go out now is queued, within bounds, or dropped for a wake-up."""
+        ...
+
+    async def beat(self, position: str) -> None:
+        """Tell all servers that this one leads, and where it stands (a token). As quick as `publish`."""
+        ...
