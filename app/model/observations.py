@@ -1,8 +1,8 @@
 """Everything about the running server that can be observed, as one vocabulary.
 
 The rooms say what happened and know nothing of logs or metrics, which are two readings of the same facts. Invariants:
-no I/O here; a fact carries a client's value never and a secret never; what happens per message is told once per
-batch and audience, with a count.
+no I/O here; a fact carries a secret never, and a client's value never but in PageRefused; what happens per message is
+told once per batch and audience, with a count.
 """
 
 from collections.abc import Callable
@@ -144,6 +144,17 @@ class ConnectionFailed(Observation):
 
     transport: Transport
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageRefused(Observation):
+    """A page was refused for its `origin`, or for the `host` that it asked for; `reason` says for which. Both are cut,
+    and told a few times a minute at most: without them nobody finds the setting that is wrong."""
+
+    reason: str
+    origin: str
+    host: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)

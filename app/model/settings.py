@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from app.model.errors import SettingsError
+from app.model.origin import EVERYBODY, OPAQUE, Host, Origin
 
 LogFormat = Literal["json", "console"]
 
@@ -40,6 +41,7 @@ class Settings:
     bus: str = "postgres:"
     demo: bool = True
     origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     metrics_host: str | None = None
     metrics_port: int | None = None
     log_format: LogFormat = "json"
@@ -200,12 +202,19 @@ def _bus(text: str) -> str:
     return text
 
 
-def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.strip() for origin in text.split(","))
-    for origin in origins:
-        if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s,]+", origin):
-            raise _Bad("not a list of origins such as https://app.example.com,https://example.com (or *)")
-    return origins
+def _list(check: Callable[[str], object], *words: str) -> Callable[[str], tuple[str, ...]]:
+    """A list with commas, of `words` and of what `check` takes. It raises ValueError, which says what is wrong."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        items = tuple(item.strip() for item in text.split(","))
+        for item in items:
+            try:
+                item in words or check(item)
+            except ValueError as problem:
+                raise _Bad(str(problem)) from None
+        return items
+
+    return parse
 
 
 def _not_here(what: str) -> Callable[[str], object]:
@@ -227,7 +236,8 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_JWT_SECRET": _Setting("jwt_secret", _not_here("tokens are"), secret=True),
     "SOBRANIE_JWKS_URL": _Setting("jwks_url", _not_here("tokens are"), secret=True),
     "SOBRANIE_DEMO": _Setting("demo", _flag),
-    "SOBRANIE_ORIGINS": _Setting("origins", _origins),
+    "SOBRANIE_ORIGINS": _Setting("origins", _list(Origin.listed, EVERYBODY, OPAQUE)),
+    "SOBRANIE_HOSTS": _Setting("hosts", _list(Host.listed, EVERYBODY)),
     "SOBRANIE_METRICS_HOST": _Setting("metrics_host", _text(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
     "SOBRANIE_METRICS_PORT": _Setting("metrics_port", _port),
     "SOBRANIE_LOG_FORMAT": _Setting("log_format", _one_of("json", "console")),

@@ -36,6 +36,7 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.ConnectionOpened: DEBUG,
     observe.ConnectionClosed: DEBUG,
     observe.ConnectionFailed: DEBUG,
+    observe.PageRefused: WARNING,
     observe.MessagesReceived: None,
     observe.Refused: DEBUG,
     observe.MessagesSent: None,

@@ -1,15 +1,20 @@
 """/livez: the process runs. /readyz: a change can really flow from the database to a client of this server.
 
-Invariant: a server that was ready stays ready, "degraded", for a grace when something goes: all servers lose the
-database at once, and a balancer that drops them all turns a pause into an outage.
+Invariants: a stranger learns whether changes flow, and no name, table or SQL; a server that was ready stays ready,
+"degraded", for a grace when something goes: all servers lose the database at once, and a balancer that drops them all
+turns a pause into an outage.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Final
 
 from aiohttp import web
 
 from app.web.ports import Facts, Health
+
+_FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
 class Readiness:
@@ -44,11 +49,31 @@ class Readiness:
     async def livez(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "alive"}, headers={"Cache-Control": "no-store"})
 
-    async def readyz(self, _: web.Request) -> web.Response:
-        status, body = self.look()
-        return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
+    def readyz(self, trusted: Callable[[web.Request], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """The handler of GET /readyz, which shows all the facts to who is `trusted`."""
+
+        async def answer(request: web.Request) -> web.Response:
+            status, body = self.look()
+            if not trusted(request):
+                body["checks"] = plain(self._health())
+            return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
+
+        return answer
 
 
 def flows(facts: Facts) -> bool:
     """Whether a change can get from the database to a client."""
     return facts["database"] and facts["listen"] and facts["bus"] and facts["leader"] is not None
+
+
+def plain(facts: Facts) -> dict[str, bool]:
+    """What a stranger may know."""
+    known = {"database": facts["database"], "listen": facts["listen"], "bus": facts["bus"]}
+    return known | {"leader": facts["leader"] is not None}
+
+
+def at_the_machine(request: web.Request) -> bool:
+    """Whether this was asked on the server's own machine, and not through a proxy there."""
+    if request.remote is None or any(name in request.headers for name in _FORWARDED):
+        return False
+    return ip_address(request.remote.partition("%")[0]).is_loopback

@@ -1,33 +1,58 @@
 """Which web pages may use this server: by default those that it could have served itself.
 
 A browser sends Origin with every WebSocket handshake, cross-site fetch and cross-site event stream, and a page can't
-forge it. Who sends none is no browser page of another site.
+forge it. Who sends none is no browser page of another site. Invariant: an answer is readable with the page's cookies
+(Access-Control-Allow-Credentials) only where its origin is listed by name, never by `*`.
 """
 
+import re
+from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-_PORTS = {"http": 80, "https": 443}
+from app.model.origin import EVERYBODY, OPAQUE, Origin
+
+_PORTS: Final = {"http": 80, "https": 443}
+_HEADER_NAMES: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(\s*,\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
+PREFLIGHT_SECONDS: Final = 7200  # how long a browser may remember a preflight; none keeps it longer
 
 
 class Origins:
-    """`allowed` are origins such as https://app.example.com; `*` is everybody."""
+    """`allowed` as SOBRANIE_ORIGINS has them (app.model.origin); `*` is everybody."""
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
-        self._everybody = "*" in allowed
-        self._allowed = {origin.rstrip("/").lower() for origin in allowed}
+        self._everybody = EVERYBODY in allowed
+        self._opaque = OPAQUE in allowed
+        self.listed = tuple(Origin.listed(text) for text in allowed if text not in (EVERYBODY, OPAQUE))
 
     def allow(self, request: web.Request) -> bool:
         origin = request.headers.get("Origin")
-        return origin is None or self._everybody or origin.lower() in self._allowed or same_origin(request)
+        return origin is None or self._everybody or self._by_name(origin) or same_origin(request)
 
     def headers(self, request: web.Request) -> dict[str, str]:
         """What lets a page of an allowed origin read the answer (CORS)."""
         origin = request.headers.get("Origin")
         if origin is None or not self.allow(request):
-            return {}
-        return {"Access-Control-Allow-Origin": "*" if self._everybody else origin, "Vary": "Origin"}
+            return {"Vary": "Origin"}
+        if self._by_name(origin):
+            named = {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
+        else:
+            named = {"Access-Control-Allow-Origin": EVERYBODY if self._everybody else origin}
+        return named | {"Vary": "Origin"}
+
+    def preflight(self, request: web.Request) -> dict[str, str]:
+        """What lets a page of an allowed origin send GET with headers of its own (`Last-Event-ID` from a fetch)."""
+        headers = self.headers(request)
+        if "Access-Control-Allow-Origin" in headers:
+            asked = request.headers.get("Access-Control-Request-Headers", "")
+            headers |= {"Access-Control-Allow-Methods": "GET", "Access-Control-Max-Age": str(PREFLIGHT_SECONDS)}
+            if _HEADER_NAMES.fullmatch(asked):
+                headers["Access-Control-Allow-Headers"] = asked
+        return headers | {"Vary": "Origin, Access-Control-Request-Headers"}
+
+    def _by_name(self, origin: str) -> bool:
+        return self._opaque if origin == OPAQUE else any(listed.matches(origin) for listed in self.listed)
 
 
 def same_origin(request: web.Request) -> bool:

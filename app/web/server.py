@@ -6,6 +6,7 @@ is over after a stated time, whatever the clients do.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +17,10 @@ from app.core import wire
 from app.model.errors import StartError
 from app.model.observations import Observer
 from app.model.settings import Settings
+from app.web.admission import Admission
 from app.web.clients import Clients
-from app.web.health import Readiness
+from app.web.health import Readiness, at_the_machine
+from app.web.hosts import Hosts
 from app.web.listen import why
 from app.web.origins import Origins
 from app.web.ports import Connect, Health, Pages, Render
@@ -28,6 +31,7 @@ BACKLOG: Final = 4096  # a fleet's clients come back at the same time, and wait 
 ACCEPTS: Final = 1  # connections taken in one turn of the event loop: a handshake is a millisecond's work
 KEEPALIVE: Final = 75.0  # seconds that an idle HTTP connection stays
 STATIC: Final = Path(__file__).parent / "static"
+_ANY_NAME: Final = frozenset({"/realtime/ws", "/realtime/events", "/livez", "/readyz"})
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -50,8 +54,9 @@ class Server:
         self._readiness = Readiness(health, settings.ready_grace)
         self._runners: list[web.AppRunner] = []
         origins = Origins(settings.origins)
-        self._ws = WebSockets(connect, self._clients, origins, observe)
-        self._sse = EventStreams(connect, self._clients, origins, observe)
+        self._admission = Admission(Hosts(settings.host, settings.hosts, origins), origins, observe)
+        self._ws = WebSockets(connect, self._clients, self._admission, observe)
+        self._sse = EventStreams(connect, self._clients, self._admission, observe)
         self._pages = pages
         self.port = settings.port
 
@@ -82,12 +87,15 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=wire.INBOUND_BYTES)
+        app = web.Application(client_max_size=wire.INBOUND_BYTES, middlewares=[self._under_our_name])
+        app.on_response_prepare.append(_anonymous)
         routes = app.router
         routes.add_get("/realtime/ws", self._ws.handle, allow_head=False)
         routes.add_get("/realtime/events", self._sse.handle, allow_head=False)
+        routes.add_options("/realtime/events", self._sse.preflight)
         routes.add_get("/realtime/client.js", _client)
-        self._add_health(app)
+        routes.add_options("/realtime/client.js", _client_preflight)
+        self._add_health(app, self._by_an_operator)
         if self._settings.metrics_port is None:
             routes.add_get("/metrics", self._render)
         if self._pages is not None:
@@ -96,13 +104,28 @@ class Server:
 
     def _metrics_application(self) -> web.Application:
         app = web.Application()
+        app.on_response_prepare.append(_anonymous)
         app.router.add_get("/metrics", self._render)
-        self._add_health(app)
+        self._add_health(app, lambda _: True)
         return app
 
-    def _add_health(self, app: web.Application) -> None:
+    def _add_health(self, app: web.Application, trusted: Callable[[web.Request], bool]) -> None:
         app.router.add_get("/livez", self._readiness.livez)
-        app.router.add_get("/readyz", self._readiness.readyz)
+        app.router.add_get("/readyz", self._readiness.readyz(trusted))
+
+    def _by_an_operator(self, request: web.Request) -> bool:
+        return at_the_machine(request) and self._admission.hosts.allow(request)
+
+    @web.middleware
+    async def _under_our_name(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Refuse what asks for a name that is not ours. Streams say so themselves, and a probe may name anything."""
+        if request.path not in _ANY_NAME:
+            refusal = self._admission.refusal(request)
+            if refusal is not None:
+                return web.Response(status=403, text=f"{refusal.message}\n")
+        return await handler(request)
 
     async def _render(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._metrics(), headers={"Content-Type": _METRICS_TYPE})
@@ -151,7 +174,17 @@ def _ours(line: logging.LogRecord) -> bool:
     return line.exc_info is None or not isinstance(line.exc_info[1], HttpProcessingError)
 
 
+async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:
+    """No versions of what this is made of for strangers."""
+    response.headers["Server"] = "sobranie"
+
+
 async def _client(_: web.Request) -> web.FileResponse:
     """The browser client; pages of other origins may import it."""
     headers = {"Content-Type": "text/javascript; charset=utf-8", "Cache-Control": "no-cache"}
     return web.FileResponse(STATIC / "client.js", headers=headers | {"Access-Control-Allow-Origin": "*"})
+
+
+async def _client_preflight(_: web.Request) -> web.Response:
+    names = ("Origin", "Methods", "Headers")
+    return web.Response(status=204, headers={f"Access-Control-Allow-{name}": "*" for name in names})

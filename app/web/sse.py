@@ -11,11 +11,11 @@ from typing import Final
 from aiohttp import web
 
 from app.core import wire
-from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, Forbidden, RateLimited, Unavailable
+from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLimited, Unavailable
 from app.model.identity import ANONYMOUS
 from app.model.observations import ConnectionFailed, Observer
+from app.web.admission import Admission
 from app.web.clients import Clients
-from app.web.origins import Origins
 from app.web.peer import leave
 from app.web.ports import Client, Connect
 from app.web.sinks import EventSink
@@ -31,23 +31,25 @@ _HEADERS: Final = {
 class EventStreams:
     """The handler of GET /realtime/events."""
 
-    def __init__(self, connect: Connect, clients: Clients, origins: Origins, observe: Observer) -> None:
+    def __init__(self, connect: Connect, clients: Clients, admission: Admission, observe: Observer) -> None:
         self._connect = connect
         self._clients = clients
-        self._origins = origins
+        self._admission = admission
+        self._origins = admission.origins
         self._observe = observe
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if not self._origins.allow(request):
-            return self._refuse(request, 403, "origin", Forbidden("pages of this origin may not connect"))
+        refusal = self._admission.refusal(request, "sse")
+        if refusal is not None:
+            return self._turn_away(request, refusal)
         try:
             channels, position, snapshot = _asked(request)
         except BadRequest as problem:
-            return self._refuse(request, 400, problem.code, problem)
+            return self._refuse(request, problem)
         with contextlib.suppress(ConnectionResetError):
-            refusal = await self._stream(request, channels, position, snapshot)
-            if refusal is not None:
-                return refusal
+            answer = await self._stream(request, channels, position, snapshot)
+            if answer is not None:
+                return answer
         return await leave(request)
 
     async def _stream(
@@ -68,7 +70,7 @@ class EventStreams:
             except DatabaseAway:
                 self._fail(sink, Unavailable("the database can't be reached at the moment"))
             except ClientError as problem:
-                return self._refuse(request, 400, problem.code, problem)
+                return self._refuse(request, problem)
             await self._begin(request)
             self._take_over(request, sink, client)
             streaming = True
@@ -98,14 +100,31 @@ class EventStreams:
         sink.write([wire.error(problem)])
         sink.close(CloseCode.GOING_AWAY, problem.message)
 
-    def _refuse(self, request: web.Request, status: int, reason: str, problem: ClientError) -> web.Response:
-        self._observe(ConnectionFailed("sse", reason))
-        return web.Response(
-            status=status,
-            body=wire.error(problem).json,
-            content_type="application/json",
-            headers={"Cache-Control": "no-store"} | self._origins.headers(request),
-        )
+    def _refuse(self, request: web.Request, problem: ClientError) -> web.Response:
+        self._observe(ConnectionFailed("sse", problem.code))
+        return _problem(400, problem, self._origins.headers(request))
+
+    def _turn_away(self, request: web.Request, problem: ClientError) -> web.Response:
+        """The page may read that it is refused, and nothing else: or it takes it for a server that is away."""
+        origin = request.headers.get("Origin")
+        readable = {"Access-Control-Allow-Origin": origin} if origin is not None else {}
+        return _problem(403, problem, readable | {"Vary": "Origin"})
+
+    async def preflight(self, request: web.Request) -> web.StreamResponse:
+        """The handler of OPTIONS /realtime/events: a browser asks before it sends a header of the page's own."""
+        refusal = self._admission.refusal(request, "sse")
+        if refusal is not None:
+            return self._turn_away(request, refusal)
+        return web.Response(status=204, headers=self._origins.preflight(request))
+
+
+def _problem(status: int, problem: ClientError, headers: dict[str, str]) -> web.Response:
+    return web.Response(
+        status=status,
+        body=wire.error(problem).json,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"} | headers,
+    )
 
 
 def _asked(request: web.Request) -> tuple[list[str], str | None, bool]:

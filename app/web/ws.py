@@ -11,10 +11,11 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection
 from wsproto.utilities import RemoteProtocolError
 
+from app.model.errors import ClientError, CloseCode
 from app.model.identity import ANONYMOUS
 from app.model.observations import ConnectionFailed, Observer
+from app.web.admission import Admission
 from app.web.clients import Clients
-from app.web.origins import Origins
 from app.web.peer import leave
 from app.web.ports import Connect
 from app.web.sinks import WebSocketSink
@@ -27,19 +28,20 @@ _HANDSHAKE: Final = (b"host", b"connection", b"upgrade", b"sec-websocket-version
 class WebSockets:
     """The handler of GET /realtime/ws."""
 
-    def __init__(self, connect: Connect, clients: Clients, origins: Origins, observe: Observer) -> None:
+    def __init__(self, connect: Connect, clients: Clients, admission: Admission, observe: Observer) -> None:
         self._connect = connect
         self._clients = clients
-        self._origins = origins
+        self._admission = admission
         self._observe = observe
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if not self._origins.allow(request):
-            self._observe(ConnectionFailed("ws", "origin"))
-            raise web.HTTPForbidden(text="pages of this origin may not connect (SOBRANIE_ORIGINS)\n")
         head = self._accept(request)
+        refusal = self._admission.refusal(request, "ws")
         with contextlib.suppress(ConnectionResetError):
-            self._take_over(request, head)
+            if refusal is None:
+                self._take_over(request, head)
+            else:
+                _turn_away(request, head, refusal)
         return await leave(request)
 
     def _accept(self, request: web.Request) -> bytes:
@@ -66,3 +68,13 @@ class WebSockets:
         client.open()
         self._clients.join(sink)
         sink.peer.take(request, hear=talk.hear, left=talk.left)
+
+
+def _turn_away(request: web.Request, head: bytes, refusal: ClientError) -> None:
+    """A browser shows a page neither the status nor the text of a handshake that failed, and a page that knows no
+    reason tries for ever: so the handshake is taken, and the refusal is a close code. Raises ConnectionResetError."""
+    sink = WebSocketSink(request)
+    sink.control(head)
+    sink.shut(CloseCode.FORBIDDEN, refusal.message)
+    sink.finish()
+    sink.peer.take(request, left=lambda: None)
