@@ -79,12 +79,14 @@ def _run(settings: Settings) -> int:
 
 def _migrate(url: str) -> None:
     command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    env = {**os.environ, "DATABASE_URL": url}
+    # Alembic wraps its lines at the width of the terminal that it finds at stdin, and says on stdout why it refuses.
     done = subprocess.run(
-        command, check=False, cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, capture_output=True, text=True
+        command, check=False, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise StartError(f"the embedded database could not be migrated: {said}")
+        said = (done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise StartError(f"the embedded database could not be migrated: {said.removeprefix('FAILED: ')}")
 
 
 def _terminate(number: int, _: FrameType | None) -> None:

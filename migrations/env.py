@@ -1,19 +1,31 @@
 """How Alembic reaches the database: one transaction for everything, and a version table of its own in realtime.
 
 Invariants: an application's own Alembic is never touched (the version table is realtime.migrations); a schema realtime
-that is not ours stops the run before anything changes; two migrators take turns; at `base` nothing of ours is left;
-names are PostgreSQL's own, whatever others have in their schemas: who migrates may have every right there is.
+that is not ours, or of before the first release, stops the run before anything changes; two migrators take turns; at
+`base` nothing of ours is left; names are PostgreSQL's own, whatever others have in their schemas: who migrates may have
+every right there is. With `--sql` no database is asked, and the whole run is printed: it looks at the database itself.
 """
 
+import logging
 import os
+from typing import Any
 
 import psycopg
 from alembic import context
 from alembic.util import CommandError
+from psycopg.errors import Diagnostic
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
 from migrations import home
+
+OURS: dict[str, Any] = {
+    "version_table": "migrations",
+    "version_table_schema": home.SCHEMA,
+    "transaction_per_migration": False,
+}
+
+log = logging.getLogger(__name__)
 
 
 def url() -> str:
@@ -30,39 +42,53 @@ def connect() -> psycopg.Connection:
         made = psycopg.connect(url(), application_name="sobranie-migrations")
     except psycopg.OperationalError as error:
         raise CommandError(f"DATABASE_URL: {error}".strip()) from error
+    made.add_notice_handler(tell)
     home.check_encoding(made)
     made.execute("SET search_path TO pg_catalog, pg_temp")
     made.commit()
     return made
 
 
+def tell(said: Diagnostic) -> None:
+    if said.severity_nonlocalized == "WARNING":
+        log.warning("%s", said.message_primary)
+
+
 def migrate(connection: Connection) -> None:
-    context.configure(
-        connection=connection,
-        version_table="migrations",
-        version_table_schema=home.SCHEMA,
-        transaction_per_migration=False,
-    )
+    context.configure(connection=connection, **OURS)
     only_looks = bool(context.get_context().opts.get("dont_mutate"))
     with connection.begin():
-        raw = home.driver(connection)
-        home.check(raw)
+        home.run_file("database.sql")
         if not only_looks:
-            home.prepare(raw)
+            home.run_file("roles.sql")
+        home.check_revisions(context.get_context().get_current_heads())
         context.run_migrations()
         if not only_looks and not context.get_context().get_current_heads():
-            home.leave(raw)
+            home.run_file("leave.sql")
 
 
+def print_sql() -> None:
+    """The same, for who reads it first."""
+    context.configure(dialect_name="postgresql", **OURS)
+    with context.begin_transaction():
+        home.run("SET LOCAL search_path TO pg_catalog, pg_temp")
+        home.run_file("database.sql")
+        home.run_file("roles.sql")
+        context.run_migrations()
+        if context.get_revision_argument() is None:
+            home.run_file("leave.sql")
+
+
+home.choices()  # a mistake in -x is told before anything is done
 if context.is_offline_mode():
-    raise CommandError("--sql is not supported: the migrations look at the database that they run on")
-
-try:
-    # No SQLAlchemy URL is made of DATABASE_URL: libpq has forms (several hosts, services, key=value) that it lacks.
-    engine = create_engine(
-        "postgresql+psycopg://", creator=connect, poolclass=NullPool, isolation_level="READ COMMITTED"
-    )
-    with engine.connect() as connection:
-        migrate(connection)
-except psycopg.Error as error:
-    raise CommandError(home.one_line(error)) from error
+    print_sql()
+else:
+    try:
+        # No SQLAlchemy URL is made of DATABASE_URL: libpq has forms (several hosts, services, key=value) that it lacks.
+        engine = create_engine(
+            "postgresql+psycopg://", creator=connect, poolclass=NullPool, isolation_level="READ COMMITTED"
+        )
+        with engine.connect() as connection:
+            migrate(connection)
+    except psycopg.Error as error:
+        raise CommandError(home.one_line(error)) from error

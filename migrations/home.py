@@ -1,48 +1,73 @@
-"""The house of the product in a database: roles, schema realtime, and whether they are ours.
+"""What migrations are made of: files of SQL, run on the database, or printed for a DBA to review (`--sql`).
 
-Invariants: what is ours says so in a comment; roles and the schema are made only where missing and dropped only where
-we made them and nobody uses them (roles belong to the whole cluster: other databases may).
+Invariants: a file runs as it stands, and what is printed is what would run; nothing is decided in Python by what the
+database holds, but whether its revision is one of ours.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import LiteralString
+from typing import Final
 
 import psycopg
+from alembic import context
 from alembic.util import CommandError
-from psycopg import sql
 from sqlalchemy import Connection
 
-SCHEMA = "realtime"
-MARK = "Sobranie Realtime"
-OWNER, READER = "realtime_owner", "realtime_reader"
-SQL = Path(__file__).parent.parent / "sql" / "triggers"
-LOCK = (1919247220, 4)
+SCHEMA: Final = "realtime"
+SQL: Final = Path(__file__).parent.parent / "sql" / "triggers"
+# What `alembic -x name=yes|no` may ask for, and what holds where it is not said.
+CHOICES: Final = {"tables": True}
 
 Driver = psycopg.Connection[tuple[object, ...]]
 
 
-def driver(connection: Connection) -> Driver:
+def run(text: str) -> None:
+    """One or more statements, in the migration's transaction."""
+    if context.is_offline_mode():
+        context.static_output(text.rstrip().removesuffix(";") + ";")
+    else:
+        _driver().execute(text.encode())
+
+
+def _driver() -> Driver:
     """The psycopg connection beneath, in the same transaction: SQL files hold many statements, and % signs."""
+    connection = context.get_bind()
+    assert isinstance(connection, Connection)
     raw = connection.connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
     return raw
 
 
-def run_file(connection: Driver, name: str, *, replace: bool = False) -> None:
-    """With `replace` its functions may be there already, in another version."""
-    text = (SQL / name).read_bytes()
-    connection.execute(text.replace(b"CREATE FUNCTION", b"CREATE OR REPLACE FUNCTION") if replace else text)
+def run_file(name: str | Path) -> None:
+    """A file of sql/triggers, or of another place by its whole path."""
+    run((SQL / name).read_text())
 
 
-def one_line(error: psycopg.Error) -> str:
-    diag = error.diag
-    parts = [diag.message_primary or str(error).strip(), diag.message_detail, diag.message_hint]
-    return "; ".join(" ".join(p.split()) for p in parts if p)
+@contextmanager
+def as_owner(unless: str = "false") -> Iterator[None]:
+    """What runs inside is realtime_owner's, unless the condition (SQL) is true."""
+    role = f"CASE WHEN {unless} THEN 'none' ELSE 'realtime_owner' END"
+    run(f"SELECT pg_catalog.set_config('role', {role}, true)")
+    yield
+    run("RESET ROLE")
 
 
-def _value(connection: Driver, query: LiteralString, *arguments: object) -> object:
-    row = connection.execute(query, arguments).fetchone()
-    return row[0] if row else None
+def asked(name: str) -> bool:
+    """What `-x name=…` says."""
+    return choices()[name]
+
+
+def choices() -> dict[str, bool]:
+    """All that -x may say. Raises CommandError for what it may not."""
+    known = ", ".join(f"-x {name}=yes|no" for name in CHOICES)
+    made = dict(CHOICES)
+    for name, value in context.get_x_argument(as_dictionary=True).items():
+        if name not in CHOICES or value not in ("yes", "no"):
+            said = f"{name}={value}" if value else name
+            raise CommandError(f"-x {said} is not known: there is {known}")
+        made[name] = value == "yes"
+    return made
 
 
 def check_encoding(connection: Driver) -> None:
@@ -52,85 +77,17 @@ def check_encoding(connection: Driver) -> None:
         raise CommandError(f"this database has the encoding {encoding}, and UTF8 is needed: rows go out as JSON")
 
 
-def check(connection: Driver) -> None:
-    """Take turns with other migrators; refuse what we can't work with, before anything changes."""
-    if connection.info.server_version < 150000:
-        raise CommandError("PostgreSQL 15 or newer is needed")
-    if _value(connection, "SELECT pg_is_in_recovery()"):
-        raise CommandError("this server is a standby: migrations run on the primary")
-    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", LOCK)
-    found = connection.execute(
-        "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (SCHEMA,)
-    ).fetchone()
-    if found and found[0] != MARK:
+def check_revisions(found: tuple[str, ...]) -> None:
+    """Raises CommandError where the database was migrated by another version of this product, which has more."""
+    known = {script.revision for script in context.script.walk_revisions()}
+    if unknown := [revision for revision in found if revision not in known]:
         raise CommandError(
-            f'this database has a schema "{SCHEMA}" that is not ours (Supabase makes one, say): nothing was changed'
+            f"this database has revision {unknown[0]}, which this version does not know: it was migrated by a newer"
+            " one; run that version's `alembic`, to downgrade too"
         )
 
 
-def prepare(connection: Driver) -> None:
-    """Roles and schema, where missing."""
-    for role in (OWNER, READER):
-        _ensure_role(connection, role)
-    if not _value(connection, "SELECT pg_has_role(%s, 'USAGE')", OWNER):
-        _join_owner(connection)
-    if _value(connection, "SELECT to_regnamespace(%s) IS NULL", SCHEMA):
-        if not _value(connection, "SELECT has_database_privilege(current_database(), 'CREATE')"):
-            raise CommandError("this role may not create a schema here: GRANT CREATE ON DATABASE … TO it")
-        connection.execute(sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(_name(SCHEMA), _name(OWNER)))
-        connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(_name(SCHEMA), sql.Literal(MARK)))
-
-
-def leave(connection: Driver) -> None:
-    """The other way: at `base` only the version table, the schema and the roles are left."""
-    connection.execute(sql.SQL("DROP TABLE IF EXISTS {}.migrations").format(_name(SCHEMA)))
-    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {}").format(_name(SCHEMA)))
-    for role in (READER, OWNER):
-        ours = _value(
-            connection,
-            "SELECT shobj_description(oid, 'pg_authid') = %s AND NOT EXISTS (SELECT FROM pg_shdepend"
-            " WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid) FROM pg_roles r WHERE rolname = %s",
-            MARK,
-            role,
-        )
-        if ours:
-            _try_drop(connection, role)
-
-
-def _name(name: str) -> sql.Identifier:
-    return sql.Identifier(name)
-
-
-def _ensure_role(connection: Driver, role: str) -> None:
-    if _value(connection, "SELECT to_regrole(%s) IS NOT NULL", role):
-        return
-    try:
-        with connection.transaction():
-            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(_name(role)))
-            connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(_name(role), sql.Literal(MARK)))
-    except psycopg.errors.InsufficientPrivilege:
-        raise CommandError(_advice(connection)) from None
-
-
-def _join_owner(connection: Driver) -> None:
-    try:
-        with connection.transaction():
-            connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(_name(OWNER)))
-    except psycopg.errors.InsufficientPrivilege:
-        raise CommandError(_advice(connection)) from None
-
-
-def _advice(connection: Driver) -> str:
-    me = sql.Identifier(connection.info.user).as_string(connection)
-    return (
-        f"role {me} can't make the roles that are needed; give it CREATEROLE, or have an administrator run: "
-        f"CREATE ROLE {OWNER} NOLOGIN; CREATE ROLE {READER} NOLOGIN; GRANT {OWNER} TO {me};"
-    )
-
-
-def _try_drop(connection: Driver, role: str) -> None:
-    try:
-        with connection.transaction():
-            connection.execute(sql.SQL("DROP ROLE {}").format(_name(role)))
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.DependentObjectsStillExist):
-        pass  # somebody else's now: another migrator made it, or another database has begun to use it
+def one_line(error: psycopg.Error) -> str:
+    diag = error.diag
+    parts = [diag.message_primary or str(error).strip(), diag.message_detail, diag.message_hint]
+    return "; ".join(" ".join(p.split()) for p in parts if p)

@@ -14,7 +14,7 @@ from app.postgres.connect import Connection, away, connect, deadline
 from app.postgres.queries import SQL
 
 OLDEST_SERVER: Final = 150000
-SCHEMA_VERSION: Final = 2  # what this product needs and was made for
+SCHEMA_VERSION: Final = 3  # what this product needs and was made for; 1 and 2 were before the first release
 LISTEN_SECONDS: Final = 2.0
 CHECK_SECONDS: Final = 15.0
 

@@ -12,7 +12,7 @@ SELECT m.version, m.compatible_from FROM realtime.meta m
 SELECT p.what
 FROM (
   SELECT 'SELECT on ' || t AS what, has_table_privilege(t, 'SELECT') AS may
-  FROM unnest('{realtime.events,realtime.log_state,realtime.generations,realtime.incarnation,realtime.purges}'::text[]) t
+  FROM unnest('{realtime.events,realtime.event_log_state,realtime.generations,realtime.incarnation,realtime.purges}'::text[]) t
   UNION ALL
   SELECT 'EXECUTE on ' || f, has_function_privilege(f, 'EXECUTE')
   FROM unnest('{realtime.incarnate(),realtime.check(),"realtime.turn(interval,bigint,pg_snapshot)"}'::text[]) f

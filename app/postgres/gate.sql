@@ -11,7 +11,8 @@ SELECT pg_advisory_lock(1919247220, 1)
 SELECT pg_advisory_unlock(1919247220, 1)
 
 -- name: gate
--- Whether K is held, and whether somebody waits to notify: commits with notifications go one at a time, of all databases.
+-- Whether advisory lock 1, the gate, is held, and whether somebody waits to notify: commits with notifications go one at a
+-- time, of all databases.
 SELECT coalesce(bool_or(l.granted AND l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.mode = 'ExclusiveLock'
          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
          AND l.classid = 1919247220 AND l.objid = 1 AND l.objsubid = 2), false),

@@ -1,2 +1,2 @@
 -- name: log
-SELECT f.tableoid::bigint FROM realtime.log_state f
+SELECT f.tableoid::bigint FROM realtime.event_log_state f

@@ -2,7 +2,7 @@
 -- The next transactions of a replay in order of their last event (chosen), and those that come after them although
 -- their id is lower (not chosen): a position between must leave the latter out.
 SELECT f.floor::text, t.*
-FROM realtime.log_state f
+FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
   WITH t AS MATERIALIZED (
     SELECT e.xid, max(e.id) AS last, count(*) AS changes, bool_or(e.ord IS NOT NULL) AS marked,
@@ -20,7 +20,7 @@ LEFT JOIN LATERAL (
 
 -- name: portion
 SELECT f.floor::text, e.*
-FROM realtime.log_state f
+FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
   SELECT e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.at, e.new_vals, e.old_vals, e.new, e.old
   FROM unnest(%(xids)s::xid8[]) p(x), LATERAL (SELECT * FROM realtime.events e WHERE e.xid = p.x) e
@@ -29,7 +29,7 @@ LEFT JOIN LATERAL (
 -- name: pages
 -- Where the pieces of a transaction lie that is too large to hold, in order: their rows, and between which places.
 SELECT f.floor::text, p.*
-FROM realtime.log_state f
+FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
   SELECT min(e.ctid)::text AS low, max(e.ctid)::text AS high, count(*) AS rows
   FROM (
@@ -56,7 +56,7 @@ LEFT JOIN LATERAL (
 -- its rows lie (they never move). Rows whose key changed come twice: as DELETE before (phase 0) and as INSERT after
 -- (phase 2) the other rows of their statement. What is without a mark follows the marked events that were logged before.
 SELECT f.floor::text, e.*
-FROM realtime.log_state f
+FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
   SELECT e.mark, e.unmarked, e.level, e.phase, e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.at,
          e.new_vals, e.old_vals, e.new, e.old

@@ -1,10 +1,10 @@
 -- name: floor
-SELECT f.floor::text FROM realtime.log_state f
+SELECT f.floor::text FROM realtime.event_log_state f
 
 -- name: head
 SELECT s.s::text, f.floor::text, (SELECT max(e.xid) FROM realtime.events e), s.lsn
 FROM (SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS lsn) s
-CROSS JOIN realtime.log_state f
+CROSS JOIN realtime.event_log_state f
 
 -- name: difference
 -- The transaction ids that may have become visible since a snapshot are the gaps between those in progress now, from
@@ -19,7 +19,7 @@ WITH s AS MATERIALIZED (
 SELECT 0::bigint AS id, 0 AS n, '0'::xid8 AS xid, 0 AS gen, 'H'::"char" AS op, 0::smallint AS depth, NULL::bigint AS ord,
        'epoch'::timestamptz AS at, ARRAY[s.s::text, f.floor::text, s.written::text] AS new_vals,
        NULL::text[] AS old_vals, NULL::json AS new, NULL::json AS old
-FROM s CROSS JOIN realtime.log_state f WHERE f.tableoid = %(log)s::bigint::oid
+FROM s CROSS JOIN realtime.event_log_state f WHERE f.tableoid = %(log)s::bigint::oid
 UNION ALL
 SELECT e.id, e.n, e.xid, e.gen, CASE WHEN e.size <= %(bytes)s THEN e.op ELSE 'X' END, e.depth, e.ord, e.at,
        CASE WHEN e.size <= %(bytes)s THEN e.new_vals END, CASE WHEN e.size <= %(bytes)s THEN e.old_vals END,
@@ -47,7 +47,7 @@ SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint, 0, '0'::xid8, 0, 'F', 0::sm
 -- What is in ranges of transaction ids that have all ended: the highest with an event, and the generations that G and R
 -- events name.
 SELECT f.floor::text, e.highest, e.gens
-FROM realtime.log_state f
+FROM realtime.event_log_state f
 CROSS JOIN LATERAL (
   SELECT max(e.xid) AS highest, array_agg(DISTINCT e.gen) FILTER (WHERE e.op IN ('G', 'R')) AS gens
   FROM unnest(%(lows)s::xid8[], %(highs)s::xid8[]) g(lo, hi),

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from app import __version__
+from app.postgres.embedded import running
 from tests.support.cluster import ROOT, clean_environment, free_port
 from tests.support.facts import eventually
 
@@ -110,3 +111,19 @@ async def test_a_signal_in_the_midst_of_the_start_leaves_no_database_behind(dire
     _, said = await asyncio.wait_for(process.communicate(), 30)
     assert b"Traceback" not in said, said.decode()
     assert not (directory / "postgres" / "postmaster.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("revision", "said"), [("005", ["before the first release (revision 005)", ".data"]), ("009_later", ["newer"])]
+)
+def test_data_of_another_version_is_met_with_a_line_that_says_what_to_do(
+    directory: Path, revision: str, said: list[str]
+) -> None:
+    with running(directory) as (_, url), psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA realtime")
+        connection.execute("COMMENT ON SCHEMA realtime IS 'Sobranie Realtime'")
+        connection.execute("CREATE TABLE realtime.migrations (version_num text PRIMARY KEY)")
+        connection.execute("INSERT INTO realtime.migrations VALUES (%s)", (revision,))
+    done = app("serve", SOBRANIE_DATA=str(directory), SOBRANIE_PORT=str(free_port()))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert all(part in done.stderr for part in ["the embedded database could not be migrated", *said])

@@ -48,6 +48,6 @@ async def test_a_deadline_that_is_met_leaves_the_session_alone(database: Databas
 def test_every_statement_names_what_it_uses_with_its_schema() -> None:
     """Sessions run with search_path pg_catalog: an unqualified name of ours would not be found, or be another's."""
     for name, statement in SQL.items():
-        for ours in (b"events", b"log_state", b"generations", b"incarnation", b"meta"):
+        for ours in (b"events", b"event_log_state", b"generations", b"incarnation", b"meta"):
             for before in (b"FROM ", b"JOIN "):
                 assert before + ours + b" " not in statement, name

@@ -11,7 +11,7 @@ from app.model.observations import DatabaseBack, DatabaseLost, Observation
 from app.model.position import Snapshot
 from app.postgres.event_log import PostgresEventLog
 from tests.integration import story
-from tests.sql.test_ring import turn
+from tests.sql.test_turn import turn
 from tests.support.cluster import Cluster, migrate
 from tests.support.database import Database
 
@@ -210,7 +210,7 @@ async def test_a_position_before_the_floor_is_expired_and_one_at_the_floor_is_go
     position = await start(log)
     await database.execute("INSERT INTO posts (author_id) VALUES (1)")
     batch = await read(log, position)
-    await database.execute("UPDATE realtime.log_state SET floor = %s::pg_snapshot", str(batch.upto))
+    await database.execute("UPDATE realtime.event_log_state SET floor = %s::pg_snapshot", str(batch.upto))
     await database.execute("TRUNCATE realtime.events")
     with pytest.raises(PositionRefused) as caught:
         await log.difference(position)

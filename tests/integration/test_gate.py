@@ -341,7 +341,7 @@ async def test_the_safety_poll_finds_what_a_lost_notification_would_have_hidden_
         await database.execute(
             "INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at, new_vals, new)"
             " SELECT slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I', 1, now(), '{1,1}', '{}'"
-            " FROM realtime.log_state"
+            " FROM realtime.event_log_state"
         )
         await eventually(lambda: reader.commits == 1)
         await eventually(lambda: bool(finds(observed)))

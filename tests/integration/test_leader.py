@@ -171,7 +171,7 @@ async def test_the_ring_turns_by_age_up_to_what_is_published_and_its_state_is_ob
             return server.count(EventLogTurned) > 0
 
         await eventually(turned, every=0.1)
-        floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
+        floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.event_log_state"))
         assert server.position.contains(floor)
         assert not start.contains(floor)
         states = [o for o in server.observed if isinstance(o, EventLogState)]
@@ -213,7 +213,7 @@ async def test_a_purge_is_made_at_once_by_the_leader_without_passing_what_it_pub
         await eventually(lambda: _is(database, "SELECT done IS NOT NULL FROM realtime.purges WHERE n = %s", True, n))
         assert await database.value("SELECT count(*) FROM realtime.events") == 0
         assert server.position.contains(
-            Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
+            Snapshot.parse(await database.value("SELECT floor::text FROM realtime.event_log_state"))
         )
         await database.execute("INSERT INTO posts (author_id) VALUES (1)")
         await eventually(lambda: server.commits == 2)

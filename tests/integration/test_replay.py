@@ -187,7 +187,7 @@ async def test_rows_that_vanish_in_the_midst_are_an_overrun(
     replay = log.replay(start, batch.upto)
     first = await anext(aiter(replay))
     assert len(first.transactions) == 1
-    await database.execute("UPDATE realtime.log_state SET floor = %s::pg_snapshot", str(batch.upto))
+    await database.execute("UPDATE realtime.event_log_state SET floor = %s::pg_snapshot", str(batch.upto))
     await database.execute("TRUNCATE realtime.events")
     with pytest.raises(PositionRefused) as caught:
         async for _ in replay:
@@ -226,7 +226,7 @@ async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
             async for _ in replay:
                 pass
         assert caught.value.reason == ResetReason(reason)
-    floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
+    floor = Snapshot.parse(await database.value("SELECT floor::text FROM realtime.event_log_state"))
     assert floor == middle.upto
     await log.difference(last.upto)  # a read tells of the floor, which otherwise may be known a second late
     await log.accept(Position(head.incarnation, head.tag, floor, middle.lsn))

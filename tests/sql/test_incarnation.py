@@ -67,7 +67,7 @@ async def test_a_copy_of_the_database_starts_with_an_empty_log(database: Databas
         copy = Database(database.cluster, name)
         assert (await call(copy))[1]
         assert await events(copy, ops="GI") == []
-        seen = "SELECT bool_and(pg_visible_in_snapshot(xid, floor)) FROM realtime.generations, realtime.log_state"
+        seen = "SELECT bool_and(pg_visible_in_snapshot(xid, floor)) FROM realtime.generations, realtime.event_log_state"
         assert await copy.value(seen)  # or each position would be from before each watch
         await copy.execute("INSERT INTO t VALUES (2)")
         assert [e.new for e in await events(copy)] == [{"id": 2}]

@@ -54,7 +54,7 @@ HOSTILE = [
     "coalesce",
     "realtime",
     "events",
-    "log_state",
+    "event_log_state",
     "pg_catalog",
     "user",
     "select",

@@ -8,7 +8,7 @@ import pytest
 
 from app.model.position import Snapshot
 from tests.sql.log import events
-from tests.sql.test_ring import HOUR, floor, snapshot, turn
+from tests.sql.test_turn import HOUR, floor, snapshot, turn
 from tests.support.cluster import Cluster, migrate
 from tests.support.database import Database, rows_of
 from tests.support.facts import eventually
@@ -193,7 +193,7 @@ async def test_where_no_server_leads_the_caller_sees_to_it_alone(database: Datab
         assert await titles(database) == {"secret"}
         await rows_of(leader, "SELECT pg_advisory_unlock(1919247220, 2)")
         finishing = asyncio.create_task(database.execute(EMPTY))
-        await eventually(lambda: database.value("SELECT slot = 1 FROM realtime.log_state"))
+        await eventually(lambda: database.value("SELECT slot = 1 FROM realtime.event_log_state"))
         await database.execute(OTHER)
         assert await finishing == [(0,)]
     assert (await titles(database), await is_done(database, n)) == ({"other"}, True)
@@ -202,12 +202,12 @@ async def test_where_no_server_leads_the_caller_sees_to_it_alone(database: Datab
 
 
 async def test_one_partition_that_can_t_be_emptied_does_not_stop_the_others(database: Database) -> None:
-    """The oldest is held by a writer that sleeps; the ring goes round without it, and its rows stay."""
+    """The oldest is held by a writer that sleeps; the turns go round without it, and its rows stay."""
     async with await database.connect() as slow:
         await rows_of(slow, f"BEGIN; {SECRET}")
         for _ in range(24):
             await database.execute(OTHER)
-            await database.execute("UPDATE realtime.ring SET elapsed = elapsed + interval '30 min'")
+            await database.execute("UPDATE realtime.partitions_clock SET elapsed = elapsed + interval '30 min'")
             await turns(database, 3)
         assert 3 <= len(await events(database)) <= 8
         position = Snapshot.parse(await snapshot(database))
@@ -225,7 +225,7 @@ async def test_over_its_size_and_stuck_is_blocked_whether_or_not_a_switch_is_due
         await rows_of(reader, "BEGIN; SELECT count(*) FROM realtime.events")
         size = await database.value("SELECT pg_total_relation_size('realtime.events_0')")
         assert await turn(database, size=size) == "blocked"  # nothing is in the present partition
-        await database.execute("UPDATE realtime.ring SET elapsed = elapsed + interval '90 min'")
+        await database.execute("UPDATE realtime.partitions_clock SET elapsed = elapsed + interval '90 min'")
         assert await turn(database) == "blocked"  # small enough, and too old
         await rows_of(reader, "COMMIT")
     assert await turn(database, keep=HOUR) == "emptied"

@@ -38,7 +38,7 @@ async def test_the_application_s_writes_are_captured(
     [
         "SELECT * FROM realtime.events", "SELECT * FROM realtime.events_0", "SELECT * FROM realtime.generations",
         "INSERT INTO realtime.events SELECT", "DELETE FROM realtime.events", "TRUNCATE realtime.events_0",
-        "SELECT floor FROM realtime.log_state", "SELECT nextval('realtime.event_id')", "SELECT realtime.check()",
+        "SELECT floor FROM realtime.event_log_state", "SELECT nextval('realtime.event_id')", "SELECT realtime.check()",
         "SELECT realtime.turn('1 h', 1, NULL)", "SELECT realtime.incarnate()", "SELECT realtime.unwatch('posts')",
         "SELECT realtime.watch('posts')", "SELECT realtime.announce(1)", "SELECT realtime.end_generation(1)",
         "SELECT realtime.begin_generation('posts'::regclass, '{}', 's', false, 1)", "SELECT realtime.capture_1()",
@@ -63,7 +63,7 @@ async def test_the_application_s_own_functions_and_tables_do_not_reach_capture(
               AS 'BEGIN RAISE ''called''; END';
             CREATE FUNCTION {schema}.pg_try_advisory_xact_lock_shared(int, int) RETURNS bool LANGUAGE plpgsql
               AS 'BEGIN RAISE ''called''; END';
-            CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE log_state (slot int);
+            CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE event_log_state (slot int);
             CREATE TEMP TABLE events (id int);
             SET search_path = pg_temp, {schema}, public, pg_catalog; INSERT INTO public.posts (author_id) VALUES (1)""",
     )
@@ -73,13 +73,17 @@ async def test_the_application_s_own_functions_and_tables_do_not_reach_capture(
 async def test_the_server_s_role_has_what_the_server_needs_and_no_more(database: Database) -> None:
     async with await database.connect() as connection:
         await rows_of(connection, "SET ROLE realtime_reader")
-        for table in ("events", "log_state", "generations", "incarnation", "alive", "meta"):
+        for table in ("events", "event_log_state", "generations", "incarnation", "alive", "meta"):
             await rows_of(connection, f"SELECT * FROM realtime.{table}")
         await rows_of(
             connection,
             "SELECT realtime.check(); SELECT realtime.incarnate(); SELECT realtime.turn('1 h', 1000000, NULL)",
         )
-        for attempt in ("DELETE FROM realtime.events", "UPDATE realtime.log_state SET slot = 1", "SELECT * FROM posts"):
+        for attempt in (
+            "DELETE FROM realtime.events",
+            "UPDATE realtime.event_log_state SET slot = 1",
+            "SELECT * FROM posts",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await rows_of(connection, attempt)
 

@@ -1,4 +1,4 @@
-"""The ring turning fast beneath writers, a reader of differences, and positions held for long (adversarial 28)."""
+"""Partitions that turn fast beneath writers, a reader of differences, and positions held for long (adversarial 28)."""
 
 import asyncio
 import random
@@ -8,7 +8,7 @@ from app.model.position import Snapshot
 from tests.support.database import Database, rows_of
 
 DIFFERENCE = """
-SELECT s.s::text, f.floor::text, e.id FROM (SELECT pg_current_snapshot() s) s CROSS JOIN realtime.log_state f
+SELECT s.s::text, f.floor::text, e.id FROM (SELECT pg_current_snapshot() s) s CROSS JOIN realtime.event_log_state f
 LEFT JOIN LATERAL (SELECT (new ->> 'id')::int AS id FROM realtime.events
   WHERE op = 'I' AND NOT pg_visible_in_snapshot(xid, %s::pg_snapshot)) e ON true"""
 
@@ -49,7 +49,7 @@ class Soak:
     async def turn(self) -> int:
         emptied = 0
         while not self.ended:
-            await self.database.execute("UPDATE realtime.ring SET elapsed = elapsed + interval '300 ms'")
+            await self.database.execute("UPDATE realtime.partitions_clock SET elapsed = elapsed + interval '300 ms'")
             done = await self.database.value(
                 "SELECT realtime.turn(%s, 1 << 40, %s::pg_snapshot)", timedelta(seconds=1), str(self.last)
             )
@@ -67,7 +67,7 @@ async def test_each_row_is_read_once_and_each_accepted_position_gets_exactly_the
     await writing
     await soak.step()
     accepted = refused = 0
-    for token, count in soak.held[:: -max(1, len(soak.held) // 100)]:  # the newest first: the ring goes on turning
+    for token, count in soak.held[:: -max(1, len(soak.held) // 100)]:  # the newest first: the turns go on
         _, floor, found = await soak.difference(token)
         if token.contains(floor):
             accepted += 1

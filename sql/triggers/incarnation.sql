@@ -3,9 +3,9 @@
 --
 -- Invariants: a new incarnation begins when the unlogged marker is empty (crash, promotion, copy) or the system,
 -- database, marker table or timeline is another; however many call at once, they make one. Raw snapshots do not
--- outlive an incarnation; where the log is another database's (restore, template, upgrade) its xids mean nothing here:
+-- outlive an incarnation; where the event log is another database's (restore, template, upgrade) its xids mean nothing here:
 -- it is emptied.
-CREATE FUNCTION realtime.incarnate() RETURNS TABLE (n bigint, uuid uuid, tli int, sysid bigint, db oid, marker oid, recovery_end pg_lsn, fresh bool)
+CREATE OR REPLACE FUNCTION realtime.incarnate() RETURNS TABLE (n bigint, uuid uuid, tli int, sysid bigint, db oid, marker oid, recovery_end pg_lsn, fresh bool)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 #variable_conflict use_column
 <<here>>
@@ -31,7 +31,7 @@ BEGIN
     TRUNCATE realtime.events;
     -- A copied sequence believes that its next values are in the WAL: a crash would give them out again.
     PERFORM setval(s, nextval(s)) FROM unnest(ARRAY['realtime.event_id', pg_get_serial_sequence('realtime.incarnation', 'n')]::regclass[]) s;
-    UPDATE realtime.log_state SET floor = realtime.floor_now();
+    UPDATE realtime.event_log_state SET floor = realtime.floor_now();
     -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
     UPDATE realtime.generations g SET xid = '3', relid = coalesce((SELECT c.oid FROM pg_class c
       WHERE c.relname = g.name AND c.relnamespace = (SELECT s.oid FROM pg_namespace s WHERE s.nspname = g.schema)), g.relid);

@@ -1,4 +1,4 @@
-"""The ring of partitions: it empties what is old, published and seen by all, never more (adversarial 7, 10, 28)."""
+"""The partitions of the event log: a turn empties what is old, published and seen by all, never more (adversarial 7, 10, 28)."""
 
 from datetime import timedelta
 
@@ -27,12 +27,12 @@ async def snapshot(database: Database) -> str:
 
 
 async def floor(database: Database) -> Snapshot:
-    return Snapshot.parse(await database.value("SELECT floor::text FROM realtime.log_state"))
+    return Snapshot.parse(await database.value("SELECT floor::text FROM realtime.event_log_state"))
 
 
 async def pass_time(database: Database, by: timedelta) -> None:
-    """As if the ring had been turned for so long: its own count of time, the only one that it goes by."""
-    await database.execute("UPDATE realtime.ring SET elapsed = elapsed + %s", by)
+    """As if a server had led for so long: the partitions' own count of time, the only one that it goes by."""
+    await database.execute("UPDATE realtime.partitions_clock SET elapsed = elapsed + %s", by)
 
 
 async def test_a_day_of_turns_keeps_what_is_younger_and_drops_what_is_older(database: Database) -> None:
@@ -57,14 +57,14 @@ async def test_a_session_that_has_cached_its_plans_follows_the_ring(database: Da
             for _ in range(8):
                 await rows_of(writer, WRITE)
                 await rows_of(writer, "UPDATE posts SET author_id = author_id + 1")
-            latest = "SELECT slot, (SELECT slot FROM realtime.log_state), realtime.slot() FROM realtime.events"
+            latest = "SELECT slot, (SELECT slot FROM realtime.event_log_state), realtime.slot() FROM realtime.events"
             assert await database.execute(f"{latest} ORDER BY id DESC LIMIT 1") == [(slot, slot, slot)]
             assert await turn(database, size=4) == "switched"
 
 
 async def test_nothing_is_emptied_before_it_is_published(database: Database) -> None:
     await database.execute(WRITE)
-    early = await database.value("SELECT floor::text FROM realtime.log_state")
+    early = await database.value("SELECT floor::text FROM realtime.event_log_state")
     for _ in range(12):
         await pass_time(database, HOUR)
         await turn(database, published=early)
@@ -114,10 +114,14 @@ async def test_the_size_limit_goes_before_age(database: Database) -> None:
 async def test_a_clock_that_jumps_empties_nothing_early(database: Database, jump: timedelta) -> None:
     await database.execute(WRITE)
     await turn(database)
-    await database.execute("UPDATE realtime.ring SET seen = seen - %s", jump)  # as the wall clock having moved
+    await database.execute(
+        "UPDATE realtime.partitions_clock SET seen = seen - %s", jump
+    )  # as the wall clock having moved
     done = [await turn(database) for _ in range(5)]
     assert done == [None] * 5
-    assert await database.value("SELECT elapsed < '1 minute' AND seen > now() - interval '1 minute' FROM realtime.ring")
+    assert await database.value(
+        "SELECT elapsed < '1 minute' AND seen > now() - interval '1 minute' FROM realtime.partitions_clock"
+    )
     assert len(await events(database)) == 1
 
 

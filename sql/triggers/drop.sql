@@ -1,4 +1,4 @@
--- Takes every table off the air and drops all that the other files made. Run by whoever migrates.
+-- The way back: takes every table off the air and drops all that the other files made. Run by whoever migrates.
 -- Invariants: no ownership of the watched tables is needed (their triggers go with the functions); anything of
 -- somebody else's that depends on ours stops it with PostgreSQL's own message.
 SET LOCAL client_min_messages = warning;
@@ -12,20 +12,22 @@ BEGIN
     EXECUTE format('DROP FUNCTION %s CASCADE', f);
   END LOOP;
 END $do$;
-DROP FUNCTION realtime.turn(interval, bigint, pg_snapshot), realtime.ring_time(interval, interval, bool),
+DROP PROCEDURE realtime.finish_purges(interval, bigint);
+DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.turn(interval, bigint, pg_snapshot),
+  realtime.note_emptied(bigint[], int[]), realtime.switch(int, interval), realtime.count_time(interval, interval, bool),
   realtime.empty(int, interval, pg_snapshot), realtime.next_floor(int, interval, pg_snapshot),
   realtime.contains(pg_snapshot, pg_snapshot), realtime.normal(pg_snapshot, xid8), realtime.sees(pg_snapshot, int);
 DROP FUNCTION realtime.incarnate(), realtime.timelines(), realtime.position();
 DROP FUNCTION realtime.check(), realtime.located(), realtime.still_route(oid, text);
-DROP FUNCTION realtime.watch(regclass, text[]), realtime.unwatch(regclass), realtime.drop_triggers(oid, text),
+DROP FUNCTION realtime.recapture(), realtime.watch(regclass, text[]), realtime.unwatch(regclass), realtime.drop_triggers(oid, text),
   realtime.wrong_triggers(oid, "char", bool, text), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),
   realtime.begin_generation(oid, text[], "char", bool, int), realtime.end_generation(int), realtime.announce(int);
 DROP FUNCTION realtime.capture_source(oid, int, text[], text[], "char", bool), realtime.row_source(oid, int, text[], text[]),
   realtime.statement_source(oid, int, text[], text[], bool), realtime.insert_source(int, text, text, text, text, text),
   realtime.json_source(text[], text), realtime.vals_source(text[], oid, "char", text), realtime.settings(oid, text[]);
-DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.describe(oid), realtime.json_type(oid), realtime.base_type(oid),
-  realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);
-DROP TABLE realtime.created, realtime.meta, realtime.recorded, realtime.ring, realtime.alive, realtime.incarnation,
-  realtime.generations, realtime.log_state, realtime.events;
+DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.describe(oid), realtime.form(oid), realtime.json_type(oid),
+  realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);
+DROP TABLE realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
+  realtime.alive, realtime.incarnation, realtime.generations, realtime.event_log_state, realtime.events;
 DROP FUNCTION realtime.floor_now(), realtime.slot();
 DROP SEQUENCE realtime.event_id;

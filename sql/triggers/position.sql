@@ -4,7 +4,7 @@
 -- Invariants: STABLE, so that it sees the calling statement's snapshot; normalised to the highest event xid that is
 -- visible; where it can't be exact it says less than is visible (a repetition), never more (a loss). So the
 -- caller's own changes are outside: they may yet be rolled back, or go on.
-CREATE FUNCTION realtime.position() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.position() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   snap pg_snapshot := pg_current_snapshot();
   own bigint := pg_current_xact_id_if_assigned()::text::bigint;
@@ -22,7 +22,7 @@ BEGIN
       CROSS JOIN LATERAL (SELECT max(e.xid)::text::bigint AS x FROM realtime.events e
         WHERE e.xid > r.lo::text::xid8 AND e.xid < r.hi::text::xid8) m
       WHERE m.x IS NOT NULL ORDER BY r.i DESC LIMIT 1), 0) INTO d;
-  d := greatest(d, (SELECT pg_snapshot_xmax(s.floor)::text::bigint - 1 FROM realtime.log_state s));
+  d := greatest(d, (SELECT pg_snapshot_xmax(s.floor)::text::bigint - 1 FROM realtime.event_log_state s));
   -- The lowest open xids that fit; xmax is the first that does not, or d + 1.
   WITH o AS (SELECT x, lead(x, 1, d + 1) OVER (ORDER BY x) AS next FROM unnest(open) x WHERE x <= d),
     f AS (SELECT x, next, sum(length((next - x)::text) + 1) OVER (ORDER BY x) AS size FROM o)

@@ -1,7 +1,12 @@
--- The log and what describes it. Run as realtime_owner, in schema realtime.
+-- The tables of schema realtime: the event log and what describes it. Run as realtime_owner, first.
 --
--- Invariants: rows of `events` are inserted by capture functions and by generations, never updated; only the ring
--- (ring_v1.sql) and a foreign incarnation (incarnation_v1.sql) remove them, a whole partition at a time, and only
+-- Of these files: each holds one family whole, and runs as it stands. All but this one may run again over what is there
+-- (CREATE OR REPLACE), and rights.sql runs after whatever ran. From the first release on a released file is never edited: a
+-- new form is a new file, `<name>_v2.sql`, with the *whole* family in that form; a migration runs it, and its way back runs
+-- the file before. sql/schema.sql shows what all of them make together.
+--
+-- Invariants: rows of `events` are inserted by capture functions and by generations, never updated; only
+-- turns (partitions.sql) and a foreign incarnation (incarnation.sql) remove them, a whole partition at a time, and only
 -- together with a `floor` that contains what was removed. A position is honoured if and only if it contains `floor`.
 --
 -- Advisory locks (two-integer keys, first 1919247220): 1 the gate, 2 the leader (both the server's), 3 definitions
@@ -10,7 +15,7 @@
 CREATE SEQUENCE realtime.event_id AS bigint CACHE 1 NO CYCLE;   -- CACHE 1: the order of ids is the order of drawing
 
 CREATE TABLE realtime.events (
-  slot smallint NOT NULL,      -- which partition of the ring
+  slot smallint NOT NULL,      -- which partition
   id bigint NOT NULL,          -- drawn while row locks are held; one for all rows of an UPDATE statement, else one per row
   n int NOT NULL,              -- ordinal among the rows of one id, gaps where an UPDATE changed nothing
   xid xid8 NOT NULL,
@@ -28,17 +33,19 @@ CREATE TABLE realtime.events_1 PARTITION OF realtime.events FOR VALUES IN (1) WI
 CREATE TABLE realtime.events_2 PARTITION OF realtime.events FOR VALUES IN (2) WITH (autovacuum_enabled = false);
 CREATE TABLE realtime.events_3 PARTITION OF realtime.events FOR VALUES IN (3) WITH (autovacuum_enabled = false);
 CREATE INDEX ON realtime.events (xid);
+-- Values of rows have no business in the statistics, which outlive a TRUNCATE. (The partitions' too.)
+ALTER TABLE realtime.events ALTER new_vals SET STATISTICS 0, ALTER old_vals SET STATISTICS 0, ALTER new SET STATISTICS 0, ALTER old SET STATISTICS 0;
 
-CREATE TABLE realtime.log_state (
+CREATE TABLE realtime.event_log_state (
   one bool PRIMARY KEY DEFAULT true CHECK (one),
   slot smallint NOT NULL,
   floor pg_snapshot NOT NULL
 );
 
--- log_state.slot as a constant that is planned into every capture function: reading the table would cost each write
--- a twentieth. The ring replaces the function, which replans the writers; one that is late writes to the slot before,
--- as one with an old snapshot would, and the ring allows for both. STABLE, because what is folded as IMMUTABLE stays.
-CREATE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS 'SELECT 0::smallint';
+-- event_log_state.slot as a constant that is planned into every capture function: reading the table would cost each write
+-- a twentieth. A turn replaces the function, which replans the writers; one that is late writes to the slot before,
+-- as one with an old snapshot would, and turns allow for both. STABLE, because what is folded as IMMUTABLE stays.
+CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS 'SELECT 0::smallint';
 
 -- A generation says how the events of one table are to be read. Exactly one row per watched table has NOT ended:
 -- the others were superseded (a newer row has their `capture`) or their table is off the air.
@@ -67,8 +74,8 @@ CREATE TABLE realtime.incarnation (
 -- UNLOGGED on purpose: crash recovery and promotion empty it, a clean restart does not.
 CREATE UNLOGGED TABLE realtime.alive (one bool PRIMARY KEY DEFAULT true CHECK (one), n bigint NOT NULL);
 
--- The ring's own clock and the snapshots that it recorded, see ring_v1.sql.
-CREATE TABLE realtime.ring (
+-- The partitions' own clock and the snapshots that turns recorded, see partitions.sql.
+CREATE TABLE realtime.partitions_clock (
   one bool PRIMARY KEY DEFAULT true CHECK (one),
   elapsed interval NOT NULL DEFAULT '0',
   seen timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -80,15 +87,26 @@ CREATE TABLE realtime.recorded (
   snapshot pg_snapshot NOT NULL
 );
 
-CREATE TABLE realtime.meta (version int NOT NULL, compatible_from int NOT NULL);
-INSERT INTO realtime.meta VALUES (1, 1);
+-- Requests to purge, see partitions.sql.
+CREATE TABLE realtime.purges (
+  n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  by text NOT NULL DEFAULT session_user,
+  requested timestamptz NOT NULL DEFAULT clock_timestamp(),
+  slots int[] NOT NULL DEFAULT '{0,1,2,3}',   -- partitions that have not been emptied since
+  done timestamptz
+);
 
--- Tables that the migration created, and so may drop.
-CREATE TABLE realtime.created (relid oid PRIMARY KEY);
+-- What servers go by: the version of this schema, and the oldest for which a server can be made that still works with it.
+-- 1 and 2 were before the first release, and nothing leads from them.
+CREATE TABLE realtime.meta (version int NOT NULL, compatible_from int NOT NULL);
+INSERT INTO realtime.meta VALUES (3, 3);
+
+-- Tables that a migration created, and so may drop: as long as they are the same relation, in the same form (realtime.form).
+CREATE TABLE realtime.created (relid oid PRIMARY KEY, name text NOT NULL, form text NOT NULL);
 
 -- What is visible now, as if everything from this transaction's own xid on were not: transactions that are open
 -- now may yet write events, so they are in its xip, whatever their xid.
-CREATE FUNCTION realtime.floor_now() RETURNS pg_snapshot LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.floor_now() RETURNS pg_snapshot LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   own bigint := pg_current_xact_id()::text::bigint;
   now pg_snapshot := pg_current_snapshot();
@@ -100,5 +118,5 @@ BEGIN
   RETURN concat(coalesce(split_part(open, ',', 1), own::text), ':', own, ':', open)::pg_snapshot;
 END $f$;
 
-INSERT INTO realtime.log_state (slot, floor) VALUES (0, realtime.floor_now());
-INSERT INTO realtime.ring DEFAULT VALUES;
+INSERT INTO realtime.event_log_state (slot, floor) VALUES (0, realtime.floor_now());
+INSERT INTO realtime.partitions_clock DEFAULT VALUES;

@@ -3,10 +3,10 @@
 -- Invariants: a generation begins in the transaction that makes its triggers true, with the table locked against
 -- writers, so every earlier writer has ended and every later one is captured; whatever had to be mended or changed
 -- makes a new generation. The caller needs to be a member of realtime_owner (it attaches capture functions) and to
--- own the table; what touches the log runs as realtime_owner, in functions that nobody else may call.
+-- own the table; what touches the event log runs as realtime_owner, in functions that nobody else may call.
 
 -- Writes a G event in the name of a generation that begins or ends.
-CREATE FUNCTION realtime.announce(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.announce(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
@@ -16,7 +16,7 @@ BEGIN
 END $f$;
 
 -- CASCADE takes with the function what a detached partition may still bear of its triggers.
-CREATE FUNCTION realtime.end_generation(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+CREATE OR REPLACE FUNCTION realtime.end_generation(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $f$
 BEGIN
   EXECUTE format('DROP FUNCTION IF EXISTS realtime.%I() CASCADE',
@@ -26,7 +26,7 @@ BEGIN
 END $f$;
 
 -- A new generation of the watch that `previous` belongs to, or of a new watch (null): the row, the function, the event.
-CREATE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark bool, previous int)
+CREATE OR REPLACE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark bool, previous int)
 RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 #variable_conflict use_column
 <<here>>
@@ -56,7 +56,7 @@ BEGIN
 END $f$;
 
 -- Raises what is wrong with watching `rel`, in words that say what to do.
-CREATE FUNCTION realtime.refuse(rel regclass) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.refuse(rel regclass) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   c pg_class := (SELECT c FROM pg_class c WHERE c.oid = rel);
   why text := CASE
@@ -77,7 +77,7 @@ BEGIN
 END $f$;
 
 -- The routes in their one spelling, without duplicates and the key; raises where one is no route of the table.
-CREATE FUNCTION realtime.normal_routes(rel regclass, routes text[]) RETURNS text[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.normal_routes(rel regclass, routes text[]) RETURNS text[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   r text; columns text[]; c text; a pg_attribute; result text[] := '{}';
 BEGIN
@@ -106,7 +106,7 @@ BEGIN
 END $f$;
 
 -- Triggers that a table should bear and does not (missing, disabled, another's), or bears and should not.
-CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark bool, capture text)
+CREATE OR REPLACE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark bool, capture text)
 RETURNS TABLE (relid oid, name text, problem text) LANGUAGE sql STABLE AS $f$
   SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
     WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END
@@ -118,7 +118,7 @@ RETURNS TABLE (relid oid, name text, problem text) LANGUAGE sql STABLE AS $f$
   WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled NOT IN ('O', 'A')
 $f$;
 
-CREATE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}') RETURNS int LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}') RETURNS int LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $f$
 #variable_conflict use_column
 <<here>>
@@ -146,7 +146,7 @@ BEGIN
   RETURN here.gen;
 END $f$;
 
-CREATE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   o record;
 BEGIN
@@ -159,7 +159,7 @@ BEGIN
 END $f$;
 
 -- Takes a table off the air. Returns the generation that ended, null where the table was not watched.
-CREATE FUNCTION realtime.unwatch("table" regclass) RETURNS int LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.unwatch("table" regclass) RETURNS int LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   g realtime.generations;
 BEGIN
@@ -172,4 +172,23 @@ BEGIN
   PERFORM realtime.drop_triggers("table", g.capture);
   PERFORM realtime.end_generation(g.gen);
   RETURN g.gen;
+END $f$;
+
+-- Makes the capture functions of all live watches anew, from the text that is installed: a migration calls it after a new
+-- capture.sql. Run as realtime_owner.
+-- Invariants: the generations stay, so this is only for texts that write the same event log; a table that was altered since its
+-- generation began keeps its function, which realtime.check() replaces with its next generation. No table is locked:
+-- a writer has the old text or the new one.
+CREATE OR REPLACE FUNCTION realtime.recapture() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  o record;
+BEGIN
+  PERFORM pg_advisory_xact_lock(1919247220, 3);
+  FOR o IN SELECT g.capture, realtime.capture_source(l.rel, g.gen, g.vals, d.hidden, g.level, g.mark) AS source
+    FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen CROSS JOIN LATERAL realtime.describe(l.rel) d
+    WHERE d.fingerprint = g.fingerprint
+  LOOP
+    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+      o.capture, o.source);
+  END LOOP;
 END $f$;

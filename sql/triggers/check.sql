@@ -6,7 +6,7 @@
 
 -- Where each live generation's table is now: the table whose triggers call its capture function (an oid does not
 -- survive a dump), else the table of the same oid and name, else null.
-CREATE FUNCTION realtime.located() RETURNS TABLE (gen int, rel oid) LANGUAGE sql STABLE AS $f$
+CREATE OR REPLACE FUNCTION realtime.located() RETURNS TABLE (gen int, rel oid) LANGUAGE sql STABLE AS $f$
   SELECT g.gen, coalesce(
     (SELECT t.tgrelid FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
@@ -18,7 +18,7 @@ CREATE FUNCTION realtime.located() RETURNS TABLE (gen int, rel oid) LANGUAGE sql
   FROM realtime.generations g WHERE NOT g.ended
 $f$;
 
-CREATE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
+CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 #variable_conflict use_column
 DECLARE
@@ -53,7 +53,7 @@ BEGIN
 END $f$;
 
 -- Whether all columns of a route still exist with a type that can be one.
-CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS bool LANGUAGE sql STABLE AS $f$
+CREATE OR REPLACE FUNCTION realtime.still_route(rel oid, route text) RETURNS bool LANGUAGE sql STABLE AS $f$
   SELECT bool_and(a.attname IS NOT NULL AND a.attgenerated <> 'v' AND realtime.json_type(a.atttypid) <> 'o')
     AND array_agg(c) IS DISTINCT FROM (SELECT d.key FROM realtime.describe(rel) d)
   FROM unnest(realtime.route_columns(route)) c

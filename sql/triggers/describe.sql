@@ -2,14 +2,14 @@
 -- These functions only read the catalog; callers pin search_path.
 
 -- One spelling: % , = : . / " and control characters are percent-encoded, nothing else is.
-CREATE FUNCTION realtime.encode_name(name text) RETURNS text LANGUAGE sql IMMUTABLE STRICT
+CREATE OR REPLACE FUNCTION realtime.encode_name(name text) RETURNS text LANGUAGE sql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp AS $f$
   SELECT string_agg(CASE WHEN strpos('%,=:./"', ch) > 0 OR ascii(ch) < 32 OR ascii(ch) = 127
     THEN '%' || upper(lpad(to_hex(ascii(ch)), 2, '0')) ELSE ch END, '' ORDER BY i)
   FROM regexp_split_to_table(name, '') WITH ORDINALITY c(ch, i)
 $f$;
 
-CREATE FUNCTION realtime.decode_name(name text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT
+CREATE OR REPLACE FUNCTION realtime.decode_name(name text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   IF name = '' OR name ~ '%(?![0-9A-Fa-f]{2})' OR name ~ '%(00|[89A-Fa-f][0-9A-Fa-f])' THEN
@@ -20,17 +20,17 @@ BEGIN
     FROM regexp_matches(name, '%..|[^%]+', 'g') WITH ORDINALITY r(m, i));
 END $f$;
 
-CREATE FUNCTION realtime.route_columns(route text) RETURNS text[] LANGUAGE sql IMMUTABLE STRICT
+CREATE OR REPLACE FUNCTION realtime.route_columns(route text) RETURNS text[] LANGUAGE sql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp AS $f$
   SELECT array_agg(realtime.decode_name(c) ORDER BY i) FROM regexp_split_to_table(route, ',') WITH ORDINALITY t(c, i)
 $f$;
 
-CREATE FUNCTION realtime.route_text(columns text[]) RETURNS text LANGUAGE sql IMMUTABLE STRICT
+CREATE OR REPLACE FUNCTION realtime.route_text(columns text[]) RETURNS text LANGUAGE sql IMMUTABLE STRICT
 SET search_path = pg_catalog, pg_temp AS $f$
   SELECT string_agg(realtime.encode_name(c), ',' ORDER BY i) FROM unnest(columns) WITH ORDINALITY t(c, i)
 $f$;
 
-CREATE FUNCTION realtime.base_type(typ oid) RETURNS oid LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $f$
+CREATE OR REPLACE FUNCTION realtime.base_type(typ oid) RETURNS oid LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $f$
   WITH RECURSIVE t(oid, base) AS (
     SELECT oid, typbasetype FROM pg_type WHERE oid = typ
     UNION ALL SELECT p.oid, p.typbasetype FROM t JOIN pg_type p ON p.oid = t.base)
@@ -38,7 +38,7 @@ CREATE FUNCTION realtime.base_type(typ oid) RETURNS oid LANGUAGE sql STABLE STRI
 $f$;
 
 -- How a value of the type looks in JSON. 'n' too may be a quoted "NaN" or "Infinity".
-CREATE FUNCTION realtime.json_type(typ oid) RETURNS "char" LANGUAGE sql STABLE STRICT
+CREATE OR REPLACE FUNCTION realtime.json_type(typ oid) RETURNS "char" LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp AS $f$
   SELECT (CASE
     WHEN t.oid = ANY ('{int2,int4,int8,float4,float8,numeric}'::regtype[]) THEN 'n'
@@ -52,7 +52,7 @@ $f$;
 
 -- Everything about a table that makes a new generation when it changes, and how the table has to be captured:
 -- by row where statement triggers miss changes; with a mark where triggers or cascades may nest statements on it.
-CREATE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text, name text, key text[], hidden text[],
+CREATE OR REPLACE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text, name text, key text[], hidden text[],
   level "char", mark bool, fingerprint text) LANGUAGE sql STABLE AS $f$
   SELECT n.nspname::text, c.relname::text, k.key, a.hidden, l.level,
     l.level = 's' AND EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
@@ -74,9 +74,15 @@ CREATE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text, name text
   WHERE c.oid = rel
 $f$;
 
+-- A table's name and columns, by which a downgrade tells the table that a migration created from what others made of it.
+CREATE OR REPLACE FUNCTION realtime.form(rel oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT concat(rel::regclass, ' (', string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum), ')')
+  FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
+$f$;
+
 -- The triggers that a watched table must bear. `sql` is null for those that PostgreSQL clones to partitions itself.
 -- Row-level ones are named to fire before the application's, and numbered: a partition may be watched with its parent.
-CREATE FUNCTION realtime.triggers(rel oid, level "char", mark bool, capture text)
+CREATE OR REPLACE FUNCTION realtime.triggers(rel oid, level "char", mark bool, capture text)
 RETURNS TABLE (relid oid, name text, type smallint, sql text) LANGUAGE sql STABLE AS $f$
   SELECT rel, v.name, v.type, format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%s)', v.name, v.event,
       rel::regclass, v.how, CASE WHEN v.type = 30 THEN 'mark' ELSE capture END, v.arg)

@@ -4,7 +4,7 @@
 -- there it says nothing, and a promotion resets everybody.
 --
 -- Invariant: it takes no argument and shows nothing but numbers of timelines and WAL positions.
-CREATE FUNCTION realtime.timelines() RETURNS TABLE (tli int, ended pg_lsn) LANGUAGE plpgsql STABLE SECURITY DEFINER
+CREATE OR REPLACE FUNCTION realtime.timelines() RETURNS TABLE (tli int, ended pg_lsn) LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   RETURN QUERY SELECT m[1]::int, m[2]::pg_lsn FROM regexp_matches(

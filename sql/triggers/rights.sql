@@ -1,0 +1,18 @@
+-- Who may do what. Run as realtime_owner, last, and again after any other file has run.
+--
+-- Invariants: an application's role can reach schema realtime and call position(), nothing else: it cannot read the
+-- event log (all rows of all tenants), nor call or attach a capture function.
+DO $do$
+DECLARE
+  f regprocedure;
+BEGIN
+  FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'realtime'::regnamespace AND p.proowner = 'realtime_owner'::regrole LOOP
+    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', f);
+  END LOOP;
+END $do$;
+GRANT USAGE ON SCHEMA realtime TO PUBLIC;
+GRANT EXECUTE ON FUNCTION realtime.position() TO PUBLIC;
+GRANT SELECT ON realtime.events, realtime.events_0, realtime.events_1, realtime.events_2, realtime.events_3,
+  realtime.event_log_state, realtime.generations, realtime.incarnation, realtime.alive, realtime.recorded,
+  realtime.partitions_clock, realtime.purges, realtime.meta TO realtime_reader;
+GRANT EXECUTE ON FUNCTION realtime.check(), realtime.incarnate(), realtime.turn(interval, bigint, pg_snapshot) TO realtime_reader;

@@ -1,0 +1,31 @@
+-- The roles realtime_owner and realtime_reader, and schema realtime, where missing. Run by whoever migrates.
+-- Invariants: what we make says so in a comment, by which leave.sql knows it; roles belong to the whole cluster, so another
+-- database may have made them, and then they stay as they are.
+DO $do$
+DECLARE
+  role text;
+BEGIN
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  BEGIN
+    FOREACH role IN ARRAY '{realtime_owner,realtime_reader}'::text[] LOOP
+      IF to_regrole(role) IS NULL THEN
+        EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+        EXECUTE format('COMMENT ON ROLE %I IS %L', role, 'Sobranie Realtime');
+      END IF;
+    END LOOP;
+    IF NOT pg_has_role('realtime_owner', 'USAGE') THEN
+      GRANT realtime_owner TO CURRENT_USER;
+    END IF;
+  EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION 'role % can''t make the roles that are needed; give it CREATEROLE, or have an administrator run: CREATE ROLE realtime_owner NOLOGIN; CREATE ROLE realtime_reader NOLOGIN; GRANT realtime_owner TO %;',
+      quote_ident(current_user), quote_ident(current_user) USING ERRCODE = 'insufficient_privilege';
+  END;
+  IF to_regnamespace('realtime') IS NULL THEN
+    IF NOT has_database_privilege(current_database(), 'CREATE') THEN
+      RAISE EXCEPTION 'this role may not create a schema here: GRANT CREATE ON DATABASE % TO it', quote_ident(current_database())
+        USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    CREATE SCHEMA realtime AUTHORIZATION realtime_owner;
+    COMMENT ON SCHEMA realtime IS 'Sobranie Realtime';
+  END IF;
+END $do$;
