@@ -13,7 +13,7 @@ from app.core import wire
 from app.core.audience import Channel, Point, Subscriber
 from app.core.session import Session
 from app.model.change import Table
-from app.model.channel import Address, parse
+from app.model.channel import TableAddress, Topic, parse
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.model.observations import Observer, Reset
 from app.model.position import Snapshot
@@ -43,13 +43,13 @@ class CatchUp:
         self._sink = sink
         self._outbox = outbox
         self._observe = observe
-        self.doubted: set[int] = set()  # tables (relids) whose channels may have lost their meaning
+        self.doubted: set[Topic] = set()  # tables whose channels may have lost their meaning
 
     # Channels.
 
-    def acquire(self, located: list[tuple[Table, Address]]) -> dict[str, Channel]:
+    def acquire(self, located: list[tuple[Table, TableAddress]]) -> dict[str, Channel]:
         acquire = self.broadcaster.hub.acquire
-        return {str(a): acquire(table, str(a), a.route, a.values) for table, a in located}
+        return {str(a): acquire(table.relid, str(a), a.route, a.values) for table, a in located}
 
     def let_go(self, channels: Mapping[str, Channel]) -> None:
         """Undo `acquire`."""
@@ -79,7 +79,7 @@ class CatchUp:
         assert self.session.point is not None
         self._observe(Reset(reason.value, len(channels)))
         self._outbox.send(wire.reset(list(channels), reason, self.session.point.token))
-        self.doubted |= {channel.relid for channel in channels.values()}
+        self.doubted |= {channel.topic for channel in channels.values()}
 
     # Units.
 
@@ -128,17 +128,17 @@ class CatchUp:
 
     async def look_into_doubts(self) -> None:
         """Give up the channels that the present definitions of doubted tables no longer have."""
-        relids, self.doubted = self.doubted, set()
-        for channel in [c for c in self.session.channels.values() if c.relid in relids]:
+        topics, self.doubted = self.doubted, set()
+        for channel in [c for c in self.session.channels.values() if c.topic in topics]:
             try:
                 table, _ = await self.broadcaster.locate(parse(channel.name))
-                if table.relid != channel.relid:
+                if table.relid != channel.topic:
                     raise BadChannel(f"{channel.name!r} is another table now", channel=channel.name)
             except BadChannel as problem:
                 self._outbox.refuse(problem)
                 self.drop([channel.name])
                 self._outbox.send(wire.unsubscribed(None, [channel.name]))
             except Unavailable:
-                self.doubted |= relids
+                self.doubted |= topics
                 await asyncio.sleep(AWAY_SECONDS)
                 return

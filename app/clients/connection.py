@@ -15,7 +15,7 @@ from app.core import wire
 from app.core.audience import Point
 from app.core.session import Session, State
 from app.model.change import Table
-from app.model.channel import Address
+from app.model.channel import TableAddress
 from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason
 from app.model.identity import Identity
 from app.model.observations import Failed, Lagging, MessagesReceived, Transport
@@ -110,7 +110,7 @@ class Connection:
     async def _join(
         self,
         id: wire.JsonId,
-        located: list[tuple[Table, Address]],
+        located: list[tuple[Table, TableAddress]],
         start: Snapshot | None,
         refused: ResetReason | None,
     ) -> None:

@@ -14,6 +14,7 @@ from app.core.audience import Channel, Point
 from app.core.index import Index, Seen
 from app.core.session import part
 from app.model.change import Transaction
+from app.model.channel import Topic
 from app.model.errors import PositionRefused, ResetReason
 from app.model.observations import Replayed
 from app.model.position import Snapshot
@@ -28,7 +29,7 @@ LOOKS: Final = 32  # stretches in one turn of the event loop
 
 
 class Feed:
-    """`open` is true while messages of a unit have been written and more of them are to come; `schema` holds the relids
+    """`open` is true while messages of a unit have been written and more of them are to come; `schema` holds the topics
     of tables whose definition changed in what was fed."""
 
     def __init__(
@@ -43,8 +44,8 @@ class Feed:
         self.channels = channels
         self.write = write
         self.open = False
-        self.schema: set[int] = set()
-        self._pending: set[int] = set()
+        self.schema: set[Topic] = set()
+        self._pending: set[Topic] = set()
 
     async def units(self, point: Point) -> AsyncIterator[Point]:
         """Send what follows `point`, a unit, and yield each position reached. What has nothing for these channels is
@@ -132,7 +133,7 @@ class Feed:
     async def _send_all(self, transactions: Sequence[Transaction], end: Point | None, source: ReplaySource) -> None:
         changed = {t.relid for transaction in transactions for t in transaction.schema}
         self._pending |= changed
-        self.schema |= changed & {channel.relid for channel in self.channels.values()}
+        self.schema |= changed & {channel.topic for channel in self.channels.values()}
         await self._send(Index(transactions).seen(self.channels.values()), end, source)
 
     async def _send(self, seen: Sequence[Seen], end: Point | None, source: ReplaySource) -> None:

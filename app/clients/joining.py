@@ -12,7 +12,7 @@ from app.core import wire
 from app.core.audience import Channel
 from app.core.session import Session
 from app.model.change import Table
-from app.model.channel import Address
+from app.model.channel import TableAddress
 from app.model.errors import ResetReason
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
@@ -35,7 +35,7 @@ class Joining:
     async def join(
         self,
         id: wire.JsonId,
-        located: list[tuple[Table, Address]],
+        located: list[tuple[Table, TableAddress]],
         snapshot: Snapshot | None,
         refused: ResetReason | None,
     ) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
 
 from app.core import wire
+from app.model.channel import Topic
 from app.model.observations import Transport
 from app.model.position import Snapshot
 
@@ -135,7 +136,7 @@ class Channel:
     of the last batch that had something for its members (see Hub.batches)."""
 
     name: str
-    relid: int
+    topic: Topic
     route: tuple[str, ...]
     values: tuple[str, ...]
     json: bytes

@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeVar
 
 from app.core import wire
 from app.core.audience import Burst, Channel, Point, Row, audiences, one_by_one
-from app.model.change import Batch, Change, Form, Table, Transaction, Values, text_json
+from app.model.change import Batch, Change, Form, Transaction, Values, text_json
+from app.model.channel import Topic
 from app.model.observations import Transport
 
 MESSAGE_BYTES = 1 << 20
@@ -24,10 +25,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Listeners:
-    """The channels of one table."""
+    """The channels of one topic."""
 
     whole: Channel | None = None
-    seen_whole: list[tuple[Channel, Form]] = field(default_factory=list)  # by the channel of the whole table
+    seen_whole: list[tuple[Channel, Form]] = field(default_factory=list)  # by the channel of the whole topic
     routed: dict[tuple[str, ...], dict[Values, Channel]] = field(default_factory=dict)
 
     def all(self) -> Iterator[Channel]:
@@ -54,15 +55,15 @@ class Hub:
         self.fed_limit = min(self.limit, FED_BYTES)
         self._live_limit = min(self.limit, LIVE_BYTES)
         self.batches = 0
-        self._tables: defaultdict[int, _Listeners] = defaultdict(_Listeners)
-        self._channels: dict[tuple[int, str], Channel] = {}
+        self._topics: defaultdict[Topic, _Listeners] = defaultdict(_Listeners)
+        self._channels: dict[tuple[Topic, str], Channel] = {}
 
-    def acquire(self, table: Table, name: str, route: tuple[str, ...], values: tuple[str, ...]) -> Channel:
+    def acquire(self, topic: Topic, name: str, route: tuple[str, ...] = (), values: tuple[str, ...] = ()) -> Channel:
         """The channel of this name, made where nobody has it yet. Each acquire wants its release."""
-        channel = self._channels.get((table.relid, name))
+        channel = self._channels.get((topic, name))
         if channel is None:
-            channel = self._channels[table.relid, name] = Channel(name, table.relid, route, values, text_json(name))
-            listeners = self._tables[table.relid]
+            channel = self._channels[topic, name] = Channel(name, topic, route, values, text_json(name))
+            listeners = self._topics[topic]
             if route:
                 listeners.routed.setdefault(route, {})[values] = channel
             else:
@@ -74,8 +75,8 @@ class Hub:
         channel.users -= 1
         if channel.users:
             return
-        del self._channels[channel.relid, channel.name]
-        listeners = self._tables[channel.relid]
+        del self._channels[channel.topic, channel.name]
+        listeners = self._topics[channel.topic]
         if channel.route:
             del listeners.routed[channel.route][channel.values]
             if not listeners.routed[channel.route]:
@@ -83,12 +84,12 @@ class Hub:
         else:
             listeners.whole, listeners.seen_whole = None, []
         if not listeners.whole and not listeners.routed:
-            del self._tables[channel.relid]
+            del self._topics[channel.topic]
 
     def matches(self, change: Change) -> list[tuple[Channel, Form]]:
         """The channels that see this change, and how (app.core.index does the same without a hub). A row that changes
         its route leaves before it enters."""
-        listeners = self._tables.get(change.table.relid)
+        listeners = self._topics.get(change.table.relid)
         if listeners is None:
             return []
         if change.op == "T":
@@ -150,7 +151,7 @@ class Hub:
         if batch.transactions is None:
             aside: Iterable[Channel] = self._channels.values()
         else:
-            aside = [c for t in batch.schema if t.relid in self._tables for c in self._tables[t.relid].all()]
+            aside = [c for t in batch.schema if t.relid in self._topics for c in self._topics[t.relid].all()]
         for member in {m for channel in aside for m in channel.members}:
             member.fall_behind(before)
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 from app.core.audience import Channel
 from app.core.hub import chosen, statement
 from app.model.change import Change, Form, Transaction, Values
+from app.model.channel import Topic
 
 Seen = tuple[Change, Channel, Form]
 # Its statement; whether the row stays in the channel, for those that leave go first; its place; the channel's route.
@@ -22,9 +23,9 @@ _ORDER = itemgetter(0)
 
 class Index:
     def __init__(self, transactions: Iterable[Transaction]) -> None:
-        self._changes: defaultdict[int, list[_Placed]] = defaultdict(list)  # by table
-        self._emptied: defaultdict[int, list[_Entry]] = defaultdict(list)
-        self._routes: dict[tuple[int, tuple[str, ...]], dict[Values, list[_Entry]]] = {}
+        self._changes: defaultdict[Topic, list[_Placed]] = defaultdict(list)  # by topic
+        self._emptied: defaultdict[Topic, list[_Entry]] = defaultdict(list)
+        self._routes: dict[tuple[Topic, tuple[str, ...]], dict[Values, list[_Entry]]] = {}
         number = place = 0
         for transaction in transactions:
             last = None
@@ -41,21 +42,21 @@ class Index:
         """In order."""
         found: list[tuple[_Order, Change, Channel, Form]] = []
         for channel in channels:
-            if channel.relid in self._changes:
-                entries = self._route(channel.relid, channel.route).get(channel.values, ())
+            if channel.topic in self._changes:
+                entries = self._route(channel.topic, channel.route).get(channel.values, ())
                 found += [(order, change, channel, form) for order, change, form in entries]
-            if channel.relid in self._emptied:
-                found += [(order, change, channel, form) for order, change, form in self._emptied[channel.relid]]
+            if channel.topic in self._emptied:
+                found += [(order, change, channel, form) for order, change, form in self._emptied[channel.topic]]
         found.sort(key=_ORDER)
         return [(change, channel, form) for _, change, channel, form in found]
 
-    def _route(self, relid: int, route: tuple[str, ...]) -> dict[Values, list[_Entry]]:
+    def _route(self, topic: Topic, route: tuple[str, ...]) -> dict[Values, list[_Entry]]:
         """What each channel of the route sees, by its values."""
-        found = self._routes.get((relid, route))
+        found = self._routes.get((topic, route))
         if found is None:
-            changes = self._changes[relid]
+            changes = self._changes[topic]
             whole: list[_Entry] = [] if route else [((s, True, p, 0), change, Form.WHOLE) for s, p, change in changes]
-            found = self._routes[relid, route] = _routed(changes, route) if route else {(): whole}
+            found = self._routes[topic, route] = _routed(changes, route) if route else {(): whole}
         return found
 
 

@@ -11,6 +11,7 @@ from enum import Enum
 from app.core import wire
 from app.core.audience import Channel, Point
 from app.core.index import Seen
+from app.model.channel import Topic
 from app.model.errors import BadChannel, BadRequest, ResetReason
 
 
@@ -72,17 +73,17 @@ def part(
     channels: Mapping[str, Channel],
     limit: int,
     end: Point | None,
-    schema: AbstractSet[int],
+    schema: AbstractSet[Topic],
 ) -> Iterator[wire.Message]:
     """The messages of a piece of a unit for one connection; `end` is where the unit ends, None where it goes on.
 
-    Channels of a table whose definition changed in the unit (its relid is in `schema`) get a `reset` in place of their
+    Channels of a table whose definition changed in the unit (its topic is in `schema`) get a `reset` in place of their
     changes. A unit in which nothing matched is a bare `position`.
     """
     token = end.token if end is not None else None
     told = [found for found in seen if found[0].table.relid not in schema]
     items = (wire.change(channel.json, change.body(form)) for change, channel, form in told)
-    gone = [name for name, channel in channels.items() if channel.relid in schema]
+    gone = [name for name, channel in channels.items() if channel.topic in schema]
     table = told[0][0].table.channel if told else ""
     yield from wire.changes(items, None if gone else token, limit, table)
     if end is not None and gone:

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from json.encoder import encode_basestring
 from typing import Final
 
-from app.model.channel import Address, encode, route_columns
+from app.model.channel import TableAddress, encode, route_columns
 from app.model.position import Snapshot
 
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -65,7 +65,7 @@ class Table:
 
     @cached_property
     def channel(self) -> str:
-        return str(Address(self.schema, self.name))
+        return str(TableAddress(self.schema, self.name))
 
     @cached_property
     def picks(self) -> dict[tuple[str, ...], tuple[int, ...]]:

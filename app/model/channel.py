@@ -13,13 +13,14 @@ from urllib.parse import unquote_to_bytes
 from app.model.errors import BadChannel
 
 NAME_LIMIT: Final = 2048  # characters of a whole channel name
+_ROOM: Final = "room/"
 _SPECIAL = re.compile(r"[%,=:./\"\x00-\x1f\x7f]")
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """A channel name taken apart: a table, and the route columns with their values where it is a routed channel."""
+class TableAddress:
+    """A channel of a table, and the route columns with their values where it is a routed channel."""
 
     schema: str
     table: str
@@ -30,6 +31,20 @@ class Address:
         table = encode(self.table) if self.schema == "public" else f"{encode(self.schema)}.{encode(self.table)}"
         pairs = ",".join(f"{encode(c)}={encode(v)}" for c, v in zip(self.route, self.values, strict=True))
         return f"{table}:{pairs}" if pairs else table
+
+
+@dataclass(frozen=True, slots=True)
+class RoomAddress:
+    """A channel with no table behind it. The spelling of `name` is not looked at while no server has rooms."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_ROOM}{self.name}"
+
+
+Address = TableAddress | RoomAddress
+Topic = int | str  # what channels are about: a table, by its relid, or a room, by its name
 
 
 def encode(text: str) -> str:
@@ -48,11 +63,11 @@ def decode(text: str) -> str:
 
 
 def parse(name: str) -> Address:
-    """Take a table channel's name apart. Raises BadChannel, with the canonical spelling where there is one."""
+    """Take a channel's name apart. Raises BadChannel, with the canonical spelling where there is one."""
     if not name or len(name) > NAME_LIMIT:
         raise BadChannel(f"a channel name has 1 to {NAME_LIMIT} characters", channel=name[:80])
-    if name.startswith("room/"):
-        raise BadChannel("rooms are not part of this version", channel=name)
+    if name.startswith(_ROOM):
+        return RoomAddress(name.removeprefix(_ROOM))
     try:
         address = _parse(name)
     except ValueError as error:
@@ -62,7 +77,7 @@ def parse(name: str) -> Address:
     return address
 
 
-def _parse(name: str) -> Address:
+def _parse(name: str) -> TableAddress:
     table, colon, pairs = name.partition(":")
     schema, dot, bare = table.rpartition(".")
     if dot and not schema:
@@ -72,9 +87,9 @@ def _parse(name: str) -> Address:
     if "." in schema or "/" in table or "=" in table:
         raise ValueError("a table is written as 'table' or 'schema.table'")
     if not colon:
-        return Address(decode(schema) or "public", decode(bare))
+        return TableAddress(decode(schema) or "public", decode(bare))
     route, values = zip(*(_pair(pair) for pair in pairs.split(",")), strict=True)
-    return Address(decode(schema) or "public", decode(bare), route, values)
+    return TableAddress(decode(schema) or "public", decode(bare), route, values)
 
 
 def _pair(pair: str) -> tuple[str, str]:

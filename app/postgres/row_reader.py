@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from app.model.change import Table
-from app.model.channel import Address
+from app.model.channel import TableAddress
 from app.model.errors import BadChannel, DatabaseAway, Forbidden, TooLarge
 from app.model.position import Snapshot
 from app.postgres import event_rows as rows
@@ -20,7 +20,7 @@ from app.postgres.connect import Connection, away, connect, deadline
 from app.postgres.queries import SQL
 from app.stream.ports import Rows
 
-Wanted = Sequence[tuple[Table, Address]]
+Wanted = Sequence[tuple[Table, TableAddress]]
 
 SECONDS: Final = 120.0
 CHUNK: Final = 1000  # rows
@@ -72,7 +72,7 @@ async def _read(connection: Connection, wanted: Wanted, most_rows: int, most_byt
     return Rows(position, lsn, found)
 
 
-async def _permitted(connection: Connection, table: Table, address: Address) -> list[str]:
+async def _permitted(connection: Connection, table: Table, address: TableAddress) -> list[str]:
     """The columns to leave out. Raises Forbidden, BadChannel."""
     parameters = {"relid": table.relid, "route": list(address.route)}
     row = await (await connection.execute(SQL["may_snapshot"], parameters)).fetchone()
@@ -94,7 +94,7 @@ async def _permitted(connection: Connection, table: Table, address: Address) -> 
 
 
 async def _rows(
-    connection: Connection, table: Table, address: Address, hidden: list[str], most_rows: int, most_bytes: int
+    connection: Connection, table: Table, address: TableAddress, hidden: list[str], most_rows: int, most_bytes: int
 ) -> list[bytes]:
     # `types` are format_type's own output, quoted by PostgreSQL; the one thing that can be no parameter.
     types = dict(zip(table.columns, table.types, strict=True))

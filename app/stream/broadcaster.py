@@ -13,7 +13,7 @@ from dataclasses import replace
 from app.core.audience import Point
 from app.core.hub import Delivery, Hub
 from app.model.change import Batch, Table, Transaction
-from app.model.channel import Address, parse
+from app.model.channel import Address, RoomAddress, TableAddress, parse
 from app.model.errors import BadChannel, BadRequest, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.model.observations import BatchRead, Delivered, HistoryBytes, MessagesSent, Observer
 from app.model.position import Position, Snapshot
@@ -112,7 +112,7 @@ class Broadcaster:
 
     async def look_up(
         self, names: Sequence[str], token: str | None
-    ) -> tuple[list[tuple[Table, Address]], Snapshot | None, ResetReason | None]:
+    ) -> tuple[list[tuple[Table, TableAddress]], Snapshot | None, ResetReason | None]:
         """Where channels and a position are, all at one moment: no definition and no incarnation changed between the
         looks, and nothing awaits between the last of them and the return. The reason is why a position is refused."""
         while True:
@@ -124,7 +124,7 @@ class Broadcaster:
 
     async def look_up_rows(
         self, names: Sequence[str], after: Snapshot | None
-    ) -> tuple[list[tuple[Table, Address]], Rows]:
+    ) -> tuple[list[tuple[Table, TableAddress]], Rows]:
         """Where channels are, and their rows, under one definition (see `rows`, `look_up`)."""
         while True:
             epoch = self.epoch
@@ -181,7 +181,7 @@ class Broadcaster:
         now = time.monotonic()
         self.apply(Batch(self.point.snapshot, head.position, head.highest, head.lsn, [], [], 0, now))
 
-    async def rows(self, wanted: Sequence[tuple[Table, Address]], after: Snapshot | None) -> Rows:
+    async def rows(self, wanted: Sequence[tuple[Table, TableAddress]], after: Snapshot | None) -> Rows:
         """The rows of these channels as of a position that contains `after`, and that this server has reached. Those
         who ask for the same at the same time share a read. Raises ClientError."""
         if self.row_reader is None:
@@ -209,9 +209,11 @@ class Broadcaster:
             del self._row_reads[key]
         _ = task.cancelled() or task.exception()
 
-    async def locate(self, address: Address) -> tuple[Table, Address]:
+    async def locate(self, address: Address) -> tuple[Table, TableAddress]:
         """The table of a channel. Raises BadChannel for a table that is not on the air, an undeclared route, a value
         that is none of its type or not in its canonical spelling; Unavailable where the database is away."""
+        if isinstance(address, RoomAddress):
+            raise BadChannel("rooms are not part of this version", channel=str(address))
         try:
             table = await self.tables.current(address.schema, address.table)
             if table is not None and address.route and address.route not in table.picks:
@@ -230,7 +232,7 @@ class Broadcaster:
         except DatabaseAway as error:
             raise Unavailable("the database is away; try again") from error
         if tuple(values) != address.values:
-            name = str(Address(address.schema, address.table, address.route, tuple(values)))
+            name = str(TableAddress(address.schema, address.table, address.route, tuple(values)))
             raise BadChannel(f"write this channel as {name!r}", channel=name)
         return table, address
 
@@ -248,7 +250,7 @@ class Broadcaster:
                     self.observe(MessagesSent(message.kind, message.table, count, message.size * count))
 
 
-def check_route(table: Table, address: Address) -> None:
+def check_route(table: Table, address: TableAddress) -> None:
     """Raises BadChannel where the route of `address` is not one of the table's."""
     if address.route and address.route not in table.picks:
         declared = ", ".join(repr(f"{table.channel}:{','.join(f'{c}=…' for c in route)}") for route in table.picks)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from app.model.change import Batch, Portion, Table
-from app.model.channel import Address
+from app.model.channel import TableAddress
 from app.model.errors import ResetReason
 from app.model.position import Position, Snapshot
 from app.stream.stretch import Stretch
@@ -98,7 +98,7 @@ class EventLog(Protocol):
 class RowReader(Protocol):
     """Reading the rows of watched tables."""
 
-    async def rows(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
+    async def rows(self, wanted: Sequence[tuple[Table, TableAddress]]) -> Rows:
         """The rows of these channels as of one moment.
 
         Raises Forbidden (no right to read them), BadChannel (no index for the route), TooLarge.

@@ -59,7 +59,7 @@ class Server:
     def spotless(self) -> bool:
         """Nothing is left of clients that have gone."""
         hub = self.broadcaster.hub
-        return not (hub._channels or hub._tables or len(self.registry) or self.lagging or self.failures)
+        return not (hub._channels or hub._topics or len(self.registry) or self.lagging or self.failures)
 
 
 class Numbered(Connection):

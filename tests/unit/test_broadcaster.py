@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.model.change import Table
-from app.model.channel import Address, parse
-from app.model.errors import Unavailable
+from app.model.channel import TableAddress, parse
+from app.model.errors import BadChannel, Unavailable
 from app.model.position import Snapshot
 from app.stream.ports import RowReader, Rows
 from tests.unit.client_model import Client
@@ -35,7 +35,7 @@ class Reads(RowReader):
     def __init__(self) -> None:
         self.ends: list[asyncio.Future[Snapshot]] = []
 
-    async def rows(self, wanted: Sequence[tuple[Table, Address]]) -> Rows:
+    async def rows(self, wanted: Sequence[tuple[Table, TableAddress]]) -> Rows:
         end = asyncio.get_running_loop().create_future()
         self.ends.append(end)
         return Rows(await end, 0, {str(address): [] for _, address in wanted})
@@ -110,3 +110,9 @@ async def test_a_channel_whose_rows_are_still_to_be_sent_is_subscribed_already(s
     await stage.until(lambda: client.told[-1].get("id") == 2)
     assert [m["type"] for m in client.told] == ["welcome", "subscribed", "snapshot", "error"]
     assert client.told[-1]["field"] == "channels"
+
+
+async def test_a_room_is_refused_by_name_while_there_are_none(stage: Stage) -> None:
+    with pytest.raises(BadChannel, match="rooms are not part of this version") as refused:
+        await stage.server.broadcaster.locate(parse("room/lobby"))
+    assert refused.value.channel == "room/lobby"

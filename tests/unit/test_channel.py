@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.model.channel import NAME_LIMIT, Address, decode, encode, parse, route_columns
+from app.model.channel import NAME_LIMIT, Address, RoomAddress, TableAddress, decode, encode, parse, route_columns
 from app.model.errors import BadChannel
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
 hard = st.text('%,=:./"\n\r\t\x7fé😀 aA0', min_size=1, max_size=8)
 names = texts | hard
 addresses = st.builds(
-    lambda schema, table, pairs: Address(schema, table, tuple(c for c, _ in pairs), tuple(v for _, v in pairs)),
+    lambda schema, table, pairs: TableAddress(schema, table, tuple(c for c, _ in pairs), tuple(v for _, v in pairs)),
     names | st.just("public"),
     names,
     st.lists(st.tuples(names, names | st.just("")), max_size=3),
@@ -74,7 +74,7 @@ def test_another_spelling_is_refused_with_the_canonical_one(name: str, canonical
     "name",
     [
         "", ".", "a.b.c", ".posts", "posts.", "posts:", "posts:id", "posts:=1", "posts:id=1,", "posts:,id=1", ":id=1",
-        "room/lobby", "a/b", "a=b", "posts%", "posts%2", "posts%zz", "posts:id=%ff", "posts:id=%00", "%00",
+        "a/b", "a=b", "posts%", "posts%2", "posts%zz", "posts:id=%ff", "posts:id=%00", "%00",
         "posts:id=\ud800", "posts:id=" + "x" * NAME_LIMIT,
     ],
 )  # fmt: skip
@@ -82,6 +82,11 @@ def test_what_is_no_channel_name_is_refused_and_named(name: str) -> None:
     error = problem(name)
     assert len(error.message) < 2 * NAME_LIMIT + 200
     assert error.channel is not None
+
+
+def test_a_room_is_an_address_of_its_own() -> None:
+    assert parse("room/lobby") == RoomAddress("lobby")
+    assert str(RoomAddress("lobby")) == "room/lobby"
 
 
 def test_a_declared_route_is_read_with_its_hard_column_names() -> None:

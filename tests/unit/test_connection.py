@@ -53,6 +53,7 @@ async def test_at_the_front_its_own_position_says_that_it_has_joined(stage: Stag
         (["posts:id=042"], "bad_channel"),
         (["posts:id=x"], "bad_channel"),
         (["notes", "posts:"], "bad_channel"),
+        (["notes", "room/lobby"], "bad_channel"),
         (["posts"], "bad_request"),
         (["notes", "posts"], "bad_request"),
         (["notes", "notes"], "bad_request"),

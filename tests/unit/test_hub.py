@@ -53,7 +53,7 @@ class Member:
         for name in names:
             _, _, pair = name.partition(":")
             column, _, value = pair.partition("=")
-            hub.acquire(TABLE, name, (column,) if pair else (), (value,) if pair else ()).join(self)
+            hub.acquire(TABLE.relid, name, (column,) if pair else (), (value,) if pair else ()).join(self)
 
     def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
         self.got += messages
@@ -135,14 +135,14 @@ def test_schema_and_bulk_put_members_aside_before_the_batch() -> None:
 
 def test_the_last_user_takes_the_channel_with_it() -> None:
     hub = Hub()
-    held = [hub.acquire(TABLE, name, route, values) for name, route, values in
+    held = [hub.acquire(TABLE.relid, name, route, values) for name, route, values in
             [("t", (), ()), ("t", (), ()), ("t:a=1", ("a",), ("1",)), ("t:a=2", ("a",), ("2",))]]  # fmt: skip
     assert held[0] is held[1]
     for channel in held:
         assert hub._channels
         hub.release(channel)
     assert not hub._channels
-    assert not hub._tables
+    assert not hub._topics
 
 
 def stretch(xid: int, *changes: Change, schema: Sequence[Table] = ()) -> Stretch:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from app.core.hub import Hub
 from app.core.index import Index, Seen
 from app.model.change import Form
-from app.model.channel import parse
+from app.model.channel import TableAddress, parse
 from app.model.position import Snapshot
 from tests.unit.client_model import CHANNELS
 from tests.unit.log_model import FIRST, World
@@ -27,7 +27,8 @@ def test_each_set_of_channels_sees_what_it_sees_in_the_hub(seed: int, names: lis
     channels = []
     for name in CHANNELS:
         address = parse(name)
-        channel = hub.acquire(world.tables[address.table], name, address.route, address.values)
+        assert isinstance(address, TableAddress)
+        channel = hub.acquire(world.tables[address.table].relid, name, address.route, address.values)
         if name in names:
             channels.append(channel)
     expected = [found for found in hub.seen(transactions) if found[1] in channels]
