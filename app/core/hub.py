@@ -5,13 +5,13 @@ from history.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from app.core import wire
 from app.core.audience import Burst, Channel, Point, Row, audiences, one_by_one
+from app.core.routing import empties, ordered, views
 from app.model.change import Batch, Change, Form, Transaction, Values, text_json
 from app.model.channel import Topic
 from app.model.observations import Transport
@@ -19,8 +19,6 @@ from app.model.observations import Transport
 MESSAGE_BYTES = 1 << 20
 FED_BYTES = 64 << 10  # what a client that is fed from history is sent at a time
 LIVE_BYTES = 512 << 10  # of one batch that is more a live client is fed
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -87,28 +85,29 @@ class Hub:
             del self._topics[channel.topic]
 
     def matches(self, change: Change) -> list[tuple[Channel, Form]]:
-        """The channels that see this change, and how (app.core.index does the same without a hub). A row that changes
-        its route leaves before it enters."""
+        """The channels that see this change, and how. A row that changes its route leaves before it enters."""
         listeners = self._topics.get(change.table.relid)
         if listeners is None:
             return []
-        if change.op == "T":
-            return [(channel, Form.WHOLE) for channel in listeners.all()]
         found = listeners.seen_whole
         if not listeners.routed:
             return found
-        entered: list[tuple[Channel, Form]] = []
+        if empties(change):
+            return [(channel, Form.WHOLE) for channel in listeners.all()]
+        staying: list[tuple[Channel, Form]] = []
         for route, channels in listeners.routed.items():
             picks = change.table.picks.get(route)
             if picks is None:
                 continue
-            old, new = chosen(change.old_values, picks), chosen(change.new_values, picks)
-            moved = old is not None and new is not None and old != new
-            if old is not None and (moved or new is None) and (channel := channels.get(old)):
-                found = [*found, (channel, Form.LEAVE if moved else Form.WHOLE)]
-            if new is not None and (channel := channels.get(new)):
-                entered.append((channel, Form.ENTER if moved else Form.WHOLE))
-        return found + entered
+            for values, form in views(change, picks):
+                channel = channels.get(values)
+                if channel is None:
+                    continue
+                if form is Form.LEAVE:
+                    found = [*found, (channel, form)]
+                else:
+                    staying.append((channel, form))
+        return found + staying
 
     def seen(self, transactions: Iterable[Transaction]) -> Iterator[tuple[Change, Channel, Form]]:
         """What each channel sees, in order."""
@@ -156,37 +155,8 @@ class Hub:
             member.fall_behind(before)
 
 
-def ordered(
-    transactions: Iterable[Transaction], matches: Callable[[Change], Sequence[tuple[T, Form]]]
-) -> Iterator[tuple[Change, T, Form]]:
-    """Who sees what, in order. Of one statement the rows that leave a route come first."""
-    for transaction in transactions:
-        if len(transaction.changes) == 1:
-            change = transaction.changes[0]
-            for who, form in matches(change):
-                yield change, who, form
-            continue
-        for _, rows in groupby(transaction.changes, key=statement):
-            found = [(change, who, form) for change in rows for who, form in matches(change)]
-            if len(found) > 1:
-                found.sort(key=_stays)
-            yield from found
-
-
-def chosen(values: Values | None, picks: tuple[int, ...]) -> Values | None:
-    return tuple(values[i] for i in picks) if values is not None else None
-
-
 _Matched = dict[Channel, list[tuple[int, str, bytes]]]
 
 
 def _number(item: tuple[int, str, bytes]) -> int:
     return item[0]
-
-
-def statement(change: Change) -> tuple[int, int]:
-    return change.number, change.table.relid
-
-
-def _stays(found: tuple[Change, object, Form]) -> bool:
-    return found[2] is not Form.LEAVE

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from operator import itemgetter
 
 from app.core.audience import Channel
-from app.core.hub import chosen, statement
-from app.model.change import Change, Form, Transaction, Values
+from app.core.routing import empties, statement, views
+from app.model.change import Change, Form, Table, Transaction, Values
 from app.model.channel import Topic
 
 Seen = tuple[Change, Channel, Form]
@@ -33,7 +33,7 @@ class Index:
                 if (this := statement(change)) != last:
                     last, number = this, number + 1
                 place += 1
-                if change.op == "T":
+                if empties(change):
                     self._emptied[change.table.relid].append(((number, True, place, 0), change, Form.WHOLE))
                 else:
                     self._changes[change.table.relid].append((number, place, change))
@@ -61,19 +61,17 @@ class Index:
 
 
 def _routed(changes: Iterable[_Placed], route: tuple[str, ...]) -> dict[Values, list[_Entry]]:
-    """As `Hub.matches`, for every channel that may see them, whether or not there is one."""
+    """What every channel of the route sees, whether or not there is one."""
     found: defaultdict[Values, list[_Entry]] = defaultdict(list)
+    table: Table | None = None
+    picks: tuple[int, ...] | None = None
+    rank = 0
     for number, place, change in changes:
-        picks = change.table.picks.get(route)
-        if picks is None:
-            continue
-        rank = 1 + list(change.table.picks).index(route)
-        old, new = chosen(change.old_values, picks), chosen(change.new_values, picks)
-        moved = old is not None and new is not None and old != new
-        if old is not None and (moved or new is None):
-            form = Form.LEAVE if moved else Form.WHOLE
-            found[old].append(((number, not moved, place, rank), change, form))
-        if new is not None:
-            form = Form.ENTER if moved else Form.WHOLE
-            found[new].append(((number, True, place, rank + len(change.table.picks)), change, form))
+        if change.table is not table:
+            table = change.table
+            picks = table.picks.get(route)
+            rank = 1 + list(table.picks).index(route) if picks is not None else 0
+        if picks is not None:
+            for values, form in views(change, picks):
+                found[values].append(((number, form is not Form.LEAVE, place, rank), change, form))
     return found
