@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby, pairwise
 
+from app.core.control import Control
 from app.model.change import ACTIONS, Change, Table, Transaction, Values
 
 Node = bytes | None
@@ -32,7 +33,7 @@ def ordered(events: Iterable[Change]) -> tuple[list[Change], list[Table]]:
         events = _by_mark(events)
     if any(e.depth > 1 for e in events):
         events = _chained(events)
-    events, schema = _control(events)
+    events, schema = Control().take_out(events)
     return _untangled(events), schema
 
 
@@ -150,22 +151,6 @@ def _nests(group: list[Change], trail: list[Change]) -> bool:
             return False
         latest[e.depth] = max(latest.get(e.depth, 0), logged[id(e)])
     return True
-
-
-def _control(events: list[Change]) -> tuple[list[Change], list[Table]]:
-    """Take out what is not a change. A partition emptied directly after its parent's TRUNCATE is part of that."""
-    changes: list[Change] = []
-    schema: dict[int, Table] = {}
-    truncated: int | None = None
-    for e in events:
-        if e.op == "R" and truncated == e.table.relid:
-            continue
-        truncated = e.table.relid if e.op == "T" else None
-        if e.op in "GR":
-            schema[e.table.relid] = e.table
-        else:
-            changes.append(e)
-    return changes, list(schema.values())
 
 
 def _untangled(events: list[Change]) -> list[Change]:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.model.change import Change, Table, Transaction
+from app.core.control import Control
+from app.model.change import Change, Transaction
 from app.model.errors import PositionRefused, ResetReason
 from app.model.position import Snapshot
 from app.postgres import event_rows as rows
@@ -94,7 +95,7 @@ class Pages:
         """
         key: dict[str, Any] = dict(zip(KEY, (-1, False, 0, -1, 0, -1), strict=True))
         whole = {"xid": str(listed.xid), "marked": listed.marked}
-        truncated: int | None = None
+        control = Control()
         for low, high, rest in await self._rows("pages", whole | {"rows": PAGE_CHANGES}, ResetReason.OVERRUN):
             # A mark may come from a row far away: what bears marks is looked for everywhere.
             places = dict(zip(("low", "high"), EVERYWHERE if listed.marked else (low, high), strict=True))
@@ -105,21 +106,8 @@ class Pages:
                     raise PositionRefused(ResetReason.OVERRUN)
                 missing -= len(page)
                 key = dict(zip(KEY, page[-1], strict=False))
-                piece, truncated = self._piece(listed, page, truncated)
-                yield piece
-
-    def _piece(self, listed: Listed, page: Sequence[Row], truncated: int | None) -> tuple[Transaction, int | None]:
-        changes: list[Change] = []
-        schema: dict[int, Table] = {}
-        for row in page:
-            change = self._change(row)
-            emptied = change.op == "R" and truncated == change.table.relid
-            truncated = change.table.relid if change.op == "T" or emptied else None
-            if change.op not in "GR":
-                changes.append(change)
-            elif not emptied:
-                schema[change.table.relid] = change.table
-        return Transaction(listed.xid, listed.last, changes, list(schema.values())), truncated
+                changes, schema = control.take_out([self._change(row) for row in page])
+                yield Transaction(listed.xid, listed.last, changes, schema)
 
     def _change(self, row: Row) -> Change:
         phase, event = row[3], list(row[-rows.WIDTH :])
