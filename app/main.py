@@ -34,7 +34,7 @@ from app.postgres.event_log import PostgresEventLog
 from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
 from app.process import workers
-from app.process.resources import collect_rarely, give_back, open_files
+from app.process.resources import collect_rarely, give_back, raise_file_limit
 from app.process.signals import ends
 from app.stream.broadcaster import Broadcaster
 from app.stream.follower import SILENT_SECONDS, Follower
@@ -42,7 +42,7 @@ from app.telemetry.logs import Logs
 from app.telemetry.metrics import Metrics
 from app.telemetry.worker_metrics import Siblings, lives
 from app.web.health import flows
-from app.web.listen import held
+from app.web.listen import hold_port
 from app.web.origins import same_origin
 from app.web.ports import Facts
 from app.web.server import Server as WebServer
@@ -62,7 +62,7 @@ def keep(settings: Settings) -> int:
     """Serve with several processes (app.process.workers); the exit code. Raises StartError."""
     logs = Logs(settings.log_format, settings.log_level, server_id=settings.server_id)
     logs.install()
-    return workers.keep(settings, logs, held, lives)
+    return workers.keep(settings, logs, hold_port, lives)
 
 
 async def _serve(settings: Settings) -> int:
@@ -100,7 +100,7 @@ async def _serve(settings: Settings) -> int:
             stack.push_async_callback(siblings.stop)
         collect_rarely()
         give_back()
-        open_files()
+        raise_file_limit()
         observe(Served(web.url, __version__))
         await stop.wait()
         asked = time.monotonic()

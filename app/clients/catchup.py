@@ -83,14 +83,14 @@ class CatchUp:
 
     # Units.
 
-    async def units(self) -> None:
+    async def send_units(self) -> None:
         """Send the next units, or reset where history no longer has them. Raises ConnectionResetError, and DatabaseAway
         in the midst of a unit."""
         session = self.session
         assert session.point is not None
         feed = Feed(self.broadcaster, self._sink, session.channels, self._outbox.write)
         try:
-            async for point in feed.units(session.point):
+            async for point in feed.send_units(session.point):
                 session.point = point
         except PositionRefused as refused:
             session.point = self.broadcaster.point
@@ -103,22 +103,22 @@ class CatchUp:
             await asyncio.sleep(AWAY_SECONDS * random.uniform(0.5, 1))
         self.doubted |= feed.schema
 
-    async def span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
+    async def send_span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
         """Send what `channels` missed: a unit, which the caller closes. The reason is why history does not have it."""
         try:
-            await Feed(self.broadcaster, self._sink, channels, self._outbox.write).span(since, upto)
+            await Feed(self.broadcaster, self._sink, channels, self._outbox.write).send_span(since, upto)
         except PositionRefused as refused:
             return refused.reason
         return None
 
-    async def rows(self, new: Mapping[str, Channel], rows: Rows) -> ResetReason | None:
+    async def send_rows(self, new: Mapping[str, Channel], rows: Rows) -> ResetReason | None:
         """Bring the subscribed channels to where the rows are of, and send those of `new`: a unit. With a reason, which
         is why the subscribed channels could not be brought there, the caller closes it."""
         session = self.session
         assert session.point is not None
         refused = None
         if session.channels:
-            refused = await self.span(session.channels, session.point.snapshot, rows.position)
+            refused = await self.send_span(session.channels, session.point.snapshot, rows.position)
         token = None if refused else self.broadcaster.mint(rows.position)
         pages = {name: rows.channels[name] for name in new}
         for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):

@@ -56,7 +56,7 @@ class Connection:
         self._beaten = 0  # the hub's count of batches at the last beat
         self._lock = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
-        sink.rerouted = self._rerouted
+        sink.rerouted = self._regroup
 
     def open(self) -> None:
         """Greet the client, and be known to heartbeats and shutdown."""
@@ -131,7 +131,7 @@ class Connection:
     def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
         """What the hub could not send whole at once (app.core.audience.Subscriber)."""
         if sent:
-            self.sink.rest(memoryview(data)[sent:])
+            self.sink.write_rest(memoryview(data)[sent:])
         elif self.sink.backlog() > BACKLOG_BYTES:
             self.fall_behind(before)
             return False
@@ -139,11 +139,11 @@ class Connection:
             self.sink.write(messages)
         return True
 
-    def _rerouted(self) -> None:
+    def _regroup(self) -> None:
         if self.session.state is not State.LIVE:
             return
         for channel in self.session.channels.values():
-            channel.rerouted()
+            channel.regroup()
 
     def beat(self, position: wire.Message | None) -> None:
         """Say something if no position has gone out since the beat before: to a live client the `position` message, to
@@ -204,7 +204,7 @@ class Connection:
                     # In doubt nothing is fed: a position would speak for a channel that may be none any more.
                     settled = not self._catchup.doubted
                     if self.session.state is State.FEEDING and settled and not self._catchup.at_the_front:
-                        await self._catchup.units()
+                        await self._catchup.send_units()
         except (ConnectionResetError, DatabaseAway):
             self._hang_up(CUT_REPLAY)
         except Exception as error:  # noqa: BLE001 - a bug must not leave a client waiting in silence

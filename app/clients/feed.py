@@ -47,14 +47,14 @@ class Feed:
         self.schema: set[Topic] = set()
         self._pending: set[Topic] = set()
 
-    async def units(self, point: Point) -> AsyncIterator[Point]:
+    async def send_units(self, point: Point) -> AsyncIterator[Point]:
         """Send what follows `point`, a unit, and yield each position reached. What has nothing for these channels is
         passed over, much at a time.
 
         Raises PositionRefused where history does not hold it (nothing of the current unit was sent when EXPIRED),
         DatabaseAway, ConnectionResetError.
         """
-        await self._room()
+        await self._wait_for_room()
         position, unit, source = point.snapshot, list[Seen](), HISTORY
         size = passed = looked = 0
         while size < UNIT_BYTES and passed < PORTION_BYTES:
@@ -65,7 +65,7 @@ class Feed:
                 stretch, source = await self._read(position), EVENT_LOG
             if stretch.transactions is None or stretch.schema:
                 if position is point.snapshot:
-                    async for reached in self._alone(position, stretch):
+                    async for reached in self._send_alone(position, stretch):
                         yield reached
                     return
                 break
@@ -83,10 +83,10 @@ class Feed:
         await self._send(unit, end, source)
         yield end
 
-    async def span(self, since: Snapshot, upto: Snapshot) -> None:
-        """Send what `upto` sees and `since` does not, as one unit that the caller closes. Raises as `units`."""
+    async def send_span(self, since: Snapshot, upto: Snapshot) -> None:
+        """Send what `upto` sees and `since` does not, as one unit that the caller closes. Raises as `send_units`."""
         while not since.contains(upto):
-            await self._room()
+            await self._wait_for_room()
             stretch = self._known(since)
             source = HISTORY if stretch is not None else EVENT_LOG
             stretch = stretch or await self._read(since)
@@ -100,7 +100,7 @@ class Feed:
         if self.schema:
             raise PositionRefused(ResetReason.SCHEMA)
 
-    async def _room(self) -> None:
+    async def _wait_for_room(self) -> None:
         """Wait until the client has taken what it was sent, and for a turn to work for it."""
         await self.sink.drained()
         await self.broadcaster.turns.take()
@@ -113,7 +113,7 @@ class Feed:
         await self.broadcaster.turns.take()  # many waited for the same
         return stretch
 
-    async def _alone(self, position: Snapshot, stretch: Stretch) -> AsyncIterator[Point]:
+    async def _send_alone(self, position: Snapshot, stretch: Stretch) -> AsyncIterator[Point]:
         """A change of a definition; or what is too large to hold, which each client reads, at its own pace."""
         upto = position.union(stretch.upto)
         if stretch.transactions is not None:
@@ -140,7 +140,7 @@ class Feed:
         count = 0
         for n, message in enumerate(part(seen, self.channels, self.broadcaster.hub.fed_limit, end, self._pending)):
             if n > 0:
-                await self._room()
+                await self._wait_for_room()
             self.write([message])
             self.open = message.position is None
             count += message.changes

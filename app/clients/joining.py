@@ -63,7 +63,7 @@ class Joining:
         else:
             await self._catch_up_to(snapshot)
             self._outbox.send(wire.subscribed(id, names, self._catchup.point(snapshot).token))
-            refused = await self._catchup.span(new, snapshot, session.point.snapshot)
+            refused = await self._catchup.send_span(new, snapshot, session.point.snapshot)
         session.channels.update(new)
         if refused is not None:
             self._catchup.reset(new, refused)
@@ -77,7 +77,7 @@ class Joining:
         while session.point and not session.point.snapshot.contains(snapshot):
             if session.over:
                 raise ConnectionResetError("the connection ended meanwhile")
-            await self._catchup.units()
+            await self._catchup.send_units()
 
     async def open_with_rows(self, id: wire.JsonId, names: Sequence[str]) -> None:
         """Read the rows of `names`, which are of where the connection is or later; `send_rows` sends them."""
@@ -94,7 +94,7 @@ class Joining:
         if self.opening is None:
             return
         new, rows = self.opening
-        refused = await self._catchup.rows(new, rows)
+        refused = await self._catchup.send_rows(new, rows)
         if self._session.over or self.opening is None:
             return
         self.opening, self._session.point = None, self._catchup.point(rows.position)

@@ -27,7 +27,7 @@ class Sink(Protocol):
         """Hand over to the kernel or its buffer: never blocks, never raises when the peer is gone."""
         ...
 
-    def rest(self, data: memoryview) -> None:
+    def write_rest(self, data: memoryview) -> None:
         """Hand over the bytes of a message whose beginning the socket took."""
         ...
 

@@ -1,11 +1,13 @@
 """Channels and their live members, and how the same messages get to many of them at once.
 
-An audience is the set of live connections for which the same channels matched in one batch. What is sent to thousands
-costs the kernel's work and, if each of them is looked at, half as much again: their objects are in no cache by then.
-So a channel keeps its members in rows of their sockets, and a burst gives all of them the same bytes.
+An audience is the set of live connections for which the same channels matched in one batch. To send to thousands of
+members costs the kernel's work, and half as much again if each member is looked at, for its objects have left the
+processor's cache by then. So a channel keeps its members grouped by their sockets, and a burst gives all sockets of a
+group the same bytes.
 
-Invariant: a row has only members that take bytes directly, nothing being before them; who changes in that says so
-(`Channel.rerouted`) before anything more is written.
+Invariants
+- A group sends directly only to a member that has nothing unsent.
+- A member whose `direct` changes calls `Channel.regroup` before anything more is written to it.
 """
 
 from collections import defaultdict
@@ -80,7 +82,7 @@ def one_by_one(sockets: Collection[Socket], data: bytes) -> list[tuple[Socket, i
     return short
 
 
-class Row:
+class Group:
     """Members by how they are sent to: `sockets` and `events` directly, `slow` through their connection."""
 
     __slots__ = ("events", "slow", "sockets")
@@ -97,7 +99,7 @@ class Row:
                 (self.sockets if member.transport == "ws" else self.events)[socket] = member
 
     def without(self, members: Iterable[Subscriber]) -> Self:
-        """The same row but for these."""
+        """The same but for these."""
         gone = set(members)
         rest = type(self)(())
         rest.sockets, rest.events = self.sockets.copy(), self.events.copy()
@@ -115,10 +117,10 @@ class Row:
     def send(self, messages: Sequence[wire.Message], before: Point, after: Point, burst: Burst) -> dict[Transport, int]:
         """Give all of them these messages. Returns how many got them."""
 
-        def give(row: Mapping[Socket, Subscriber], data: bytes) -> int:
-            short = burst(row.keys(), data)
-            got = [row[socket].deliver(messages, data, sent, before, after) for socket, sent in short]
-            return len(row) - got.count(False)
+        def give(group: Mapping[Socket, Subscriber], data: bytes) -> int:
+            short = burst(group.keys(), data)
+            got = [group[socket].deliver(messages, data, sent, before, after) for socket, sent in short]
+            return len(group) - got.count(False)
 
         counts: dict[Transport, int] = {"ws": 0, "sse": 0}
         if self.sockets:
@@ -143,33 +145,33 @@ class Channel:
     members: dict[Subscriber, None] = field(default_factory=dict)  # as they came
     users: int = 0
     told: int = 0
-    _row: Row | None = None
+    _group: Group | None = None
 
     def join(self, member: Subscriber) -> None:
         self.members[member] = None
-        self._row = None
+        self._group = None
 
     def leave(self, member: Subscriber) -> None:
         self.members.pop(member, None)
-        self._row = None
+        self._group = None
 
-    def rerouted(self) -> None:
+    def regroup(self) -> None:
         """A member is sent to in another way than before."""
-        self._row = None
+        self._group = None
 
     @property
-    def row(self) -> Row:
-        if self._row is None:
-            self._row = Row(self.members)
-        return self._row
+    def group(self) -> Group:
+        if self._group is None:
+            self._group = Group(self.members)
+        return self._group
 
 
-def audiences(matched: Iterable[Channel]) -> Iterable[tuple[tuple[Channel, ...], Row]]:
+def audiences(matched: Iterable[Channel]) -> Iterable[tuple[tuple[Channel, ...], Group]]:
     """Who is in which of the channels that matched. Of the largest only those who are in others too are looked at."""
     channels = sorted(matched, key=lambda channel: len(channel.members))
     largest = channels.pop()
     if not channels:
-        yield (largest,), largest.row
+        yield (largest,), largest.group
         return
     chosen: defaultdict[Subscriber, list[Channel]] = defaultdict(list)
     for channel in channels:
@@ -182,6 +184,6 @@ def audiences(matched: Iterable[Channel]) -> Iterable[tuple[tuple[Channel, ...],
     for member, theirs in chosen.items():
         groups[tuple(theirs)].append(member)
     if len(shared) < len(largest.members):
-        yield (largest,), largest.row.without(shared) if shared else largest.row
+        yield (largest,), largest.group.without(shared) if shared else largest.group
     for theirs_, members in groups.items():
-        yield theirs_, Row(members)
+        yield theirs_, Group(members)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.core import wire
-from app.core.audience import Burst, Channel, Point, Row, audiences, one_by_one
+from app.core.audience import Burst, Channel, Group, Point, audiences, one_by_one
 from app.core.routing import empties, ordered, views
 from app.model.change import Batch, Change, Form, Transaction, Values, text_json
 from app.model.channel import Topic
@@ -129,10 +129,10 @@ class Hub:
             channel.told = self.batches
         # All before any is sent to: who falls behind leaves its channels.
         found = list(audiences(matched)) if matched else []
-        return [self._deliver(matched, channels, row, before, after) for channels, row in found]
+        return [self._deliver(matched, channels, group, before, after) for channels, group in found]
 
     def _deliver(
-        self, matched: "_Matched", channels: tuple[Channel, ...], row: Row, before: Point, after: Point
+        self, matched: "_Matched", channels: tuple[Channel, ...], group: Group, before: Point, after: Point
     ) -> Delivery:
         items = (
             matched[channels[0]]
@@ -140,11 +140,11 @@ class Hub:
             else sorted((i for c in channels for i in matched[c]), key=_number)
         )
         if sum(len(item) for _, _, item in items) > self._live_limit and len(items) > 1:
-            for member in list(row.members()):
+            for member in list(group.members()):
                 member.fall_behind(before)
             return Delivery((), {})
         messages = list(wire.changes((item for _, _, item in items), after.token, self.limit, items[0][1]))
-        return Delivery(messages, row.send(messages, before, after, self._burst))
+        return Delivery(messages, group.send(messages, before, after, self._burst))
 
     def _set_aside(self, batch: Batch, before: Point) -> None:
         if batch.transactions is None:

@@ -102,14 +102,14 @@ class Demo:
             Identifier(table.name),
             SQL(", ").join(SQL("{} = {}").format(Identifier(name), Placeholder()) for name in values),
         )
-        return await self._changed(request, query, *values.values())
+        return await self._change(request, query, *values.values())
 
     async def _delete(self, request: web.Request) -> web.Response:
         table = request.match_info["table"]
         query = SQL("DELETE FROM public.{} WHERE id = %s RETURNING id").format(Identifier(table))
-        return await self._changed(request, query)
+        return await self._change(request, query)
 
-    async def _changed(self, request: web.Request, query: Composed, *values: object) -> web.Response:
+    async def _change(self, request: web.Request, query: Composed, *values: object) -> web.Response:
         key = int(request.match_info["id"])
         row = None
         if abs(key) < 1 << 63:

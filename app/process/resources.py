@@ -33,7 +33,7 @@ def give_back() -> None:
         mallopt(_TRIM, 4 * LARGE)
 
 
-def open_files() -> None:
+def raise_file_limit() -> None:
     """As many as we may have: each client takes one, and without any left nobody is answered, /livez included."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # "unlimited" is more than some systems allow

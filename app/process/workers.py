@@ -75,21 +75,21 @@ class Keeper:
     async def run(self) -> int:
         for number in ends():
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        await asyncio.gather(*(self._worker(n) for n in range(1, self._settings.workers + 1)))
+        await asyncio.gather(*(self._keep_worker(n) for n in range(1, self._settings.workers + 1)))
         return self._code
 
-    async def _worker(self, number: int) -> None:
+    async def _keep_worker(self, number: int) -> None:
         """One worker, again and again."""
         name = f"{self._settings.server_id}-{number}"
         pause = PAUSE_FIRST
         while not self._stop.is_set():
             began = time.monotonic()
-            await self._once(name)
+            await self._run_worker(name)
             pause = PAUSE_FIRST if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, PAUSE_LAST)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
 
-    async def _once(self, name: str) -> None:
+    async def _run_worker(self, name: str) -> None:
         """From its start to its end."""
         try:
             process = await self._spawn(name)
@@ -98,7 +98,7 @@ class Keeper:
             return
         self._observe(WorkerStarted(name, process.pid))
         watch = asyncio.create_task(self._watch(name, process))
-        code = await self._ended(name, process)
+        code = await self._wait_for_end(name, process)
         watch.cancel()
         if self._stop.is_set():
             return
@@ -135,7 +135,7 @@ class Keeper:
             start_new_session=True,  # a Ctrl-C at the terminal is the keeper's alone
         )  # fmt: skip
 
-    async def _ended(self, name: str, process: asyncio.subprocess.Process) -> int:
+    async def _wait_for_end(self, name: str, process: asyncio.subprocess.Process) -> int:
         """Its exit code. It is asked to end when the keeper is."""
         ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(self._stop.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -23,13 +23,13 @@ class Clients:
         self.stopping = False
 
     def join(self, sink: AnySink) -> None:
-        """A client is here, until it has `left`."""
+        """A client is here, until it does `leave`."""
         self._sinks.add(sink)
         self._observe(ConnectionOpened(sink.transport))
         if self.stopping:
             self._dismiss(sink)
 
-    def left(self, sink: AnySink) -> None:
+    def leave(self, sink: AnySink) -> None:
         self._sinks.discard(sink)
         self._observe(ConnectionClosed(sink.transport, time.monotonic() - sink.since, sink.code))
         if self.stopping and not self._sinks:

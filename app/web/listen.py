@@ -9,23 +9,23 @@ from app.model.errors import StartError
 
 
 @contextmanager
-def held(host: str, port: int, setting: str) -> Iterator[int]:
+def hold_port(host: str, port: int, setting: str) -> Iterator[int]:
     """The port (0: any that is free), held and not listened on, for processes that share it with SO_REUSEPORT.
 
     Raises StartError where somebody has it, even if that one would share it.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        with _bound(family, host, port, socket.SO_REUSEADDR) as probe:
+        with _bind(family, host, port, socket.SO_REUSEADDR) as probe:
             port = probe.getsockname()[1]
-        holder = _bound(family, host, port, socket.SO_REUSEPORT)
+        holder = _bind(family, host, port, socket.SO_REUSEPORT)
     except OSError as problem:
         raise StartError(why(problem, host, port, setting)) from problem
     with holder:
         yield port
 
 
-def _bound(family: int, host: str, port: int, option: int) -> socket.socket:
+def _bind(family: int, host: str, port: int, option: int) -> socket.socket:
     made = socket.socket(family)
     try:
         made.setsockopt(socket.SOL_SOCKET, option, 1)

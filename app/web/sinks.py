@@ -36,14 +36,14 @@ _RETRY: Final = b"retry: %d\n\n"
 class _Sink(ABC):
     """What both transports have in common; subclasses say how messages and the end look on the wire."""
 
-    __slots__ = ("_plain", "_socket", "_waiting", "code", "direct", "peer", "rerouted", "since")
+    __slots__ = ("_raw", "_socket", "_waiting", "code", "direct", "peer", "rerouted", "since")
     transport: Transport
 
     def __init__(self, request: web.Request) -> None:
         if request.transport is None:
             raise ConnectionResetError("the client has gone")
         self._socket = request.transport
-        self._plain = _plain(request.transport)
+        self._raw = _raw_socket(request.transport)
         self.direct: socket.socket | None = None
         self.rerouted: Callable[[], None] | None = None
         self.peer = Peer()
@@ -60,7 +60,7 @@ class _Sink(ABC):
     @abstractmethod
     def write(self, messages: Sequence[Message]) -> None: ...
 
-    def rest(self, data: memoryview) -> None:
+    def write_rest(self, data: memoryview) -> None:
         """What follows what the socket took."""
         self._send(data)
 
@@ -105,8 +105,8 @@ class _Sink(ABC):
             self._route(None)  # for good: these bytes are lost, and nothing may come after them
         elif len(data) > PIECE and self.peer.open:
             self._waiting = deque([memoryview(data)])
-            self.peer.more = self._more
-            self._more()
+            self.peer.more = self._give_more
+            self._give_more()
         else:
             self._socket.write(data)
             self._reroute()
@@ -118,7 +118,7 @@ class _Sink(ABC):
         elif not self._socket.is_closing():
             act()
 
-    def _more(self) -> None:
+    def _give_more(self) -> None:
         """Give asyncio's transport of what waits as much as it wants."""
         waiting = self._waiting
         assert waiting is not None
@@ -137,7 +137,7 @@ class _Sink(ABC):
 
     def _reroute(self) -> None:
         free = self._waiting is None and not self._socket.get_write_buffer_size()
-        self._route(self._plain if free and self.peer.open and self.code is None else None)
+        self._route(self._raw if free and self.peer.open and self.code is None else None)
 
     def _route(self, line: socket.socket | None) -> None:
         if line is not self.direct:
@@ -194,7 +194,7 @@ class EventSink(_Sink):
         super().__init__(request)
         self._chunked = request.version >= (1, 1)
         if not self._chunked:
-            self._plain = None
+            self._raw = None
         self._early: list[bytes] | None = []
 
     def begin(self, retry_ms: int) -> None:
@@ -203,7 +203,7 @@ class EventSink(_Sink):
         self.retry(retry_ms)
         self._send(b"".join(early))
         if self.closed:
-            self._last()
+            self._write_end()
 
     def retry(self, ms: int) -> None:
         """Say how long to wait before a reconnect."""
@@ -221,15 +221,15 @@ class EventSink(_Sink):
 
     def _end(self, code: int, reason: str) -> None:
         if self._early is None:
-            self._last()
+            self._write_end()
 
-    def _last(self) -> None:
+    def _write_end(self) -> None:
         if self._chunked:
             self._send(b"0\r\n\r\n")
         self._then(self._socket.close)
 
 
-def _plain(transport: asyncio.Transport) -> socket.socket | None:
+def _raw_socket(transport: asyncio.Transport) -> socket.socket | None:
     """The socket below a transport, whose own writing is a third of a delivery (docs/decisions/0009). None where there
     is more to do than to send (TLS), and on another event loop than asyncio's."""
     sock = getattr(transport.get_extra_info("socket"), "_sock", None)

@@ -88,7 +88,7 @@ class EventStreams:
     def _take_over(self, request: web.Request, sink: EventSink, client: Client) -> None:
         def left() -> None:
             client.close()
-            self._clients.left(sink)
+            self._clients.leave(sink)
 
         sink.peer.take(request, left=left)
         self._clients.join(sink)

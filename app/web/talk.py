@@ -67,7 +67,7 @@ class Talk:
         if self._task is not None:
             self._task.cancel()
         self._client.close()
-        self._clients.left(self._sink)
+        self._clients.leave(self._sink)
 
     def hear(self, data: bytes) -> None:
         """Take what the client sent; where that is a lot, the rest of it in later turns of the event loop."""

@@ -111,7 +111,7 @@ class Link:
             if not self.stalled:
                 self.take(len(self._waiting))
 
-    def rest(self, data: memoryview) -> None:
+    def write_rest(self, data: memoryview) -> None:
         raise AssertionError("nothing was sent of it")
 
     def take(self, messages: int) -> None:

@@ -234,25 +234,25 @@ async def test_after_bytes_that_were_lost_nothing_more_is_sent(house: House, ws:
     assert isinstance(sink, WebSocketSink)
     there = [sink.direct is not None]
     sink._socket.close()
-    sink.rest(memoryview(b"the rest of a frame"))
+    sink.write_rest(memoryview(b"the rest of a frame"))
     there.append(sink.direct is not None)
     sink.control(b"another")
     there.append(sink.direct is not None)
     assert there == [True, False, False]
 
 
-async def test_a_client_that_is_fed_leaves_the_rows_of_the_others_alone(
+async def test_a_client_that_is_fed_leaves_the_groups_of_the_others_alone(
     house: House, ws: ClientWebSocketResponse
 ) -> None:
     await subscribe(ws, "posts")
     [connection] = house.everyone
     await house.insert()
     [channel] = connection.session.channels.values()
-    assert list(channel.row.members()) == [connection]
+    assert list(channel.group.members()) == [connection]
     connection._leave_live()
-    row = channel.row
+    group = channel.group
     connection.sink._route(None)  # type: ignore[attr-defined]
-    assert channel.row is row
+    assert channel.group is group
 
 
 async def test_who_does_not_read_the_answers_is_not_listened_to(house: House, ws: ClientWebSocketResponse) -> None:
