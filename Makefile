@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
-SOURCES := app migrations tests bench
+SOURCES := app migrations harness tests bench
 # Tests to run, e.g. make test TESTS=tests/unit
 TESTS ?= tests
 # Its options stand in pyproject.toml.

@@ -13,8 +13,8 @@ from bench.stage import Stage, insert, say
 from bench.stats import number, spread
 from bench.swarm import Kind, Swarm
 from bench.system import cpu
-from tests.support.database import Database
-from tests.support.server import Server
+from harness.database import Database
+from harness.server import Server
 
 Data = dict[str, Any]
 FULL = 0  # the rate that stands for "as fast as 8 writers can"

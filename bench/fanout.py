@@ -19,8 +19,8 @@ from bench.stage import Stage, insert, paced, say
 from bench.stats import number, ratios, spread, with_range
 from bench.swarm import Swarm
 from bench.system import cpu
-from tests.support.database import Database
-from tests.support.server import Server
+from harness.database import Database
+from harness.server import Server
 
 CLIENTS = 2000
 PEERS = ("floor", "bun", "elysia", "nchan")

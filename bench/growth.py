@@ -12,8 +12,8 @@ from bench.stage import MARK, NOW, Stage, insert, paced, say
 from bench.stats import number
 from bench.swarm import Swarm
 from bench.system import cpu, raise_file_limit, rss
-from tests.support.database import Database
-from tests.support.server import Server
+from harness.database import Database
+from harness.server import Server
 
 Data = dict[str, Any]
 CLIENTS = (500, 2000, 5000, 10_000, 20_000)

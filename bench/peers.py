@@ -17,8 +17,8 @@ import aiohttp
 from bench import tools
 from bench.stage import Stage, say
 from bench.swarm import Swarm
-from tests.support.cluster import clean_environment, free_port
-from tests.support.facts import eventually, pause
+from harness.cluster import clean_environment, free_port
+from harness.facts import eventually, pause
 
 GO_SECONDS = 60.0
 MARK = re.compile(rb"@t\d{16}")

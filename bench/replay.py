@@ -13,9 +13,9 @@ from bench.stage import Stage, insert, say
 from bench.stats import number, spread, with_range
 from bench.swarm import Swarm
 from bench.system import cpu, rss
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server
 
 Data = dict[str, Any]
 CHANGES = 100_000

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 
 from bench.system import family_cpu
-from tests.support.cluster import Cluster
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server
 
 # As in production, but for what it writes to the log.
 SETTINGS = {"SOBRANIE_HEARTBEAT": "25s", "SOBRANIE_LOG_LEVEL": "warning"}

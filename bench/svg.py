@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bench.blocks import Bars, Chart, Lines
 from bench.stats import number
-from tests.support.svg import BLUE, GREEN, INK, RED, line, picture, text
+from harness.svg import BLUE, GREEN, INK, RED, line, picture, text
 
 WIDTH, LEFT, RIGHT, BAR = 960, 390, 110, 18
 TOP, PLOT = 60, 300

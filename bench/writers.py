@@ -17,7 +17,7 @@ from bench.blocks import Bars, Block, Table, Text
 from bench.stage import MARK, Stage, say
 from bench.stats import interval, number, ratios, spread, with_range
 from bench.swarm import Swarm
-from tests.support.database import Database
+from harness.database import Database
 
 Data = dict[str, Any]
 TABLES = {"untriggered": "plain", "floor": "hand", "capture": "posts", "pg_notify": "noisy"}

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.server import Server, Servers
 from tests.support.ahead import Ahead
-from tests.support.cluster import Cluster
-from tests.support.database import Database
 from tests.support.proxy import Proxy
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport
 
 

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from harness.facts import eventually, pause
 from tests.chaos.faults import Schedule
 from tests.chaos.judging import Judge
 from tests.chaos.people import Held, Restless, crowd, writers
@@ -21,7 +22,6 @@ from tests.chaos.report import Run, Sample, picture, table
 from tests.chaos.world import World
 from tests.e2e.writers import TABLES, Tally
 from tests.support import token
-from tests.support.facts import eventually, pause
 from tests.support.transport import now
 
 ROUND_SECONDS = 90.0

@@ -15,8 +15,8 @@ from typing import Any
 
 import psycopg
 
+from harness.facts import pause
 from tests.chaos.world import Station, World
-from tests.support.facts import pause
 from tests.support.proxy import Proxy
 
 LONG = (1.0, 9.0)  # seconds that a fault may last

@@ -15,12 +15,12 @@ from typing import Any
 import aiohttp
 import psycopg
 
+from harness.facts import pause
 from tests.chaos.world import Station, World
 from tests.e2e.writers import CHANNELS, TABLES, Tally, Writer
 from tests.support import token
 from tests.support.clients import EventStreamClient, WebSocketClient
 from tests.support.eventstream import Event
-from tests.support.facts import pause
 from tests.support.stream import Message, Segment, Stream
 
 PACE = 0.5  # a writer's longest pause between transactions, in seconds

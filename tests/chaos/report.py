@@ -4,11 +4,11 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
+from harness import svg
+from harness.svg import BLUE, GREEN, INK, QUIET, RED, text
 from tests.chaos.faults import Noted
 from tests.chaos.judging import Score
 from tests.e2e.writers import Tally
-from tests.support import svg
-from tests.support.svg import BLUE, GREEN, INK, QUIET, RED, text
 
 WIDTH, LEFT, RIGHT, LANE, CHART = 1200, 190, 20, 18, 110
 

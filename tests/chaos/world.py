@@ -12,12 +12,12 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Self
 
+from harness.cluster import Cluster, alive
+from harness.database import Database
+from harness.facts import eventually, pause
+from harness.server import Server
 from tests.e2e.writers import SETUP
-from tests.support.cluster import Cluster, alive
-from tests.support.database import Database
-from tests.support.facts import eventually, pause
 from tests.support.proxy import Proxy
-from tests.support.server import Server
 
 SERVERS = ("one", "two", "three")
 RETENTION = 25.0  # seconds: the partitions turn all the time, and who is away for longer may be reset

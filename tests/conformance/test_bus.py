@@ -14,8 +14,8 @@ from app.model.position import Snapshot
 from app.postgres.bus import PostgresBus
 from app.postgres.connect import connect
 from app.stream.ports import Bus
-from tests.support.database import Database
-from tests.support.facts import eventually, holds
+from harness.database import Database
+from harness.facts import eventually, holds
 
 BUSES = ["postgres"]
 Join = Callable[[str], Awaitable["Member"]]

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server
 from tests.support.clients import EventStreamClient, WebSocketClient
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server
 from tests.support.stream import Message
 from tests.support.transport import Transport, verdict
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server, Servers
 from tests.support.browser import Browser, browser_program
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server, Servers
 
 pytestmark = pytest.mark.skipif(browser_program() is None, reason="no Chromium here (apt-get install chromium)")
 

@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server
 from tests.support.clients import Client, WebSocketClient
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server
 from tests.support.transport import Transport, verdict
 
 ROWS = 100_000

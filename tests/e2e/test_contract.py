@@ -5,10 +5,10 @@ from datetime import datetime
 
 import pytest
 
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server, Servers
 from tests.support.clients import EventStreamClient, WebSocketClient
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport, now, verdict
 
 FIELDS = ["channel", "action", "schema", "table", "id", "tx", "at", "row", "key", "data", "old"]

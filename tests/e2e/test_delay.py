@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.database import Database
-from tests.support.facts import pause
-from tests.support.server import Server
+from harness.database import Database
+from harness.facts import pause
+from harness.server import Server
 from tests.support.transport import Transport
 
 ROUNDS = 100

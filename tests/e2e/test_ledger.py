@@ -11,12 +11,12 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 
+from harness.database import Database
+from harness.facts import pause
+from harness.server import Server, Servers
 from tests.e2e.writers import CHANNELS, SETUP, TABLES, Tally, Writer
 from tests.support.clients import Client, EventStreamClient, WebSocketClient
-from tests.support.database import Database
-from tests.support.facts import pause
 from tests.support.judge import judge, report
-from tests.support.server import Server, Servers
 from tests.support.transport import now
 from tests.support.truth import Truth
 

@@ -1,8 +1,8 @@
 """A route is good from the moment that `realtime.watch` has committed: no client is refused because a server lags."""
 
+from harness.database import Database
+from harness.server import Server
 from tests.support.clients import WebSocketClient
-from tests.support.database import Database
-from tests.support.server import Server
 
 
 async def test_a_route_can_be_subscribed_as_soon_as_it_is_declared(database: Database, server: Server) -> None:

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server, Servers
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server, Servers
 from tests.support.transport import Transport, now
 
 INSERT = "INSERT INTO posts (author_id, title, body) VALUES (1, %s, repeat('personal ', 10000))"

@@ -6,11 +6,11 @@ from typing import cast
 
 import pytest
 
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server, Servers
 from tests.support import token
 from tests.support.clients import Client, EventStreamClient, WebSocketClient
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server, Servers
 from tests.support.stream import Mark
 from tests.support.transport import Transport, now, verdict
 

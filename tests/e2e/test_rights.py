@@ -5,8 +5,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from tests.support.database import Database
-from tests.support.server import Server
+from harness.database import Database
+from harness.server import Server
 from tests.support.transport import Transport, verdict
 
 APPLICATION = """

@@ -1,8 +1,8 @@
 """Who sees what of a row that moves, and what names mean (adversarial 11 on a stream, 31)."""
 
+from harness.database import Database
+from harness.server import Server, Servers
 from tests.support.clients import Client
-from tests.support.database import Database
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport, now, verdict
 
 ORDERS = """

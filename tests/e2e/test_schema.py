@@ -5,10 +5,10 @@ Either the change arrives exactly, or a `reset` says that the table's definition
 
 import pytest
 
+from harness.database import Database
+from harness.facts import holds
+from harness.server import Server, Servers
 from tests.support.clients import Client
-from tests.support.database import Database
-from tests.support.facts import holds
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport, now, verdict
 
 EVENTS = """

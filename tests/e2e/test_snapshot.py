@@ -15,11 +15,11 @@ import aiohttp
 import psycopg
 import pytest
 
+from harness.database import Database
+from harness.server import Server, Servers
 from tests.support import token
 from tests.support.clients import WebSocketClient
-from tests.support.database import Database
 from tests.support.eventstream import EventParser
-from tests.support.server import Server, Servers
 from tests.support.transport import now
 
 SNAPSHOTS = int(os.environ.get("SNAPSHOTS", "60"))

@@ -13,10 +13,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+from harness.database import Database
+from harness.facts import eventually, pause
+from harness.server import Server, Servers
 from tests.e2e.watch import Watch, percentile
-from tests.support.database import Database
-from tests.support.facts import eventually, pause
-from tests.support.server import Server, Servers
 
 SECONDS = float(os.environ.get("STALL_SECONDS", "5"))
 PER_SECOND, ROWS = 2000, 20

@@ -11,11 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from harness.cluster import Cluster, clean_environment, free_port
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server, Servers
 from tests.support.clients import WebSocketClient
-from tests.support.cluster import Cluster, clean_environment, free_port
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport, verdict
 
 

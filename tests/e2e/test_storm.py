@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from harness.cluster import ROOT
+from harness.database import Database, rows_of
+from harness.server import Server, Servers
 from tests.e2e.watch import Watch, percentile
 from tests.support import token
-from tests.support.cluster import ROOT
-from tests.support.database import Database, rows_of
-from tests.support.server import Server, Servers
 
 CLIENTS = int(os.environ.get("STORM_CLIENTS", "500"))
 AUTHORS = 50

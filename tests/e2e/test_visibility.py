@@ -4,9 +4,9 @@ import asyncio
 
 import psycopg
 
+from harness.database import Database
+from harness.server import Server, Servers
 from tests.support.clients import WebSocketClient
-from tests.support.database import Database
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport, now, verdict
 
 

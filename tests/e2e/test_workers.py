@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.process.workers import ASK_SECONDS, HUNG_SECONDS
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server
 from tests.support.clients import EventStreamClient
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server
 from tests.support.transport import verdict
 
 WORKERS = 3

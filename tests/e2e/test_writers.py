@@ -2,10 +2,10 @@
 
 import asyncio
 
+from harness.database import Database
+from harness.facts import eventually
 from tests.e2e.writers import SETUP, STEPS, TABLES, Tally, Writer
 from tests.support import token
-from tests.support.database import Database
-from tests.support.facts import eventually
 from tests.support.transport import now
 from tests.support.truth import Truth
 

@@ -5,10 +5,10 @@ import statistics
 import time
 from typing import Self
 
+from harness.database import Database
+from harness.facts import pause
+from harness.server import Server
 from tests.support.clients import WebSocketClient
-from tests.support.database import Database
-from tests.support.facts import pause
-from tests.support.server import Server
 
 BEAT = 0.05  # seconds between the changes that the live client watches for
 

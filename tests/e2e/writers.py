@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from tests.support.database import Database
-from tests.support.facts import pause
+from harness.database import Database
+from harness.facts import pause
 
 TABLES = ("posts", "notifications", "shop.orders")
 SETUP = """

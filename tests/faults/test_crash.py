@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from tests.support.cluster import Cluster
-from tests.support.database import Database
-from tests.support.server import Server
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.server import Server
 from tests.support.transport import Transport, verdict
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.database import Database
+from harness.facts import eventually, pause
+from harness.server import Server, Servers
 from tests.support.clients import Client, WebSocketClient
-from tests.support.database import Database
-from tests.support.facts import eventually, pause
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport, verdict
 
 WEBSOCKET = Transport("websocket")

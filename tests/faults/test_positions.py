@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import psycopg
 import pytest
 
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.server import Server
 from tests.support.clients import Client, WebSocketClient
-from tests.support.cluster import Cluster
-from tests.support.database import Database
 from tests.support.judge import judge, report
-from tests.support.server import Server
 from tests.support.stream import Mark
 from tests.support.transport import Transport, now
 from tests.support.truth import Truth

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.facts import eventually
+from harness.server import Server
 from tests.support.clients import Client, WebSocketClient, same
-from tests.support.cluster import Cluster
-from tests.support.database import Database
-from tests.support.facts import eventually
-from tests.support.server import Server
 from tests.support.standby import caught_up, clone, dump, either, fall_behind, promote, restore, shut_down, standby
 from tests.support.transport import Transport, verdict
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cluster import Cluster
-from tests.support.database import Database, rows_of
-from tests.support.facts import eventually
-from tests.support.server import Server
+from harness.cluster import Cluster
+from harness.database import Database, rows_of
+from harness.facts import eventually
+from harness.server import Server
 
 PAGES = 64  # of 8 kB; the least that PostgreSQL takes, and its default is a million
 

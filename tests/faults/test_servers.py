@@ -3,11 +3,11 @@
 import asyncio
 import signal
 
+from harness.database import Database, rows_of
+from harness.facts import eventually
+from harness.server import Server, Servers
 from tests.support.clients import WebSocketClient
-from tests.support.database import Database, rows_of
-from tests.support.facts import eventually
 from tests.support.proxy import Proxy
-from tests.support.server import Server, Servers
 from tests.support.transport import Transport, verdict
 
 

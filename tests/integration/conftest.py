@@ -6,7 +6,7 @@ import pytest
 
 from app.model.observations import Observation
 from app.postgres.event_log import PostgresEventLog
-from tests.support.database import Database
+from harness.database import Database
 
 
 @pytest.fixture

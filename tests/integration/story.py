@@ -12,8 +12,8 @@ import psycopg
 from app.model.change import Change, Transaction
 from app.model.position import Snapshot
 from app.postgres.event_log import PostgresEventLog
-from tests.support.database import Database
-from tests.support.facts import pause
+from harness.database import Database
+from harness.facts import pause
 
 SCHEMA = """
 CREATE TABLE story (id bigint PRIMARY KEY, owner int NOT NULL DEFAULT 0, value int NOT NULL);

@@ -4,8 +4,8 @@ import pytest
 
 from app.model.errors import BadChannel
 from app.postgres.event_log import PostgresEventLog
+from harness.database import Database
 from tests.integration import story
-from tests.support.database import Database
 
 
 async def test_a_table_is_found_by_its_name_as_soon_as_it_is_watched(database: Database, log: PostgresEventLog) -> None:

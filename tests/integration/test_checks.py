@@ -11,9 +11,9 @@ from app.postgres.checks import check
 from app.postgres.connect import connect
 from app.postgres.event_log import PostgresEventLog
 from app.postgres.queries import SQL
-from tests.support.cluster import Cluster, free_port, migrate
-from tests.support.database import Database
-from tests.support.facts import pause
+from harness.cluster import Cluster, free_port, migrate
+from harness.database import Database
+from harness.facts import pause
 from tests.support.proxy import Proxy
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from app import __version__
 from app.postgres.embedded import running
-from tests.support.cluster import ROOT, clean_environment, free_port
-from tests.support.facts import eventually
+from harness.cluster import ROOT, clean_environment, free_port
+from harness.facts import eventually
 
 
 def app(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":

@@ -8,7 +8,7 @@ import pytest
 from app.model.errors import DatabaseAway
 from app.postgres.connect import away, backoff, connect, deadline
 from app.postgres.queries import SQL, parse
-from tests.support.database import Database
+from harness.database import Database
 
 
 def test_statements_are_found_by_name_without_their_notes() -> None:

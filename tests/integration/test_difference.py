@@ -10,10 +10,10 @@ from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import DatabaseBack, DatabaseLost, Observation
 from app.model.position import Snapshot
 from app.postgres.event_log import PostgresEventLog
+from harness.cluster import Cluster, migrate
+from harness.database import Database
 from tests.integration import story
 from tests.sql.test_turn import turn
-from tests.support.cluster import Cluster, migrate
-from tests.support.database import Database
 
 
 async def read(log: PostgresEventLog, since: Snapshot) -> Batch:

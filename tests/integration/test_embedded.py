@@ -18,7 +18,7 @@ import pytest
 from app.model.errors import StartError
 from app.postgres.embedded import Embedded, running
 from app.postgres.host import run_as
-from tests.support.cluster import ROOT
+from harness.cluster import ROOT
 
 # A process that uses the server until its stdin ends; it says the URL once the database is there.
 USER = """

@@ -16,9 +16,9 @@ from app.postgres import gate as module
 from app.postgres.connect import connect
 from app.postgres.event_log import PostgresEventLog
 from app.postgres.gate import Gate, Habit
-from tests.support.cluster import Cluster
-from tests.support.database import Database
-from tests.support.facts import eventually, holds, pause
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.facts import eventually, holds, pause
 from tests.support.proxy import Proxy
 
 

@@ -30,9 +30,9 @@ from app.postgres import partitions
 from app.postgres.event_log import PostgresEventLog
 from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
-from tests.support.cluster import ROOT, Cluster, clean_environment, migrate
-from tests.support.database import Database
-from tests.support.facts import eventually
+from harness.cluster import ROOT, Cluster, clean_environment, migrate
+from harness.database import Database
+from harness.facts import eventually
 from tests.support.proxy import Proxy
 
 HOUR = Retention(timedelta(hours=1), 1 << 30)

@@ -10,9 +10,9 @@ from app.model.observations import DatabaseBack, DatabaseLost, IncarnationChange
 from app.model.position import Position, Snapshot
 from app.postgres.event_log import PostgresEventLog
 from app.stream.ports import LogHead
+from harness.cluster import Cluster, migrate
+from harness.database import Database
 from tests.integration import story
-from tests.support.cluster import Cluster, migrate
-from tests.support.database import Database
 from tests.support.standby import caught_up, fall_behind
 
 

@@ -15,8 +15,8 @@ from app.postgres.event_log import PostgresEventLog
 from app.postgres.pages import Listed
 from app.postgres.replay import grouped
 from app.stream.ports import PORTION_BYTES
+from harness.database import Database
 from tests.integration import story
-from tests.support.database import Database
 
 
 async def portions(log: PostgresEventLog, since: Snapshot, upto: Snapshot) -> list[Portion]:

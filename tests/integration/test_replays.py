@@ -12,7 +12,7 @@ from app.model.position import Position, Snapshot
 from app.postgres.connect import Connection
 from app.postgres.event_log import PostgresEventLog
 from app.stream.replays import Replays
-from tests.support.database import Database, rows_of
+from harness.database import Database, rows_of
 
 WRITERS, COMMITS = 4, 500
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.support.cluster import ROOT, clean_environment
+from harness.cluster import ROOT, clean_environment
 
 VERSIONS = sorted(file.stem for file in (ROOT / "migrations" / "versions").glob("0*.py"))
 CATALOG = """

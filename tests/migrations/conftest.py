@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.cluster import Cluster
+from harness.database import Database
 from tests.migrations.later import Later
-from tests.support.cluster import Cluster
-from tests.support.database import Database
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final
 
-from tests.support.cluster import ROOT, Cluster, migrate
+from harness.cluster import ROOT, Cluster, migrate
 
 SCHEMA: Final = ROOT / "sql" / "schema.sql"
 ENTRY: Final = re.compile(r"^-- (?:Data for )?Name: (.*); Type: (.*); Schema: .*$", re.MULTILINE)

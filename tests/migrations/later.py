@@ -6,7 +6,7 @@ the watched tables' capture functions made anew; the way back runs the file befo
 
 from pathlib import Path
 
-from tests.support.cluster import ROOT, migrate
+from harness.cluster import ROOT, migrate
 
 BEFORE, LATER = "002_tables", "003_later"
 # The same event log, by another text: what an UPDATE of one row is known by.

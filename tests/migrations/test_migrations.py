@@ -7,9 +7,9 @@ import pytest
 
 from app.model.errors import StartError
 from app.postgres.checks import check
+from harness.cluster import ROOT, clean_environment, migrate
+from harness.database import Database
 from tests.migrations.catalog import CATALOG, VERSIONS, refusal
-from tests.support.cluster import ROOT, clean_environment, migrate
-from tests.support.database import Database
 
 NEWEST = VERSIONS[-1]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from harness.cluster import migrate
+from harness.database import Database
 from tests.migrations.catalog import CATALOG
 from tests.migrations.dump import dump
-from tests.support.cluster import migrate
-from tests.support.database import Database
 
 NOBODY = "postgresql://nobody@127.0.0.1:1/none"  # no database is asked
 

@@ -2,11 +2,11 @@
 
 from collections import Counter
 
+from harness.cluster import migrate
+from harness.database import Database
 from tests.migrations.dump import dump
 from tests.migrations.later import NEW, Later
 from tests.sql.log import after
-from tests.support.cluster import migrate
-from tests.support.database import Database
 
 TABLES = """
 CREATE TABLE "or'ders" (id int PRIMARY KEY, "%s" text, "OFFSET" timestamptz);

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.cluster import ROOT
 from tests.migrations.released import FILES, Unknown, changed
-from tests.support.cluster import ROOT
 
 
 def git(root: Path, *arguments: str) -> None:

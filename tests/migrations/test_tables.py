@@ -2,9 +2,9 @@
 
 import pytest
 
+from harness.cluster import ROOT, migrate
+from harness.database import Database
 from tests.migrations.catalog import CATALOG, VERSIONS, refusal
-from tests.support.cluster import ROOT, migrate
-from tests.support.database import Database
 
 FILE = ROOT / "sql" / "triggers" / "tables.sql"
 APPLICATION = """

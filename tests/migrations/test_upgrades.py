@@ -3,11 +3,11 @@
 import pytest
 
 from app.postgres.checks import check
+from harness.cluster import migrate
+from harness.database import Database
 from tests.migrations.catalog import CATALOG, VERSIONS, refusal
 from tests.migrations.dump import SCHEMA, dump, readable
 from tests.migrations.later import BEFORE, LATER, Later
-from tests.support.cluster import migrate
-from tests.support.database import Database
 
 
 async def test_one_step_back_is_what_the_last_version_made(fresh: Database, later: Later) -> None:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.database import Database
+from harness.database import Database
 
 Row = dict[str, Any]
 READ = """

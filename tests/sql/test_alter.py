@@ -2,8 +2,8 @@
 
 import pytest
 
+from harness.database import Database, rows_of
 from tests.sql.log import events, ops, top
-from tests.support.database import Database, rows_of
 
 CHECK = "SELECT gen, schema, name, problem, remedy FROM realtime.check()"
 CURRENT = "SELECT gen, name, key, routes, vals FROM realtime.generations WHERE NOT ended AND relid = %s::regclass"

@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
+from harness.database import Database, rows_of
 from tests.sql.log import after, contents, events, ops, replayed, top
-from tests.support.database import Database, rows_of
 
 
 async def test_each_operation_leaves_the_whole_rows_and_its_routes(database: Database) -> None:

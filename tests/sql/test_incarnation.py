@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
+from harness.cluster import Cluster
+from harness.database import Database, rows_of
 from tests.sql.log import events
-from tests.support.cluster import Cluster
-from tests.support.database import Database, rows_of
 
 CALL = "SELECT n, fresh FROM realtime.incarnate()"
 WRITE = "INSERT INTO posts (author_id) VALUES (1)"

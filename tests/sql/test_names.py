@@ -4,8 +4,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from harness.database import Database
 from tests.sql.log import after, contents, events, ops, replayed
-from tests.support.database import Database
 
 # Every alias, variable and function that the capture function uses, and what else might be misread.
 HOSTILE = [

@@ -4,8 +4,8 @@ import asyncio
 import random
 from itertools import pairwise
 
+from harness.database import Database, rows_of
 from tests.sql.log import Event, after, contents, events, ops, replayed
-from tests.support.database import Database, rows_of
 
 TOUCH = """
 CREATE TABLE t (id int PRIMARY KEY, v int, seen int DEFAULT 0);

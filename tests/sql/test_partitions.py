@@ -1,7 +1,7 @@
 """Partitioned and inheriting tables (adversarial 15, 16): every change of a row, and a sign where none can be told."""
 
+from harness.database import Database
 from tests.sql.log import after, contents, events, ops, replayed, top
-from tests.support.database import Database
 
 TREE = """
 CREATE TABLE p (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);

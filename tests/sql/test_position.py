@@ -4,9 +4,9 @@ import psycopg
 import pytest
 
 from app.model.position import Position, Snapshot
+from harness.cluster import Cluster
+from harness.database import Database, rows_of
 from tests.sql.log import events
-from tests.support.cluster import Cluster
-from tests.support.database import Database, rows_of
 from tests.support.token import read
 
 WRITE = "INSERT INTO posts (author_id) VALUES (1)"

@@ -7,11 +7,11 @@ import psycopg
 import pytest
 
 from app.model.position import Snapshot
+from harness.cluster import Cluster, migrate
+from harness.database import Database, rows_of
+from harness.facts import eventually
 from tests.sql.log import events
 from tests.sql.test_turn import HOUR, floor, snapshot, turn
-from tests.support.cluster import Cluster, migrate
-from tests.support.database import Database, rows_of
-from tests.support.facts import eventually
 
 SECRET = "INSERT INTO posts (author_id, title) VALUES (1, 'secret')"
 OTHER = "INSERT INTO posts (author_id, title) VALUES (1, 'other')"

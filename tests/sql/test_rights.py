@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from harness.database import Database, rows_of
 from tests.sql.log import events, ops
-from tests.support.database import Database, rows_of
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import random
 from datetime import timedelta
 
 from app.model.position import Snapshot
-from tests.support.database import Database, rows_of
+from harness.database import Database, rows_of
 
 DIFFERENCE = """
 SELECT s.s::text, f.floor::text, e.id FROM (SELECT pg_current_snapshot() s) s CROSS JOIN realtime.event_log_state f

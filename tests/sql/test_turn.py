@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from app.model.position import Snapshot
+from harness.database import Database, rows_of
 from tests.sql.log import events
-from tests.support.database import Database, rows_of
 
 WRITE = "INSERT INTO posts (author_id) VALUES (1)"
 HOUR = timedelta(hours=1)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from harness.database import Database, rows_of
 from tests.sql.log import events
-from tests.support.database import Database, rows_of
 
 COLUMNS = {
     "j": ("json", """'{"b": 1,\n "a": [1, 2]}'"""),

@@ -2,9 +2,9 @@
 
 import pytest
 
+from harness.database import Database, rows_of
 from tests.sql.log import contents, events, replayed
 from tests.sql.test_types import STRANGE, insert, made, settings
-from tests.support.database import Database, rows_of
 
 LOGGED = """SELECT e.gen, e.op, e.depth, e.ord IS NULL, e.new_vals, e.old_vals, e.new::text, e.old::text
 FROM realtime.events e WHERE e.xid = pg_current_xact_id() ORDER BY coalesce(e.old ->> 'id', e.old::text)"""

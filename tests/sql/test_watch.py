@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
+from harness.database import Database, rows_of
 from tests.sql.log import events, ops, top
-from tests.support.database import Database, rows_of
 
 FOREIGN = """
 CREATE FOREIGN DATA WRAPPER f; CREATE SERVER s FOREIGN DATA WRAPPER f; CREATE FOREIGN TABLE v (id int) SERVER s"""

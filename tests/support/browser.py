@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from tests.support.facts import eventually
+from harness.facts import eventually
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

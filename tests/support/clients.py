@@ -20,9 +20,9 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
+from harness.facts import eventually
 from tests.support import token
 from tests.support.eventstream import Event, EventParser
-from tests.support.facts import eventually
 from tests.support.stream import Change, Message, Stream, loads
 
 ANSWER_SECONDS = 15.0

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.cluster import Cluster
-from tests.support.facts import eventually
+from harness.cluster import Cluster
+from harness.facts import eventually
 
 NAME = "standby"
 

@@ -5,9 +5,9 @@ import asyncio
 import psycopg
 import pytest
 
-from tests.support.cluster import Cluster
-from tests.support.database import Database
-from tests.support.facts import eventually
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.facts import eventually
 from tests.support.proxy import Proxy
 
 

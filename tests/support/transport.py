@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from harness.database import Database
+from harness.server import Server
 from tests.support.clients import Client, EventStreamClient, WebSocketClient
-from tests.support.database import Database
 from tests.support.judge import judge, report
-from tests.support.server import Server
 from tests.support.truth import Truth
 
 

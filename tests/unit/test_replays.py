@@ -14,7 +14,7 @@ from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import Observation
 from app.model.position import Snapshot
 from app.stream.replays import Replays
-from tests.support.facts import eventually
+from harness.facts import eventually
 from tests.unit.log_model import FIRST, World
 
 PATIENCE = 5.0  # seconds

@@ -12,8 +12,8 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from app.web.server import STATIC
+from harness.facts import eventually, holds
 from tests.support.browser import Browser, browser_program
-from tests.support.facts import eventually, holds
 
 pytestmark = pytest.mark.skipif(browser_program() is None, reason="no Chromium here (apt-get install chromium)")
 

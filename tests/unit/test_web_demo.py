@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 from app.demo.pages import Demo
 from app.model.errors import DatabaseAway
 from app.web.origins import same_origin
-from tests.support.database import Database
+from harness.database import Database
 from tests.unit.web import House, running
 
 BIG = 1 << 63

@@ -19,7 +19,7 @@ from app.model.errors import CloseCode
 from app.model.observations import ConnectionClosed, ConnectionFailed, ConnectionOpened, Failed
 from app.web.sinks import HIGH_WATER, PIECE
 from app.web.talk import FRAMES, Talk
-from tests.support.facts import eventually, holds
+from harness.facts import eventually, holds
 from tests.unit.raw import CLOSE, HANDSHAKE, LIVEZ, PING, PONG, STREAM, TEXT, Frame, Raw, frame, say
 from tests.unit.web import House, running
 

@@ -14,7 +14,7 @@ from app.model.errors import DatabaseAway
 from app.model.observations import ConnectionClosed, ConnectionFailed
 from app.model.position import Snapshot
 from app.model.settings import Settings
-from tests.support.facts import eventually
+from harness.facts import eventually
 from tests.unit.web import House, running
 
 Pair = tuple[str | None, dict[str, Any]]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from app.web.peer import Peer, leave
-from tests.support.facts import eventually
+from harness.facts import eventually
 
 HIGH, LOW = 64 << 10, 16 << 10
 STEP = 2048

@@ -22,7 +22,7 @@ from app.model.observations import (
 from app.model.settings import Settings
 from app.web import rate
 from app.web.sinks import HIGH_WATER, WebSocketSink
-from tests.support.facts import eventually, holds
+from harness.facts import eventually, holds
 from tests.unit.web import House, running
 
 LIMIT = 65536

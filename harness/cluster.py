@@ -21,7 +21,7 @@ from typing import Any, LiteralString, Self
 
 import psycopg
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "migrated"
 SETTINGS: Mapping[str, str] = {
     "fsync": "off",

@@ -16,8 +16,8 @@ import aiohttp
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.cluster import ROOT, clean_environment, free_port
-from tests.support.facts import eventually
+from harness.cluster import ROOT, clean_environment, free_port
+from harness.facts import eventually
 
 STOP_SECONDS = 15.0
 OUTPUT_CHARS = 6000

@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from tests.support.cluster import Cluster
+from harness.cluster import Cluster
 
 
 @dataclass(frozen=True)
