@@ -8,6 +8,7 @@ every right there is. With `--sql` no database is asked, and the whole run is pr
 
 import logging
 import os
+import pkgutil
 from typing import Any
 
 import psycopg
@@ -29,12 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def url() -> str:
-    """DATABASE_URL as libpq reads it, else the embedded database's."""
+    """DATABASE_URL as libpq reads it, else the embedded database's, which what alembic.ini names starts."""
     if given := os.environ.get("DATABASE_URL"):
         return given
-    from app.postgres.embedded import embedded_url
-
-    return embedded_url()
+    return str(pkgutil.resolve_name(context.config.get_main_option("embedded_url") or "")())
 
 
 def connect() -> psycopg.Connection:

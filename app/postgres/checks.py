@@ -15,6 +15,7 @@ from app.postgres.queries import SQL
 
 OLDEST_SERVER: Final = 150000
 SCHEMA_VERSION: Final = 3  # what this product needs and was made for; 1 and 2 were before the first release
+REMEDY: Final = "run `sobranie migrate` (in a checkout, `alembic upgrade head` does the same)"
 LISTEN_SECONDS: Final = 2.0
 CHECK_SECONDS: Final = 15.0
 
@@ -56,15 +57,13 @@ async def _schema(connection: Connection) -> None:
     try:
         row = await (await connection.execute(SQL["schema"])).fetchone()
         if row is None or not row[0]:
-            raise StartError("this database has no schema `realtime` of ours: run `alembic upgrade head`")
+            raise StartError(f"this database has no schema `realtime` of ours: {REMEDY}")
         row = await (await connection.execute(SQL["version"])).fetchone()
     except psycopg.errors.InsufficientPrivilege as error:
         raise _missing("USAGE and SELECT in schema realtime") from error
     version, compatible_from = row if row is not None else (0, 0)
     if version < SCHEMA_VERSION:
-        raise StartError(
-            f"the schema `realtime` is of version {version} and {SCHEMA_VERSION} is needed: run `alembic upgrade head`"
-        )
+        raise StartError(f"the schema `realtime` is of version {version} and {SCHEMA_VERSION} is needed: {REMEDY}")
     if compatible_from > SCHEMA_VERSION:
         raise StartError(
             f"the schema `realtime` (version {version}) is made for servers of version {compatible_from} or newer, and"

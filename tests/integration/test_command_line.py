@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from app import __version__
-from app.postgres.embedded import running
+from app.embedded.server import running
 from harness.cluster import ROOT, clean_environment, free_port
 from harness.facts import eventually
 

