@@ -1,4 +1,4 @@
-"""The product as it runs: `python -m app serve` in a process of its own.
+"""The product as it runs: `python -m app serve`, or an installed `sobranie serve`, in a process of its own.
 
 Invariants: no setting of the caller's environment reaches it; its output goes to a file that a failing test prints;
 leaving the context ends the process, stopped ones included.
@@ -26,6 +26,9 @@ DEFAULTS = {"SOBRANIE_LOG_FORMAT": "json", "SOBRANIE_HEARTBEAT": "500ms", "PYTHO
 
 
 class Server:
+    program: tuple[str, ...] = (sys.executable, "-m", "app")
+    cwd = ROOT
+
     def __init__(self, database_url: str, name: str = "one", port: int | None = None, **environment: str) -> None:
         """`environment` are further settings, such as SOBRANIE_HEARTBEAT="1s"."""
         self.name, self.port = name, port or free_port()
@@ -44,7 +47,7 @@ class Server:
         """Starts the process and waits for nothing."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "app", "serve", cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                *self.program, "serve", cwd=self.cwd, env=self._environment, stdout=log, stderr=log
             )
 
     async def start(self, timeout: float = 20.0) -> Self:
