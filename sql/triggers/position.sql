@@ -1,5 +1,5 @@
 -- realtime.position(): the token of the caller's own snapshot, for a page that is rendered in a REPEATABLE READ
--- transaction. Run as realtime_owner. The format is app/position.py's: <flag><n>-<tag>-<xmax>-<lsn>-<xip>-<check>.
+-- transaction. Run as realtime_owner. The format is app/model/position.py's: <flag><n>-<tag>-<xmax>-<lsn>-<xip>-<check>.
 --
 -- Invariants: STABLE, so that it sees the calling statement's snapshot; normalised to the highest event xid that is
 -- visible; where it can't be exact it says less than is visible (a repetition), never more (a loss). So the
