@@ -1,19 +1,25 @@
 """The order of changes inside one transaction: what happened first comes first, for every row.
 
-Statement triggers log a nested statement before the outer one. Two things mend it: a mark drawn before the statement,
-where the table has one; and a chain check, per row each `old` must be the `new` before it. Where a statement hands one
-row's key to another, its changes are split, DELETEs first. Pure functions.
+Three things tell it. The log's own order, which has a nested statement before the one around it. Marks: how far the
+WAL was when a statement had written its rows, on tables where statements nest, and for every nested statement. And the
+commands that wrote the events: what one query did is consecutive in them, and comes as if it were one statement, what
+it removes before what it adds. Where the rows themselves contradict all that, they are right (app.core.chains).
+Pure functions.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import replace
-from itertools import groupby, pairwise
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Final
 
+from app.core.chains import chained, half, new_key, old_key
 from app.core.control import Control
-from app.model.change import ACTIONS, Change, Table, Transaction, Values
+from app.model.change import ACTIONS, Change, Table, Transaction
 
-Node = bytes | None
+_LOGGED: Final = attrgetter("number", "n")
+_ROWS: Final = frozenset("IUD")
+
+Queries = dict[int, int]  # of an event (its identity): the number of the first event of its query
 
 
 def transaction(events: list[Change]) -> Transaction:
@@ -28,160 +34,76 @@ def transaction(events: list[Change]) -> Transaction:
 
 def ordered(events: Iterable[Change]) -> tuple[list[Change], list[Table]]:
     """The row changes and TRUNCATEs in order, and the tables that need a `reset: schema`."""
-    events = sorted(events, key=lambda e: (e.number, e.n))
-    if any(e.mark is not None for e in events):
-        events = _by_mark(events)
-    if any(e.depth > 1 for e in events):
-        events = _chained(events)
-    events, schema = Control().take_out(events)
-    return _untangled(events), schema
+    events = sorted(events, key=_LOGGED)
+    marked = any(e.mark is not None for e in events)
+    mixed = len(events) > 1 and {e.op for e in events} not in ({"I"}, {"D"})  # else no two are of one row
+    queries = _queries(events) if marked or mixed else {}
+    events, schema = Control().take_out(_by_mark(events, queries) if marked else events)
+    return chained(_untangled(events, queries)) if mixed else events, schema
 
 
-def _rearranged(events: list[Change], chosen: list[Change], order: list[Change]) -> list[Change]:
-    """Put `order`, a permutation of the `chosen` among the events, in the places that those have; the others stay."""
-    members = {id(e) for e in chosen}
-    following = iter(order)
-    return [next(following) if id(e) in members else e for e in events]
+def _queries(events: list[Change]) -> Queries:
+    """What one query did was logged by consecutive commands, except where a trigger of the application wrote in
+    between, and there equal marks tell."""
+    queries: Queries = {}
+    marks: dict[tuple[int, int, int], int] = {}
+    before, query = events[0], events[0].number
+    for e in events:
+        if not _consecutive(before, e):
+            query = e.number
+        before = e
+        queries[id(e)] = query if e.mark is None else marks.setdefault((e.table.relid, e.mark, e.depth), query)
+    return queries
 
 
-def _by_mark(events: list[Change]) -> list[Change]:
-    marked = [e for e in events if e.mark is not None]
-    return _rearranged(events, marked, sorted(marked, key=lambda e: (e.mark, e.depth, e.number, e.n)))
+def _consecutive(before: Change, after: Change) -> bool:
+    """Whether one query logged both: between two queries lies the command that is the second."""
+    if before.number == after.number:
+        return True
+    if before.command is None or after.command is None or before.depth != after.depth:
+        return False
+    return after.command - before.command in (0, 1)
 
 
-def _chained(events: list[Change]) -> list[Change]:
-    for group in _rows(events):
-        if not _fits(group):
-            events = _rearranged(events, group, _trail(group))
-    return events
+def _by_mark(events: list[Change], queries: Queries) -> list[Change]:
+    """A query bears the lowest mark of its events. What has none stays in its place."""
+    lowest: dict[int, int] = {}
+    for e in events:
+        if e.mark is not None:
+            query = queries[id(e)]
+            lowest[query] = min(e.mark, lowest.get(query, e.mark))
+    marked = [e for e in events if queries[id(e)] in lowest]
+    following = iter(sorted(marked, key=lambda e: (lowest[queries[id(e)]], e.depth, e.number, e.n)))
+    return [next(following) if queries[id(e)] in lowest else e for e in events]
 
 
-def _rows(events: list[Change]) -> list[list[Change]]:
-    """Events grouped by row: those that share a key, before or after, are about one row."""
-    parent: dict[Hashable, Hashable] = {}
-
-    def find(node: Hashable) -> Hashable:
-        while parent.setdefault(node, node) != node:
-            node = parent[node]
-        return node
-
-    keyed = [e for e in events if e.op in "IUD" and e.table.key]
-    for e in keyed:
-        keys = [(e.table.relid, k) for k in (old_key(e), new_key(e)) if k is not None]
-        for key in keys[1:]:
-            parent[find(key)] = find(keys[0])
-    groups: defaultdict[Hashable, list[Change]] = defaultdict(list)
-    for e in keyed:
-        groups[find((e.table.relid, new_key(e) or old_key(e)))].append(e)
-    return [group for group in groups.values() if len(group) > 1]
+def _untangled(events: list[Change], queries: Queries) -> list[Change]:
+    """Where a query gives a key to another row than before, what removes it comes first. Rows that change their key are
+    split for that: in a circle of keys no order of whole changes would do."""
+    groups: defaultdict[tuple[int, int], list[Change]] = defaultdict(list)
+    for e in events:
+        if e.op in _ROWS and e.table.key:
+            groups[e.table.relid, queries[id(e)]].append(e)
+    moved: dict[int, list[Change]] = {}
+    for group in groups.values():
+        order = _removals_first(group)
+        if order:
+            for place, change in zip(group, order, strict=False):
+                moved[id(place)] = [change]
+            moved[id(group[-1])] += order[len(group) :]
+    return [change for e in events for change in moved.get(id(e), (e,))] if moved else events
 
 
-def _fits(group: Iterable[Change]) -> bool:
-    """Whether each statement finds its rows' `old` where the ones before have put them, and its new keys free."""
-    there: dict[Values | None, Node] = {}
-    for _, statement in groupby(group, key=lambda e: e.number):
-        rows = list(statement)
-        for e in rows:
-            key = old_key(e)
-            if key is not None and there.get(key, e.old) != e.old:
-                return False
-            there[key] = None
-        for e in rows:
-            key = new_key(e)
-            if key is not None:
-                if there.get(key) is not None:
-                    return False
-                there[key] = e.new
-    return True
-
-
-def _trail(group: list[Change]) -> list[Change]:
-    """Follow old → new through every event once (an Eulerian trail); unchanged where no such trail can be true."""
-    balance: defaultdict[Node, int] = defaultdict(int)
-    for e in group:
-        balance[e.old] += 1
-        balance[e.new] -= 1
-    starts = [node for node, surplus in balance.items() if surplus > 0]
-    if len(starts) > 1 or any(surplus > 1 for surplus in balance.values()):
-        return group
-    for first in starts or _first(group):
-        trail = _walk(group, first)
-        if len(trail) == len(group) and _is_chain(trail) and _fits(trail) and (starts or _nests(group, trail)):
-            return trail
-    return group
-
-
-def _first(group: list[Change]) -> Iterator[Node]:
-    """Where a circle may begin: with what was logged first, or with a statement around that."""
-    depth = group[0].depth + 1
-    for e in group:
-        if e.depth < depth:
-            depth = e.depth
-            yield e.old
-
-
-def _walk(group: list[Change], first: Node) -> list[Change]:
-    leaving: defaultdict[Node, list[Change]] = defaultdict(list)
-    for e in reversed(group):
-        leaving[e.old].append(e)
-    stack: list[tuple[Node, Change | None]] = [(first, None)]
-    trail: list[Change] = []
-    while stack:
-        node, edge = stack[-1]
-        if leaving[node]:
-            following = leaving[node].pop()
-            stack.append((following.new, following))
-        else:
-            stack.pop()
-            if edge is not None:
-                trail.append(edge)
-    return trail[::-1]
-
-
-def _is_chain(group: list[Change]) -> bool:
-    return all(before.new == after.old for before, after in pairwise(group))
-
-
-def _nests(group: list[Change], trail: list[Change]) -> bool:
-    """Whether only nested statements come after what was logged after them: that a statement around them came first."""
-    logged = {id(e): i for i, e in enumerate(group)}
-    latest: dict[int, int] = {}
-    for e in trail:
-        if any(at > logged[id(e)] for depth, at in latest.items() if depth >= e.depth):
-            return False
-        latest[e.depth] = max(latest.get(e.depth, 0), logged[id(e)])
-    return True
-
-
-def _untangled(events: list[Change]) -> list[Change]:
-    """Split the key changes of a statement in which one row takes a key that another gives up."""
-    if len(events) < 2 or not any(e.op == "U" for e in events):
-        return events
-    result: list[Change] = []
-    for _, statement in groupby(events, key=lambda e: (e.table.relid, e.number)):
-        rows = list(statement)
-        moved = [e for e in rows if e.op == "U" and e.table.key and old_key(e) != new_key(e)]
-        if len(moved) > 1 and {old_key(e) for e in moved} & {new_key(e) for e in moved}:
-            split = {id(e) for e in moved}
-            kept = [e for e in rows if id(e) not in split]
-            result += [_half(e, "D") for e in moved] + kept + [_half(e, "I") for e in moved]
-        else:
-            result += rows
-    return result
-
-
-def _half(event: Change, op: str) -> Change:
-    half = replace(event, op=op, half=op.lower())
-    if op == "D":
-        half.new = half.new_values = None
-    else:
-        half.old = half.old_values = None
-    return half
-
-
-def old_key(event: Change) -> Values | None:
-    return event.old_values[: len(event.table.key)] if event.old_values is not None else None
-
-
-def new_key(event: Change) -> Values | None:
-    return event.new_values[: len(event.table.key)] if event.new_values is not None else None
+def _removals_first(group: list[Change]) -> list[Change] | None:
+    """DELETEs, UPDATEs, INSERTs, where one of these rows takes a key that another gives up."""
+    if len(group) < 2:
+        return None
+    moved = [e for e in group if e.op == "U" and old_key(e) != new_key(e)]
+    lost = {old_key(e) for e in group if e.op == "D"} | {old_key(e) for e in moved}
+    if not lost or lost.isdisjoint([*(new_key(e) for e in group if e.op == "I"), *map(new_key, moved)]):
+        return None
+    split = {id(e) for e in moved}
+    gone = [half(e, "D") if id(e) in split else e for e in group if e.op == "D" or id(e) in split]
+    kept = [e for e in group if e.op == "U" and id(e) not in split]
+    come = [half(e, "I") if id(e) in split else e for e in group if e.op == "I" or id(e) in split]
+    return gone + kept + come

@@ -126,6 +126,7 @@ class Change:
     new: bytes | None
     old: bytes | None
     half: str = ""
+    command: int | None = None  # of its transaction, that logged it
     _whole: bytes | None = field(default=None, init=False)  # the body in the form that nearly all want
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
-from psycopg.types.numeric import Int8BinaryLoader
+from psycopg.types.numeric import Int8BinaryLoader, OidBinaryLoader
 from psycopg.types.string import ByteaBinaryLoader, TextBinaryLoader
 
 from app.core.order import transaction
@@ -19,6 +19,7 @@ from app.postgres.connect import Connection
 _BLANKED: Final = bytes.maketrans(b"\r\n", b"  ")
 _XID8: Final = 5069
 _CHAR: Final = 18
+_CID: Final = 29
 _Y2000: Final = 946_684_800_000_000  # where PostgreSQL counts its microseconds from, in those of Unix
 
 
@@ -28,21 +29,23 @@ def register(connection: Connection) -> None:
     connection.adapters.register_loader("json", ByteaBinaryLoader)
     connection.adapters.register_loader(_XID8, Int8BinaryLoader)
     connection.adapters.register_loader(_CHAR, TextBinaryLoader)
+    connection.adapters.register_loader(_CID, OidBinaryLoader)  # four bytes without a sign, both
     connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
 
 
 # The columns of an event, as every query of the log returns them, last.
-ID, N, XID, GEN, OP, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(12)
-WIDTH: Final = 12
+ID, N, XID, GEN, OP, _, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(13)
+WIDTH: Final = 13
 _ORDER: Final = attrgetter("last", "xid")
 
 
 def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> Change:
-    number, n, xid, gen, op, depth, mark, at, new_values, old_values, new, old = row
+    number, n, xid, gen, op, depth, mark, command, at, new_values, old_values, new, old = row
     return Change(
         number, n, xid, tables[gen], op, depth, mark, at + _Y2000,
         None if new_values is None else tuple(new_values), None if old_values is None else tuple(old_values),
         None if new is None else blanked(new), None if old is None else blanked(old), half,
+        command,
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ Invariants: every statement checks in its own snapshot that the log still reache
 that it found as much as was listed: rows that went missing are a refusal, never a silent hole.
 """
 
+import re
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,21 +23,19 @@ LARGE_CHANGES: Final = 10_000  # more in one transaction, or in one read, is nev
 LARGE_BYTES: Final = 8 << 20  # as stored
 PAGE_CHANGES: Final = 2_000  # some ten milliseconds of the event loop
 PAGE_BYTES: Final = 4 << 20
-EVERYWHERE: Final = ("(0,0)", "(4294967294,65535)")
-KEY: Final = ("mark", "unmarked", "level", "phase", "id", "n")
 
 Row = tuple[Any, ...]
+_FIRST: Final = re.compile(r"\[(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A transaction to replay: its number of changes, their bytes as stored, and whether any bears a mark."""
+    """A transaction to replay: its number of changes, and their bytes as stored."""
 
     xid: int
     last: int
     changes: int
     bytes: int
-    marked: bool
 
     @property
     def large(self) -> bool:
@@ -46,6 +46,16 @@ def ranges(since: Snapshot, upto: Snapshot) -> tuple[list[str], list[str]]:
     """The half-open ranges of transaction ids between two snapshots, as parameters."""
     found = since.missing_from(upto)
     return [str(low) for low, _ in found], [str(high) for _, high in found]
+
+
+def in_runs(page: Sequence[Row], ids: str) -> Sequence[Row]:
+    """Put the rows of a piece, which are in the order of their ids, into the order of these runs of ids."""
+    firsts = [int(first) for first in _FIRST.findall(ids)]
+    if len(firsts) < 2:
+        return page
+    turns = sorted(range(len(firsts)), key=firsts.__getitem__)
+    firsts.sort()
+    return sorted(page, key=lambda row: turns[bisect_right(firsts, row[1 + rows.ID]) - 1])
 
 
 class Pages:
@@ -90,27 +100,24 @@ class Pages:
     async def large(self, listed: Listed) -> AsyncIterator[Transaction]:
         """The pieces of a transaction that is too large to hold, in order.
 
-        The order is that of app.core.order as far as it needs no more than a row and its statement: marks and key
-        changes count, chains of old and new are not checked.
+        The order is that of app.core.order as far as it needs no more than a row and its query: chains of old and new
+        are not checked, and of what one query did to a table the deletes come first, the inserts last.
         """
-        key: dict[str, Any] = dict(zip(KEY, (-1, False, 0, -1, 0, -1), strict=True))
-        whole = {"xid": str(listed.xid), "marked": listed.marked}
+        xid = {"xid": str(listed.xid)}
+        limits = {"rows": PAGE_CHANGES, "bytes": PAGE_BYTES}
         control = Control()
-        for low, high, rest in await self._rows("pages", whole | {"rows": PAGE_CHANGES}, ResetReason.OVERRUN):
-            # A mark may come from a row far away: what bears marks is looked for everywhere.
-            places = dict(zip(("low", "high"), EVERYWHERE if listed.marked else (low, high), strict=True))
-            missing = rest
-            while missing > 0:
-                page = await self._events("page", whole | places | key | {"rows": missing, "bytes": PAGE_BYTES})
-                if not page:
-                    raise PositionRefused(ResetReason.OVERRUN)
-                missing -= len(page)
-                key = dict(zip(KEY, page[-1], strict=False))
-                changes, schema = control.take_out([self._change(row) for row in page])
-                yield Transaction(listed.xid, listed.last, changes, schema)
+        for low, high, count, ids, begins, ends in await self._rows("pages", xid | limits, ResetReason.OVERRUN):
+            places = {"low": low, "high": high, "ids": ids}
+            places |= dict(zip(("run", "first", "first_phase", "first_n"), begins, strict=True))
+            places |= dict(zip(("run", "last", "last_phase", "last_n"), ends, strict=True))
+            page = await self._events("page", xid | places)
+            if len(page) != count:
+                raise PositionRefused(ResetReason.OVERRUN)
+            changes, schema = control.take_out([self._change(row) for row in in_runs(page, ids)])
+            yield Transaction(listed.xid, listed.last, changes, schema)
 
     def _change(self, row: Row) -> Change:
-        phase, event = row[3], list(row[-rows.WIDTH :])
+        phase, event = row[0], list(row[-rows.WIDTH :])
         if phase == 0:  # the row's old key goes before, its new one comes after the statement's other rows
             event[rows.OP], event[rows.NEW_VALUES], event[rows.NEW] = "D", None, None
         elif phase == 2:

@@ -5,15 +5,15 @@ SELECT f.floor::text, t.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
   WITH t AS MATERIALIZED (
-    SELECT e.xid, max(e.id) AS last, count(*) AS changes, bool_or(e.ord IS NOT NULL) AS marked,
+    SELECT e.xid, max(e.id) AS last, count(*) AS changes,
            sum(coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0)) AS bytes
     FROM unnest(%(lows)s::xid8[], %(highs)s::xid8[]) g(lo, hi),
          LATERAL (SELECT * FROM realtime.events e WHERE e.xid >= g.lo AND e.xid < g.hi) e
     GROUP BY e.xid
   ), page AS MATERIALIZED (SELECT * FROM t ORDER BY t.last, t.xid LIMIT %(limit)s)
-  SELECT true AS chosen, p.xid, p.last, p.changes::bigint, p.bytes::bigint, p.marked FROM page p
+  SELECT true AS chosen, p.xid, p.last, p.changes::bigint, p.bytes::bigint FROM page p
   UNION ALL
-  SELECT false, t.xid, t.last, 0, 0, false FROM t
+  SELECT false, t.xid, t.last, 0, 0 FROM t
   WHERE t.xid < greatest((SELECT max(p.xid) FROM page p), %(xmax)s::xid8)
     AND (t.last, t.xid) > (SELECT p.last, p.xid FROM page p ORDER BY p.last DESC, p.xid DESC LIMIT 1)
 ) t ON true
@@ -22,67 +22,79 @@ LEFT JOIN LATERAL (
 SELECT f.floor::text, e.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
-  SELECT e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.at, e.new_vals, e.old_vals, e.new, e.old
-  FROM unnest(%(xids)s::xid8[]) p(x), LATERAL (SELECT * FROM realtime.events e WHERE e.xid = p.x) e
+  SELECT e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.command, e.at, e.new_vals, e.old_vals,
+         e.new, e.old
+  FROM unnest(%(xids)s::xid8[]) p(x), LATERAL (SELECT e.*, e.cmin AS command FROM realtime.events e WHERE e.xid = p.x) e
 ) e ON true
 
 -- name: pages
--- Where the pieces of a transaction lie that is too large to hold, in order: their rows, and between which places.
+-- The pieces of a transaction that is too large to hold, in the order of app.core.order as far as that needs no row:
+-- marks, then what each query did to a table (deletes, updates, inserts), then the log. Rows whose key changed count twice:
+-- as DELETE before (phase 0) and as INSERT after (phase 2) the other rows of their statement. For each piece: between which
+-- places its rows lie (they never move), how many they are, the runs of ids of which it consists, in order, and where in
+-- the first id it begins and in the last one ends. Sorted once, so that a piece is found without the others.
 SELECT f.floor::text, p.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
-  SELECT min(e.ctid)::text AS low, max(e.ctid)::text AS high, count(*) AS rows
-  FROM (
-    SELECT e.ctid, (row_number() OVER (ORDER BY e.mark, e.unmarked, e.level, e.id, p.phase, e.n) - 1) / %(rows)s AS page
-    FROM (
-      SELECT e.ctid, e.id, e.n, e.gen, e.op, e.new_vals, e.old_vals,
-             e.ord IS NULL AS unmarked, CASE WHEN e.ord IS NULL THEN 0 ELSE e.depth END AS level,
-             CASE WHEN NOT %(marked)s THEN 0
-                  ELSE coalesce(e.ord, max(e.ord) OVER (ORDER BY e.id, e.n), 0) END AS mark
-      FROM realtime.events e
-      WHERE e.xid = %(xid)s::xid8
-    ) e
-    JOIN realtime.generations g ON g.gen = e.gen
-    JOIN LATERAL (VALUES (0), (1), (2)) p(phase)
-      ON CASE WHEN e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)]
-              THEN p.phase <> 1 ELSE p.phase = 1 END
-  ) e
-  GROUP BY e.page
-  ORDER BY e.page
+  WITH e AS (
+    SELECT e.ctid AS tid, e.id, e.n, e.gen, e.op, e.depth, e.ord, e.cmin::text::bigint AS command,
+           coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0) AS size,
+           e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)] AS moves
+    FROM realtime.events e JOIN realtime.generations g ON g.gen = e.gen
+    WHERE e.xid = %(xid)s::xid8
+  ), began AS (
+    SELECT e.*, max(e.ord) OVER w AS mark_before,
+           e.id <> lag(e.id) OVER w AND (e.depth <> lag(e.depth) OVER w OR e.command - lag(e.command) OVER w NOT IN (0, 1)) AS begins
+    FROM e WINDOW w AS (ORDER BY e.id, e.n)
+  ), queries AS (
+    SELECT b.*, count(*) FILTER (WHERE b.begins) OVER (ORDER BY b.id, b.n) AS query FROM began b
+  ), marked AS (
+    SELECT q.*, min(q.ord) OVER (PARTITION BY q.query) AS mark FROM queries q
+  ), grouped AS (
+    SELECT m.tid, m.id, m.n, m.size, m.moves, coalesce(m.mark, m.mark_before, 0) AS mark, m.mark IS NULL AS unmarked,
+           CASE WHEN m.mark IS NULL THEN 0 ELSE m.depth END AS level, CASE WHEN m.mark IS NULL THEN m.query ELSE 0 END AS query,
+           min(m.id) OVER (PARTITION BY m.mark, m.depth, CASE WHEN m.mark IS NULL THEN m.query END, m.gen) AS first,
+           strpos('DUI', m.op::text) AS turn
+    FROM marked m
+  ), places AS (
+    SELECT g.tid, g.id, p.phase, g.n, g.size, row_number() OVER o AS at, row_number() OVER (ORDER BY g.id, p.phase, g.n) AS logged,
+           sum(g.size) OVER o - g.size AS before
+    FROM grouped g
+    JOIN LATERAL (VALUES (0), (1), (2)) p(phase) ON CASE WHEN g.moves THEN p.phase <> 1 ELSE p.phase = 1 END
+    WINDOW o AS (ORDER BY g.mark, g.unmarked, g.level, g.query, g.first, g.turn, g.id, p.phase, g.n)
+  ), cut AS (
+    SELECT p.*, (p.at - 1) / %(rows)s + div(p.before, %(bytes)s) AS page FROM places p
+  ), breaks AS (
+    SELECT c.*, c.logged IS DISTINCT FROM lag(c.logged) OVER (PARTITION BY c.page ORDER BY c.at) + 1 AS breaks FROM cut c
+  ), runs AS (
+    SELECT b.*, count(*) FILTER (WHERE b.breaks) OVER (PARTITION BY b.page ORDER BY b.at) AS run FROM breaks b
+  ), pieces AS (
+    SELECT r.page, r.run, min(r.tid) AS low, max(r.tid) AS high, count(*) AS rows, min(r.id) AS first, max(r.id) AS last,
+           min(ARRAY[r.at, r.phase, r.n]) AS begins, max(ARRAY[r.at, r.phase, r.n]) AS ends
+    FROM runs r GROUP BY r.page, r.run
+  )
+  SELECT min(p.low)::text AS low, max(p.high)::text AS high, sum(p.rows)::bigint AS rows,
+         '{' || string_agg(format('[%%s,%%s]', p.first, p.last), ',' ORDER BY p.run) || '}' AS ids,
+         min(ARRAY[p.run, p.first, p.begins[2], p.begins[3]]) AS begins, max(ARRAY[p.run, p.last, p.ends[2], p.ends[3]]) AS ends
+  FROM pieces p
+  GROUP BY p.page
+  ORDER BY p.page
 ) p ON true
 
 -- name: page
--- A piece of a transaction that is too large to hold, after a key (mark, unmarked, level, id, phase, n), found by where
--- its rows lie (they never move). Rows whose key changed come twice: as DELETE before (phase 0) and as INSERT after
--- (phase 2) the other rows of their statement. What is without a mark follows the marked events that were logged before.
+-- A piece of a transaction that is too large to hold, by the log's order.
 SELECT f.floor::text, e.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
-  SELECT e.mark, e.unmarked, e.level, e.phase, e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.at,
-         e.new_vals, e.old_vals, e.new, e.old
-  FROM (
-    SELECT e.*, sum(coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0))
-             OVER (ORDER BY e.mark, e.unmarked, e.level, e.id, e.phase, e.n
-                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-    FROM (
-      SELECT e.*, p.phase
-      FROM (
-        SELECT e.*, e.ord IS NULL AS unmarked, CASE WHEN e.ord IS NULL THEN 0 ELSE e.depth END AS level,
-               CASE WHEN NOT %(marked)s THEN 0
-                    ELSE coalesce(e.ord, max(e.ord) OVER (ORDER BY e.id, e.n), 0) END AS mark
-        FROM realtime.events e
-        WHERE e.xid IS NOT DISTINCT FROM %(xid)s::xid8 AND e.ctid >= %(low)s::tid AND e.ctid <= %(high)s::tid
-      ) e
-      JOIN realtime.generations g ON g.gen = e.gen
-      JOIN LATERAL (VALUES (0), (1), (2)) p(phase)
-        ON CASE WHEN e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)]
-                THEN p.phase <> 1 ELSE p.phase = 1 END
-      WHERE (e.mark, e.unmarked, e.level, e.id, p.phase, e.n)
-          > (%(mark)s::bigint, %(unmarked)s::bool, %(level)s::int, %(id)s::bigint, %(phase)s::int, %(n)s::int)
-      ORDER BY e.mark, e.unmarked, e.level, e.id, p.phase, e.n
-      LIMIT %(rows)s
-    ) e
-  ) e
-  WHERE coalesce(e.before, 0) < %(bytes)s
-  ORDER BY e.mark, e.unmarked, e.level, e.id, e.phase, e.n
+  SELECT p.phase, e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.cmin, e.at, e.new_vals, e.old_vals, e.new, e.old
+  FROM realtime.events e
+  JOIN realtime.generations g ON g.gen = e.gen
+  JOIN LATERAL (VALUES (0), (1), (2)) p(phase)
+    ON CASE WHEN e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)]
+            THEN p.phase <> 1 ELSE p.phase = 1 END
+  WHERE e.xid IS NOT DISTINCT FROM %(xid)s::xid8 AND e.ctid >= %(low)s::tid AND e.ctid <= %(high)s::tid
+    AND e.id <@ %(ids)s::int8multirange
+    AND NOT (e.id = %(first)s AND (p.phase, e.n) < (%(first_phase)s, %(first_n)s))
+    AND NOT (e.id = %(last)s AND (p.phase, e.n) > (%(last_phase)s, %(last_n)s))
+  ORDER BY e.id, p.phase, e.n
 ) e ON true

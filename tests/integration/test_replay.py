@@ -291,7 +291,7 @@ def test_every_position_on_a_path_sees_exactly_what_was_delivered(
 
 @given(st.lists(st.tuples(st.integers(1, 30_000), st.integers(0, 20 << 20))))
 def test_groups_keep_the_order_and_leave_large_transactions_alone(sizes: list[tuple[int, int]]) -> None:
-    page = [Listed(i, i, changes, size, False) for i, (changes, size) in enumerate(sizes)]
+    page = [Listed(i, i, changes, size) for i, (changes, size) in enumerate(sizes)]
     groups = list(grouped(page))
     assert [t for group in groups for t in group] == page
     assert all(len(group) == 1 or not any(t.large for t in group) for group in groups)
