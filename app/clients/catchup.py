@@ -1,6 +1,11 @@
-"""What a connection does with its channels while it is not live: units from history, resets, and doubts looked into.
+"""What a connection does with its channels while it is not live: send history, reset channels, and look into doubts.
 
-Invariant: `session.point` moves only between units. Everything here runs under the connection's lock.
+A table is *doubted* when its channels may have lost their meaning: its definition changed, or a position was lost. What
+its present definition does not have is given up, and the client is told.
+
+Invariants
+- `session.point` moves only between units.
+- Everything here runs under the connection's lock.
 """
 
 import asyncio
@@ -75,7 +80,8 @@ class CatchUp:
         return point is not None and point.snapshot.contains(self.broadcaster.point.snapshot)
 
     def reset(self, channels: Mapping[str, Channel], reason: ResetReason) -> None:
-        """Tell that the stream of these channels goes on from the connection's position, with a hole before it."""
+        """Tell the client that these channels go on from the connection's position, and that changes before it are
+        lost."""
         assert self.session.point is not None
         self._observe(Reset(reason.value, len(channels)))
         self._outbox.send(wire.reset(list(channels), reason, self.session.point.token))
@@ -94,7 +100,7 @@ class CatchUp:
                 session.point = point
         except PositionRefused as refused:
             session.point = self.broadcaster.point
-            # Its position was good when it came, or was given here: the log turned past it since.
+            # The position was good when it came, or was given here: the event log dropped what follows it since.
             overrun = refused.reason is ResetReason.EXPIRED
             self.reset(session.channels, ResetReason.OVERRUN if overrun else refused.reason)
         except DatabaseAway:
@@ -104,7 +110,8 @@ class CatchUp:
         self.doubted |= feed.schema
 
     async def send_span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
-        """Send what `channels` missed: a unit, which the caller closes. The reason is why history does not have it."""
+        """Send what `channels` missed, as a unit that the caller closes. Returns why history does not have it, or
+        None."""
         try:
             await Feed(self.broadcaster, self._sink, channels, self._outbox.write).send_span(since, upto)
         except PositionRefused as refused:
@@ -112,8 +119,10 @@ class CatchUp:
         return None
 
     async def send_rows(self, new: Mapping[str, Channel], rows: Rows) -> ResetReason | None:
-        """Bring the subscribed channels to where the rows are of, and send those of `new`: a unit. With a reason, which
-        is why the subscribed channels could not be brought there, the caller closes it."""
+        """Bring the subscribed channels to the position of the rows, and send the rows of `new`, all as one unit.
+
+        Returns why the subscribed channels could not be brought there, or None. With a reason the unit is open, and
+        the caller closes it."""
         session = self.session
         assert session.point is not None
         refused = None

@@ -1,7 +1,9 @@
 """One client: its commands in order, its units from history, and its exact join to the live stream.
 
-Invariants: `session.point` moves only between units; history is fed only under the lock, with the sink's backlog
-drained first; between "nothing is missing" and "member of the hub" nothing awaits, so no batch falls between.
+Invariants
+- `session.point` moves only between units.
+- History is fed only under the lock, when the client has taken what it was sent before.
+- Nothing awaits between the finding that the client misses nothing and its joining the hub, so it misses no batch.
 """
 
 import asyncio
@@ -129,7 +131,7 @@ class Connection:
     # The live stream.
 
     def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
-        """What the hub could not send whole at once (app.core.audience.Subscriber)."""
+        """Write what the hub could not send whole at once (app.core.audience.Subscriber)."""
         if sent:
             self.sink.write_rest(memoryview(data)[sent:])
         elif self.sink.backlog() > BACKLOG_BYTES:
@@ -174,7 +176,7 @@ class Connection:
             self.session.feed(self.broadcaster.point)
 
     def _resume(self) -> None:
-        """Go live where nothing is missing, nothing in doubt and little unsent, else be fed."""
+        """Go live where nothing is missing, no table is doubted and little is unsent; otherwise be fed."""
         if self.session.over or self.session.state is State.LIVE or self.session.point is None:
             return
         ready = self._catchup.at_the_front and not self._catchup.doubted and self._joining.opening is None
@@ -193,15 +195,15 @@ class Connection:
             self._feeder = asyncio.create_task(self._run_feeder())
 
     async def _run_feeder(self) -> None:
-        self.registry.observe(Lagging(+1))  # here and not by the starter: a task may be cancelled before it begins
+        self.registry.observe(Lagging(+1))  # not in _start_feeder: a task may be cancelled before it begins
         try:
             while not self.session.over and self.session.state is not State.LIVE:
                 async with self._lock:
                     await self._joining.send_rows()
-                    await self.sink.drained()  # also at the front: what it has not taken must not grow
+                    await self.sink.drained()  # also when nothing is missing: a backlog must not grow
                     await self._catchup.look_into_doubts()
                     self._resume()
-                    # In doubt nothing is fed: a position would speak for a channel that may be none any more.
+                    # Nothing is fed while a table is doubted: a position would speak for a channel that may be gone.
                     settled = not self._catchup.doubted
                     if self.session.state is State.FEEDING and settled and not self._catchup.at_the_front:
                         await self._catchup.send_units()
@@ -215,12 +217,13 @@ class Connection:
             self.registry.observe(Lagging(-1))
 
     def _hang_up(self, reason: str) -> None:
-        """The stream can't go on without a repetition: the client comes back with its last position."""
+        """End a stream that could go on only with a repetition: the client comes back with its last position."""
         self.session.over = True
         self.sink.close(CloseCode.RESTART, reason)
 
     def rebase(self, reason: ResetReason) -> None:
-        """The server's own position could not be kept. Who is not live comes back with a position of its own."""
+        """The server's own position could not be kept: reset a live client, and send away one that is being fed, which
+        comes back with a position of its own."""
         if self.session.state is State.LIVE and self.session.channels:
             self.session.go_live(self.broadcaster.point)
             self._catchup.reset(self.session.channels, reason)

@@ -1,8 +1,9 @@
-"""History for one client at its own pace: units from the ring where it reaches back, else from what is read of the log.
+"""History for one client at its own pace: from memory where that reaches back, else from the event log.
 
-Before each message the sink's backlog is drained and then a turn is taken, so slow readers cost a bounded amount of
-memory, hold nothing in the database and no place that others wait for, and many feeds at once leave the event loop to
-the live stream. A `Feed` belongs to one use under the connection's lock.
+Before each message a feed waits until the client has taken what it was sent, and then for a turn. So a client that
+reads slowly costs a bounded amount of memory, and holds neither anything in the database nor a place that others wait
+for; and many feeds at once leave the event loop to the live stream. A `Feed` belongs to one use under the connection's
+lock.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -29,8 +30,8 @@ LOOKS: Final = 32  # stretches in one turn of the event loop
 
 
 class Feed:
-    """`open` is true while messages of a unit have been written and more of them are to come; `schema` holds the topics
-    of tables whose definition changed in what was fed."""
+    """`open` is true from the first message of a unit until its last is written. `schema` holds the topics of tables
+    whose definition changed in what was fed."""
 
     def __init__(
         self,
@@ -48,11 +49,11 @@ class Feed:
         self._pending: set[Topic] = set()
 
     async def send_units(self, point: Point) -> AsyncIterator[Point]:
-        """Send what follows `point`, a unit, and yield each position reached. What has nothing for these channels is
-        passed over, much at a time.
+        """Send a unit of what follows `point`, and yield each position reached. What has nothing for these channels is
+        passed over, up to PORTION_BYTES of it.
 
-        Raises PositionRefused where history does not hold it (nothing of the current unit was sent when EXPIRED),
-        DatabaseAway, ConnectionResetError.
+        Raises PositionRefused where neither memory nor the event log holds what follows (when EXPIRED, nothing of the
+        current unit was sent), DatabaseAway, ConnectionResetError.
         """
         await self._wait_for_room()
         position, unit, source = point.snapshot, list[Seen](), HISTORY
@@ -114,7 +115,8 @@ class Feed:
         return stretch
 
     async def _send_alone(self, position: Snapshot, stretch: Stretch) -> AsyncIterator[Point]:
-        """A change of a definition; or what is too large to hold, which each client reads, at its own pace."""
+        """Send a stretch that is a unit of its own: one in which a definition changes, or one that is too large to
+        hold, which each client reads for itself, at its own pace."""
         upto = position.union(stretch.upto)
         if stretch.transactions is not None:
             end = self._point(upto)

@@ -80,7 +80,7 @@ class Joining:
             await self._catchup.send_units()
 
     async def open_with_rows(self, id: wire.JsonId, names: Sequence[str]) -> None:
-        """Read the rows of `names`, which are of where the connection is or later; `send_rows` sends them."""
+        """Read the rows of `names`, as of the connection's position or a later one; `send_rows` sends them."""
         point = self._session.point
         located, rows = await self._broadcaster.look_up_rows(names, point.snapshot if point is not None else None)
         if self._session.over:

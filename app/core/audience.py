@@ -40,8 +40,8 @@ class Point(NamedTuple):
 
 
 class Out(Protocol):
-    """Where a connection's bytes go. `direct` is its socket, None where it may not be sent to past the connection:
-    something is to go first, or more is to be done than to send."""
+    """Where a connection's bytes go. `direct` is its socket; it is None where the hub may not send to the socket
+    itself, because something unsent goes first, or because more is to be done than to send (TLS)."""
 
     @property
     def direct(self) -> Socket | None: ...
@@ -57,8 +57,8 @@ class Subscriber(Protocol):
     def sink(self) -> Out: ...
 
     def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
-        """Write these, of whose bytes `data` so many were sent; the connection is then at `after`. False where it had
-        to fall behind instead, at `before`; then none were sent."""
+        """Write these messages. Their bytes are `data`, of which the socket took `sent` already. The connection is then
+        at `after`. False where the connection had to fall behind instead, at `before`: then `sent` was 0."""
         ...
 
     def fall_behind(self, point: Point) -> None:
@@ -69,7 +69,8 @@ class Subscriber(Protocol):
 def one_by_one(sockets: Collection[Socket], data: bytes) -> list[tuple[Socket, int]]:
     """Give the same bytes to all. Returns those that did not take them whole, with how many they took.
 
-    The hottest loop there is: each call more is a hundredth of a delivery, and so is each object looked at.
+    This is the hottest loop of the product. Each further call in it costs a hundredth of a delivery, and so does each
+    object that it looks at.
     """
     size, short = len(data), list[tuple[Socket, int]]()
     for socket in sockets:
@@ -167,7 +168,9 @@ class Channel:
 
 
 def audiences(matched: Iterable[Channel]) -> Iterable[tuple[tuple[Channel, ...], Group]]:
-    """Who is in which of the channels that matched. Of the largest only those who are in others too are looked at."""
+    """The audiences of the channels that matched: which members are in which of them.
+
+    A member of the largest channel is looked at only if it is in another that matched, too."""
     channels = sorted(matched, key=lambda channel: len(channel.members))
     largest = channels.pop()
     if not channels:

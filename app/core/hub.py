@@ -17,8 +17,8 @@ from app.model.channel import Topic
 from app.model.observations import Transport
 
 MESSAGE_BYTES = 1 << 20
-FED_BYTES = 64 << 10  # what a client that is fed from history is sent at a time
-LIVE_BYTES = 512 << 10  # of one batch that is more a live client is fed
+FED_BYTES = 64 << 10  # about the size of a message to a client that is fed from history
+LIVE_BYTES = 512 << 10  # a live client whose part of one batch is larger is fed from history
 
 
 @dataclass(slots=True)
@@ -44,8 +44,8 @@ class Delivery(NamedTuple):
 
 
 class Hub:
-    """`limit` is what an outbound message aims at, in bytes; `fed_limit` that to a client that is fed from history.
-    `burst` gives bytes to many. `batches` counts those that were fanned out."""
+    """`limit` is about the size of a message to a live client, in bytes; `fed_limit` that of a message to a client
+    that is fed from history. `burst` gives the same bytes to many sockets. `batches` counts the batches fanned out."""
 
     def __init__(self, limit: int | None = None, burst: Burst = one_by_one) -> None:
         self._burst = burst
@@ -127,7 +127,7 @@ class Hub:
         self.batches += 1
         for channel in matched:
             channel.told = self.batches
-        # All before any is sent to: who falls behind leaves its channels.
+        # Every audience is found before any is sent to, because a member that falls behind leaves its channels.
         found = list(audiences(matched)) if matched else []
         return [self._deliver(matched, channels, group, before, after) for channels, group in found]
 

@@ -1,7 +1,8 @@
-"""What each channel sees of some transactions, found without going through them again for everyone who asks.
+"""What each channel sees of some transactions, found without going through them again for each client that asks.
 
-Invariants: for each set of channels the same changes, forms and order as `Hub.seen` has for the whole hub; a route is
-looked through when the first of its channels asks, and not before.
+Invariants
+- For each set of channels an index gives the same changes, forms and order as `Hub.seen` gives for the whole hub.
+- The changes are sorted by a route's values when the first channel of that route asks, and not before.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""A connection as a state machine, with no I/O: its channels, its one position, and what a unit says to it.
+"""A connection as a state machine, with no I/O: its channels, its one position, and the messages of a unit for it.
 
 States: NEW has no position yet; FEEDING gets history at its own pace; LIVE is a member of the hub; CLOSED is the end.
 Invariant: everything up to `point` has been sent for every channel in `channels`.
@@ -75,7 +75,8 @@ def part(
     end: Point | None,
     schema: AbstractSet[Topic],
 ) -> Iterator[wire.Message]:
-    """The messages of a piece of a unit for one connection; `end` is where the unit ends, None where it goes on.
+    """The messages of a piece of a unit for one connection. `end` is where the unit ends; it is None where more
+    follows.
 
     Channels of a table whose definition changed in the unit (its topic is in `schema`) get a `reset` in place of their
     changes. A unit in which nothing matched is a bare `position`.

@@ -20,8 +20,8 @@ JsonId = int | str | None
 
 
 class Message:
-    """One message to clients, of a `body` in parts: each form of it is put together in one go. `size` is that of its
-    JSON, in bytes. `table` and `changes` are for the metrics: the table's channel or "", and how many."""
+    """One message to clients, with a `body` in parts, from which each of its forms is joined in one go. `size` is that
+    of its JSON, in bytes. `table` and `changes` are for the metrics: the table's channel or "", and how many."""
 
     def __init__(self, kind: str, *body: bytes, position: str | None = None, table: str = "", changes: int = 0) -> None:
         self.kind = kind
@@ -56,12 +56,12 @@ class Message:
 
 
 def frames(messages: Sequence[Message]) -> bytes:
-    """All of these, as a WebSocket takes them."""
+    """The bytes of all these messages for a WebSocket."""
     return messages[0].ws if len(messages) == 1 else b"".join([m.ws for m in messages])
 
 
 def chunks(messages: Sequence[Message]) -> bytes:
-    """All of these, as an event stream takes them."""
+    """The bytes of all these messages for an event stream."""
     return messages[0].sse if len(messages) == 1 else b"".join([m.sse for m in messages])
 
 
@@ -109,8 +109,8 @@ def error(problem: ClientError, id: JsonId = None, **more: int) -> Message:
 
 
 def changes(items: Iterable[bytes], token: str | None, limit: int, table: str = "") -> Iterator[Message]:
-    """One unit as messages of about `limit` bytes, made as they are asked for: `more` on all but the last, which alone
-    has the position.
+    """One unit as messages of about `limit` bytes, each made when it is asked for. All but the last have `more`; the
+    last alone has the position.
 
     With `token` None every message has `more`: the unit goes on.
     """

@@ -1,7 +1,11 @@
-"""The demo page and the small JSON interface behind its forms. Only where asked for: it lets everybody write.
+"""The demo page and the small JSON interface behind its forms.
 
-Invariants: only pages of this server may write; what is wrong with a request is said with the field's name; the
-page's first rows and the position that it subscribes from are of one snapshot, so nothing is missed between.
+It is there only where it is asked for, because it lets everybody write.
+
+Invariants
+- Only pages of this server may write.
+- What is wrong with a request is said with the field's name.
+- The page's first rows and the position that it subscribes from are of one snapshot, so nothing is missed between.
 """
 
 import time
@@ -72,7 +76,8 @@ class Demo:
         return web.json_response({"rows": rows, "position": position, "psql": self._psql}, headers=_NO_STORE)
 
     async def _clock(self, _: web.Request) -> web.Response:
-        """The database's clock now, in ms, answered at once: the page reckons with the round trip's middle."""
+        """The database's clock now, in ms. It is answered at once: the page takes it as of the middle of the round
+        trip."""
         if time.monotonic() > self._clock_until:
             async with await self._database() as connection:
                 self._ahead = min([await _ahead(connection) for _ in range(5)])[1]

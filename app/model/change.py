@@ -1,4 +1,4 @@
-"""What moves through the house: tables on the air, their changes, transactions and batches.
+"""What the stream carries: watched tables, their changes, and these as transactions and batches.
 
 Rows are JSON bytes made once by PostgreSQL and never parsed on the way. A `Change` can be seen in three forms: whole,
 as the DELETE of a row that left a routed channel, or as the INSERT of a row that entered it.
@@ -39,7 +39,7 @@ class Form(IntEnum):
 
 @dataclass(frozen=True)
 class Table:
-    """One generation of a table on the air: its names, key, routes, and the columns whose values events carry.
+    """One generation of a watched table: its names, key, routes, and the columns whose values events carry.
 
     `columns` are the key's, then the other route columns; `kinds` has a letter for each: how its value looks in JSON
     (n number, b boolean, s string, t timestamp, o other). `xid` is the transaction that began the generation: a
@@ -75,7 +75,7 @@ class Table:
 
     @cached_property
     def readings(self) -> str:
-        """`kinds`, with strings that may be others in JSON than as text (inet, char(n), domains) read as others are."""
+        """`kinds`, but "o" for strings whose JSON may differ from their text (inet, char(n), domains)."""
         return "".join(
             "o" if kind == "s" and not _SAME.fullmatch(name) else kind
             for kind, name in zip(self.kinds, self.types, strict=True)
@@ -109,9 +109,8 @@ class Table:
 
 @dataclass(slots=True, eq=False)
 class Change:
-    """One event of the log. `number` and `n` are the statement's and the row's within it; `op` is a letter of the log:
-    I, U, D, T as in ACTIONS, R partitions changed behind the parent's back, G a generation begins or ends. `at` is in
-    microseconds since 1970 (UTC)."""
+    """One event of the event log. `number` is its statement's, `n` the row's within the statement. `op` is a letter:
+    I, U, D and T as in ACTIONS; R and G as in app.core.control. `at` is in microseconds since 1970 (UTC)."""
 
     number: int
     n: int
@@ -131,7 +130,8 @@ class Change:
 
     @property
     def id(self) -> str:
-        """Never used twice, not even when a crash took the log's tail: the log number, and the microseconds of `at`."""
+        """The number in the event log, and the microseconds of `at`: no id is used twice, even where a crash took the
+        end of the event log and numbers come again."""
         return f"{self.number}.{self.n}-{self.at}{self.half}"
 
     @property
@@ -172,8 +172,8 @@ class Transaction:
 class Batch:
     """Everything that became visible between two snapshots (normalised), durable, in order.
 
-    `transactions` is None where that is too much to hold: it is read from the log by whoever needs it; `schema` names
-    the tables of its G and R events all the same. `highest` is the highest transaction with an event in `upto`.
+    `transactions` is None where that is too much to hold: whoever needs it reads the event log. `schema` names the
+    tables of its G and R events in either case. `highest` is the highest transaction with an event in `upto`.
     `seen_at` is the monotonic clock (seconds) when the fleet saw it first.
     """
 

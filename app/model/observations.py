@@ -1,8 +1,11 @@
 """Everything about the running server that can be observed, as one vocabulary.
 
-The rooms say what happened and know nothing of logs or metrics, which are two readings of the same facts. Invariants:
-no I/O here; a fact carries a secret never, and a client's value never but in PageRefused; what happens per message is
-told once per batch and audience, with a count.
+Each module says what happened and knows nothing of logs or metrics, which are two readings of the same facts.
+
+Invariants
+- There is no I/O here.
+- No fact carries a secret. No fact but PageRefused carries a client's value.
+- What happens to each message is told once for a batch and audience, with a count.
 """
 
 from collections.abc import Callable
@@ -44,7 +47,7 @@ class Served(Observation):
 
 @dataclass(frozen=True, slots=True)
 class FanOut(Observation):
-    """How bytes get to many clients: by `io_uring`, or a `send` for each; and why there is no other way."""
+    """How bytes get to many clients: by `io_uring`, or by a `send` for each. `reason` is why io_uring can't be used."""
 
     by: Literal["io_uring", "send"]
     reason: str = ""
@@ -67,7 +70,7 @@ class WorkerStarted(Observation):
 
 @dataclass(frozen=True, slots=True)
 class WorkerEnded(Observation):
-    """A worker ended that nobody had asked to; it is started again. `code` as the operating system has it."""
+    """A worker ended that nobody had asked to end. It is started again. `code` is its exit code."""
 
     worker: str
     pid: int
@@ -84,7 +87,7 @@ class WorkerNotStarted(Observation):
 
 @dataclass(frozen=True, slots=True)
 class WorkerHeard(Observation):
-    """A worker answers its keeper: from here on one that falls silent is killed."""
+    """A worker answers its keeper for the first time: from now on it is killed if it falls silent."""
 
     worker: str
     pid: int
@@ -208,7 +211,7 @@ class Replayed(Observation):
 
 @dataclass(frozen=True, slots=True)
 class ReplayRead(Observation):
-    """A piece of history was read from the log, for all clients that waited for it; `bytes` in memory."""
+    """A piece of history was read from the event log, for all clients that waited for it; `bytes` in memory."""
 
     bytes: int
 
@@ -268,7 +271,7 @@ class Gate(Observation):
 
 @dataclass(frozen=True, slots=True)
 class BatchRead(Observation):
-    """A difference that was read from the log and was not empty; `seconds` is the time of the read."""
+    """A difference that was read from the event log and was not empty; `seconds` is the time of the read."""
 
     commits: int
     changes: int
@@ -278,14 +281,14 @@ class BatchRead(Observation):
 
 @dataclass(frozen=True, slots=True)
 class SafetyPollFound(Observation):
-    """The poll that should never find anything did: a wake-up was lost. Nothing else is."""
+    """The poll that should never find anything found commits: a wake-up was lost, but no change was."""
 
     commits: int
 
 
 @dataclass(frozen=True, slots=True)
 class IncarnationChanged(Observation):
-    """The log may have lost a tail or moved to another primary; positions are re-based."""
+    """The event log may have lost a tail or moved to another primary; positions are re-based."""
 
     old: str
     new: str
@@ -300,8 +303,8 @@ class HistoryBytes(Observation):
 
 @dataclass(frozen=True, slots=True)
 class EventLogState(Observation):
-    """The log in the database: its size, the age of its oldest event, what it has above its limit, and for how long it
-    has been unable to turn."""
+    """The event log in the database: its size, the age of its oldest event, what it has above its limit, and for how
+    long it has been unable to turn."""
 
     bytes: int
     age_seconds: float
@@ -311,13 +314,13 @@ class EventLogState(Observation):
 
 @dataclass(frozen=True, slots=True)
 class EventLogTurned(Observation):
-    """A partition of the log was emptied; positions before it are expired."""
+    """A partition of the event log was emptied; positions before it are expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventLogTurnBlocked(Observation):
-    """The ring of the log should turn and has not been able to for so long; it grows meanwhile. Told when that begins,
-    and from time to time; `remedy` is what ends it, where it is somebody's doing."""
+    """The oldest partition of the event log should be emptied, and could not be for so long; the event log grows
+    meanwhile. This is told when it begins, and from time to time. `remedy` is what ends it, where somebody can."""
 
     seconds: float
     excess_bytes: int

@@ -1,1 +1,1 @@
-"""The process: its workers, its resources, the signals that end it."""
+"""The process itself: its workers, its resources, the signals that end it."""

@@ -1,4 +1,4 @@
-"""What a server asks of Python, the C library and the system for itself. Called once, when everything has been made.
+"""What a server asks of Python, the C library and the system. Each is called once, when everything has been made.
 
 Figures are for CPython 3.11 on glibc, two cores (docs/benchmarks.md has what a client takes).
 """
@@ -14,10 +14,11 @@ LARGE: Final = 1 << 20  # bytes
 
 
 def collect_rarely() -> None:
-    """The history is many small objects without cycles: walking them again and again cost a seventh of the reading.
+    """Have Python's garbage collector run rarely. The history is many small objects without cycles, and to walk them
+    again and again cost a seventh of the reading.
 
-    Of the young at most a quarter of a million are walked at once: a million, while clients stream in, was a pause of
-    a tenth of a second for all.
+    At most a quarter of a million young objects are walked at once. A million, while clients connect, was a pause of a
+    tenth of a second for all.
     """
     gc.collect()
     gc.freeze()
@@ -34,7 +35,8 @@ def give_back() -> None:
 
 
 def raise_file_limit() -> None:
-    """As many as we may have: each client takes one, and without any left nobody is answered, /livez included."""
+    """Allow as many open files as the system permits. Each client takes one; with none left nobody is answered, not
+    even /livez."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # "unlimited" is more than some systems allow
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,9 +1,12 @@
-"""`serve --workers N`: as many servers on one port, each a process of its own, and the one that keeps them running.
+"""`serve --workers N`: as many servers on one port, each a process of its own, and the keeper that keeps them running.
 
-Invariants: the port is held before the first worker starts, and by nobody else; a worker that ends is started again,
-at a growing pace where it ends at once, and one that answers nobody is ended; what stands in the way of that is tried
-again, and the others go on; one that can't even start ends them all, with its exit code; whoever ends the
-keeper, by whatever signal, ends the workers: each watches its standard input, which is the keeper's leash.
+Invariants
+- The keeper holds the port before the first worker starts, and nobody else does.
+- A worker that ends is started again, after longer and longer pauses where it ends at once.
+- A worker that serves and then answers nobody is killed, and started again.
+- A worker that can't be started for now is tried again, and the others go on.
+- A worker that refuses to start (exit code 1 or 2) before any has served ends them all, with its exit code.
+- Whatever ends the keeper ends the workers: each watches its standard input, which ends with the keeper.
 """
 
 import asyncio

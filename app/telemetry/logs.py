@@ -1,8 +1,11 @@
 """The log: one reading of app.model.observations, on stderr, as JSON lines or for a person's eyes.
 
-Invariants: no secret and no client's data reaches a line; one fact is one line; what happens per client is at level
-debug (the metrics count it), so that a thousand reconnects don't flood the log that an incident is read in. The lines
-of libraries (aiohttp, asyncio, warnings) come out in the same form.
+Invariants
+- No secret and no client's data reaches a line.
+- One fact is one line.
+- What happens to each client is at level debug, and the metrics count it: a thousand reconnects don't flood the log
+  that an incident is read in.
+- The lines of libraries (aiohttp, asyncio, warnings) come out in the same form.
 """
 
 import logging

@@ -1,8 +1,10 @@
 """The metrics: the other reading of app.model.observations, in the Prometheus text format.
 
-The names, labels and buckets are a contract with dashboards (docs/protocol.md). Invariants: a label is never a value
-of a client, so the number of series is bounded by tables and fixed words; counters that must read zero are there, as
-zero, from the start.
+The names, labels and buckets are a contract with dashboards (docs/protocol.md).
+
+Invariants
+- A label is never a value of a client, so the number of series is bounded by tables and fixed words.
+- Counters that must read zero are there, as zero, from the start.
 """
 
 from bisect import bisect_left
@@ -138,17 +140,19 @@ class Metrics:
         self._on(observe.MessagesReceived, lambda o: received.labels(o.type).inc(o.count))
         self._on(observe.Refused, lambda o: refused.labels(o.code).inc())
         self._on(observe.Reset, lambda o: resets.labels(o.reason).inc(o.count))
-        reads = self._counter("sobranie_replay_reads_total", "Pieces of history read from the log for clients")
+        reads = self._counter("sobranie_replay_reads_total", "Pieces of history read from the event log for clients")
         self._on(observe.ReplayRead, lambda o: reads.inc())
         self._on(observe.Replayed, lambda o: replayed.labels(o.source).inc(o.changes))
         self._on(observe.Delivered, lambda o: delivery.observe(o.seconds, o.count))
 
     def _reading(self) -> None:
-        commits = self._counter("sobranie_commits_read_total", "Transactions read from the log")
-        changes = self._counter("sobranie_changes_read_total", "Changes read from the log")
-        read_bytes = self._counter("sobranie_read_bytes_total", "Bytes of changes read from the log")
-        size = self._histogram("sobranie_batch_changes", "Changes in one read of the log", BATCH_BUCKETS)
-        seconds = self._histogram("sobranie_batch_read_duration_seconds", "Time of one read of the log", READ_BUCKETS)
+        commits = self._counter("sobranie_commits_read_total", "Transactions read from the event log")
+        changes = self._counter("sobranie_changes_read_total", "Changes read from the event log")
+        read_bytes = self._counter("sobranie_read_bytes_total", "Bytes of changes read from the event log")
+        size = self._histogram("sobranie_batch_changes", "Changes in one read of the event log", BATCH_BUCKETS)
+        seconds = self._histogram(
+            "sobranie_batch_read_duration_seconds", "Time of one read of the event log", READ_BUCKETS
+        )
         finds = self._counter(
             "sobranie_safety_poll_finds_total", "Commits found by the safety poll while parked; must read 0"
         )
@@ -172,8 +176,8 @@ class Metrics:
         hot = self._gauge("sobranie_gate_hot", "1 while the leader polls, 0 while it waits for NOTIFY")
         ended = self._counter("sobranie_leaders_ended_total", "Silent leaders whose backend this server ended")
         incarnations = self._counter("sobranie_incarnation_changes_total", "Times that positions were re-based")
-        event_log_bytes = self._gauge("sobranie_event_log_bytes", "Size of the log in the database")
-        log_age = self._gauge("sobranie_event_log_age_seconds", "Age of the oldest event in the log")
+        event_log_bytes = self._gauge("sobranie_event_log_bytes", "Size of the event log in the database")
+        log_age = self._gauge("sobranie_event_log_age_seconds", "Age of the oldest event in the event log")
         log_excess = self._gauge("sobranie_event_log_excess_bytes", "Size of the log above its limit; should read 0")
         stuck = self._gauge("sobranie_event_log_blocked_seconds", "For how long the log could not turn; should read 0")
         turns = self._counter("sobranie_event_log_turns_total", "Partitions of the log that were emptied")

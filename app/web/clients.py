@@ -1,4 +1,4 @@
-"""The clients that are connected now, so that a stop can take leave of each of them.
+"""The clients that are connected now, so that a stop can tell each of them to come back.
 
 Invariant: from `stop` on no client stays longer than the time that it states.
 """

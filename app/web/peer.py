@@ -1,8 +1,10 @@
 """A client's socket once its request has been answered: taken over from aiohttp, which keeps some ten kilobytes of each
 request that a stream never needs again (docs/decisions/0008).
 
-Invariants: what came after the request's head is handed on, once; from the takeover on whoever hears `left` lets go of
-everything; `drained` returns only to what may write.
+Invariants
+- What came after the request's head is handed on, once.
+- From the takeover on, whoever is told `left` lets go of everything.
+- `drained` returns only when something may be written, or when the client has gone.
 """
 
 import asyncio
@@ -13,8 +15,8 @@ from aiohttp import web
 
 
 class Peer(asyncio.Protocol):
-    """`open` is false until there is somebody to write to: till then `drained` waits. `full` is whether the transport
-    wants nothing more; where it wants more again, and somebody has `more` to give, he is asked before others are."""
+    """`open` is false until the takeover: until then `drained` waits. `full` is true while asyncio's transport wants
+    nothing more. When it wants more again, `more` is called before those are woken who wait for `drained`."""
 
     __slots__ = ("_hear", "_left", "_waiting", "full", "lost", "more", "open")
 

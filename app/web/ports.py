@@ -1,4 +1,4 @@
-"""What the web edge needs from the rest of the house, as small protocols; the roof hands in what fulfils them."""
+"""What the web edge needs from the rest of the server, as small Protocols. app.main hands in what fulfils them."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypedDict
@@ -25,7 +25,7 @@ class Client(Protocol):
         ...
 
     def bad_request(self, message: str) -> None:
-        """Answer what can't be a message with an error."""
+        """Answer something that can't be a message with an error."""
         ...
 
     def close(self) -> None:
@@ -46,7 +46,8 @@ class Problem(TypedDict):
 
 
 class Blocked(TypedDict):
-    """Why the log can't turn and so grows, for how long, and what ends that; told by the server that leads."""
+    """Why the event log can't drop its oldest partition and so grows, for how long, and what ends that. The server that
+    leads tells it."""
 
     blocked_seconds: float
     excess_bytes: int

@@ -1,7 +1,8 @@
 """The HTTP server: the routes of the protocol, their handlers, and an orderly start and stop.
 
-Invariants: `start` either serves or raises StartError and leaves nothing open; `stop` takes leave of every client and
-is over after a stated time, whatever the clients do.
+Invariants
+- `start` serves, or raises StartError and leaves nothing open.
+- `stop` tells every client to come back, and is over after a stated time, whatever the clients do.
 """
 
 import asyncio

@@ -1,10 +1,14 @@
 """One client's transport, written past aiohttp: ready-made frames go to the socket itself or, where the kernel does not
-take them all, to asyncio's transport. That copies what it keeps, so of what is large it gets a piece at a time: what a
-thousand slow clients wait for is one.
+take them all, to asyncio's transport.
 
-Invariants: there is `direct` only while nothing is to go before; `write` never blocks and never raises; after `close`
-nothing but the end of the stream is written; a peer that does not take that end within LINGER seconds, or acknowledges
-nothing for PEER_TIMEOUT, is cut.
+asyncio's transport copies what it keeps. So it gets large data a piece at a time, and a thousand slow clients that wait
+for the same bytes share them.
+
+Invariants
+- `direct` is a socket only while nothing is unsent.
+- `write` never blocks and never raises.
+- After `close` nothing but the end of the stream is written.
+- A peer that does not take that end within LINGER seconds, or acknowledges nothing for PEER_TIMEOUT, is cut off.
 """
 
 import asyncio
@@ -24,12 +28,12 @@ from app.model.observations import Transport
 from app.web.peer import Peer
 
 LINGER: Final = 5.0  # seconds for a peer to take the end of its stream
-# Seconds without an acknowledgement, or with a receive window that stays shut. The heartbeat sees to it that there is
-# something to acknowledge; a reader so slow that it frees no window in this time is no reader.
+# Seconds without an acknowledgement, or with a receive window that stays shut. Heartbeats make sure that there is
+# something to acknowledge. A client that frees no window in this time does not read.
 PEER_TIMEOUT: Final = 180.0
 HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
 LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
-PIECE: Final = 128 << 10  # bytes that asyncio's transport gets at once: twice a message to who is fed
+PIECE: Final = 128 << 10  # bytes that asyncio's transport gets at once: two messages to a client that is fed
 _RETRY: Final = b"retry: %d\n\n"
 
 
@@ -61,7 +65,7 @@ class _Sink(ABC):
     def write(self, messages: Sequence[Message]) -> None: ...
 
     def write_rest(self, data: memoryview) -> None:
-        """What follows what the socket took."""
+        """Write the bytes of a message whose beginning the socket took."""
         self._send(data)
 
     def backlog(self) -> int:
@@ -98,7 +102,7 @@ class _Sink(ABC):
     def _end(self, code: int, reason: str) -> None: ...
 
     def _send(self, data: bytes | memoryview) -> None:
-        """By way of asyncio's transport, which keeps what the kernel does not take at once."""
+        """Write by way of asyncio's transport, which keeps what the kernel does not take at once."""
         if self._waiting is not None:
             self._waiting.append(memoryview(data))
         elif self._socket.is_closing():
@@ -165,11 +169,11 @@ class WebSocketSink(_Sink):
         self._send(struct.pack("!BB", 0x88, len(payload)) + payload)
 
     def hang_up(self) -> None:
-        """Both ends have said that this is the end."""
+        """Close the socket: both ends have sent their close frame."""
         self._then(self._socket.close)
 
     def finish(self) -> None:
-        """Nothing will be written any more, and whatever comes is not read: say so to the peer's kernel."""
+        """Tell the peer's kernel that nothing more is written; what still comes is not read."""
         if self._socket.can_write_eof():
             self._then(self._socket.write_eof)
 

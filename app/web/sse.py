@@ -1,7 +1,8 @@
 """Server-sent events: the same messages, subscribed to by the URL.
 
-An EventSource gives up for good on any status but 200. So only what will not pass is a 4xx (with an `error` message as
-its JSON body); what passes is 200 with `retry:`, an `error` message, and the end of the stream.
+An EventSource gives up for good on any status but 200. So only an error that trying again does not mend is a 4xx (with
+an `error` message as its JSON body). A passing error is 200 with `retry:`, an `error` message, and the end of the
+stream.
 """
 
 import contextlib
@@ -95,7 +96,7 @@ class EventStreams:
         sink.begin(random.randint(1000, 3000))
 
     def _fail(self, sink: EventSink, problem: ClientError) -> None:
-        """A trouble that passes: the stream is an error and its end, and the client comes back by itself."""
+        """Answer a passing error: the stream is an `error` message and its end, and the client comes back by itself."""
         self._observe(ConnectionFailed("sse", problem.code))
         sink.write([wire.error(problem)])
         sink.close(CloseCode.GOING_AWAY, problem.message)

@@ -1,8 +1,11 @@
 """What one WebSocket client says: frames by wsproto, messages one after the other.
 
-Invariants: messages are handled strictly in order, one at a time; who does not take the answers is not listened to;
-however small its frames, none holds up the others; what breaks the protocol of WebSocket ends the connection with its
-close code, which arrives although the rest of what the peer sends is thrown away.
+Invariants
+- Messages are handled strictly in order, one at a time.
+- A client that does not take its answers is not read from.
+- A client that sends many small frames does not hold up the others.
+- What breaks the protocol of WebSocket ends the connection with its close code. The code arrives although what the peer
+  still sends is thrown away.
 """
 
 import asyncio
@@ -52,7 +55,8 @@ class Talk:
         self._clients = clients
         self._observe = observe
         self._rate = Rate()
-        # Nearly always a client sends whole messages, and then nothing for long: only who does otherwise has a parser.
+        # Nearly always a client sends whole messages, and then nothing for long. Only a client that does otherwise
+        # keeps a parser.
         self._frames: Connection | None = None
         self._said = ""  # of a message that goes on
         self._size = 0  # of it, in bytes
@@ -106,7 +110,7 @@ class Talk:
                     self._put(pong)
                 else:
                     self._sink.control(pong)
-            case CloseConnection() if frames.state is ConnectionState.OPEN:  # the parser's word, and not the client's
+            case CloseConnection() if frames.state is ConnectionState.OPEN:  # wsproto says so, and not the client
                 self._fail(event.code, "protocol", event.reason or "")
             case CloseConnection():
                 self._sink.shut(NORMAL if event.code == NO_CODE else event.code)
@@ -124,8 +128,10 @@ class Talk:
             self._put(said if text is not None else None)
 
     def _fail(self, code: int, reason: str, text: str) -> None:
-        """A socket closed at once would answer what the peer still sends with a reset, which destroys the close frame:
-        so that is thrown away unread, until the peer's own end or LINGER."""
+        """End the connection with this close code.
+
+        A socket that is closed at once answers what the peer still sends with a reset, which destroys the close frame.
+        So what comes is thrown away, until the peer ends its side or LINGER is over."""
         self._deaf = True
         self._observe(ConnectionFailed("ws", reason))
         self._sink.shut(code, text)

@@ -4,8 +4,10 @@ Linux's interface is spoken directly (io_uring_setup(2), io_uring_enter(2), <lin
 library for Python, and what is needed of it is one operation. Everything is done when a call returns: sockets do not
 block, so each send ends at once, with what the kernel took or with an error.
 
-Invariants: no memory is handed to the kernel beyond a call; file descriptors are asked of the sockets in the call that
-uses them, and are -1 for those that are closed, so nothing is ever sent to a stranger who got an old number.
+Invariants
+- The kernel is handed no memory beyond a call.
+- Each call asks the sockets for their file descriptors. A closed socket's is -1, so nothing is sent to another
+  connection that got an old number.
 """
 
 import ctypes
@@ -25,7 +27,7 @@ from app.core.audience import Socket, one_by_one
 SETUP: Final = 425  # system calls, which have these numbers on every architecture
 ENTER: Final = 426
 ENTRIES: Final = 1024  # sends in one call
-FEW: Final = 32  # of so few the ring costs more than it saves
+FEW: Final = 32  # with fewer sockets than this, io_uring costs more than it saves
 TRIES: Final = 100  # where the kernel is short of something
 
 _SEND: Final = 26  # IORING_OP_SEND
