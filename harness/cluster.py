@@ -13,13 +13,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, LiteralString, Self
 
 import psycopg
+
+from harness.facts import soon
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "migrated"
@@ -152,9 +153,7 @@ class Cluster:
         """Ends the postmaster alone, as a crash does; its children notice and end. `start()` recovers."""
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while alive(pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        soon(lambda: not alive(pid), 30, "the postmaster has gone")
 
     def url(self, database: str = "postgres", *, port: int | None = None, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{port or self.port}/{database}"

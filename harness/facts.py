@@ -48,6 +48,19 @@ async def holds(fact: Callable[[], Awaitable[object] | object], seconds: float, 
         await asyncio.sleep(POLL_SECONDS)
 
 
+def soon(fact: Callable[[], object], timeout: float = 10.0, what: str = "") -> None:
+    """`eventually`, for those who have no event loop."""
+    deadline = time.monotonic() + timeout
+    while not fact():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what or inspect.getsource(fact).strip()}"
+        time.sleep(POLL_SECONDS)
+
+
+async def turn() -> None:
+    """Let everybody else who is ready have a turn of the event loop: no time passes."""
+    await asyncio.sleep(0)
+
+
 async def pause(seconds: float) -> None:
     """A writer's or a client's own pace (never a way to wait for something)."""
     await asyncio.sleep(seconds)

@@ -1,13 +1,12 @@
 """Resuming: at every position that was ever handed out, on any server, over either transport (adversarial 9 and 25)."""
 
-import asyncio
 import random
 from typing import cast
 
 import pytest
 
 from harness.database import Database
-from harness.facts import eventually
+from harness.facts import eventually, pause
 from harness.server import Server, Servers
 from tests.support import token
 from tests.support.clients import Client, EventStreamClient, WebSocketClient
@@ -38,7 +37,7 @@ async def _mixed_writes(database: Database) -> None:
                 await slow.execute("INSERT INTO posts (author_id, title) VALUES (1, 'slow')")
             await quick.execute("INSERT INTO posts (author_id, title) VALUES (%s, 'quick')", (i % 2,))
             await quick.execute("UPDATE posts SET title = title || '.' WHERE id = (SELECT min(id) FROM posts)")
-            await asyncio.sleep(0.005)  # the writers' pace, so that there are many positions
+            await pause(0.005)  # so that there are many positions
         await slow.commit()
 
 

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from harness.database import Database
+from harness.facts import pause
 from harness.server import Server, Servers
 from tests.support import token
 from tests.support.clients import WebSocketClient
@@ -93,7 +94,7 @@ async def write(database: Database, seed: int, ended: asyncio.Event) -> None:
                         await connection.execute(
                             "TRUNCATE stock" if dice.random() < 0.3 else "UPDATE stock SET n = n + 1"
                         )
-            await asyncio.sleep(dice.uniform(0, 0.01))
+            await pause(dice.uniform(0, 0.01))
 
 
 async def by_websocket(
@@ -150,7 +151,7 @@ async def wave(database: Database, server: Server, channel: str, begin: int) -> 
         clients = []
         for i in range(begin):
             clients.append(asyncio.create_task(kinds[i % 2](http, server, channel, ended, busy=i % 4 == 0)))
-            await asyncio.sleep(0.02)
+            await pause(0.02)
         writing.set()
         await asyncio.gather(*writers)
         FINAL.append(await now(database))

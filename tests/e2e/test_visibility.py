@@ -5,6 +5,7 @@ import asyncio
 import psycopg
 
 from harness.database import Database
+from harness.facts import pause
 from harness.server import Server, Servers
 from tests.support.clients import WebSocketClient
 from tests.support.transport import Transport, now, verdict
@@ -97,7 +98,7 @@ async def test_commits_while_the_reader_parks_and_wakes_are_all_seen(
     async with await transport.open(server, "posts") as client, await database.connect() as writer:
         for i in range(150):
             await writer.execute("INSERT INTO posts (author_id, title) VALUES (1, %s)", (str(i),))
-            await asyncio.sleep((i % 50) * 0.002)  # the writer's pace: 0 to 98 ms
+            await pause((i % 50) * 0.002)  # 0 to 98 ms
         await client.changes(150)
         await verdict(database, client)
     assert await server.metric("sobranie_safety_poll_finds_total") == 0

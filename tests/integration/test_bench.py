@@ -8,6 +8,7 @@ import pytest
 
 from bench import tools
 from bench.swarm import Swarm
+from harness.facts import turn
 
 MARKS, CLIENTS, AGE = 3000, 3, 5.0
 
@@ -35,7 +36,7 @@ async def send_marks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         writer.write(data[at : at + size])
         at += size
         await writer.drain()
-        await asyncio.sleep(0)
+        await turn()
     await reader.read()
     writer.close()
 

@@ -263,12 +263,12 @@ async def test_two_phase_commit_works_beside_a_leader_and_is_read_once(own_clust
 STOPPED = """
 import asyncio, sys
 from tests.integration.test_leader import candidate
+from harness.facts import eventually
 async def main():
     async with candidate(sys.argv[1]) as server:
-        while not server.leader.leading:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: server.leader.leading, 60)
         print("leading", flush=True)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 asyncio.run(main())
 """
 

@@ -5,7 +5,6 @@ is drawn while the row is held, a transaction's id whenever it first writes; a r
 between two awaits. The real log is tested against a real PostgreSQL elsewhere.
 """
 
-import asyncio
 import json
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetRea
 from app.model.position import Position, Snapshot
 from app.stream.ports import EventLogListener, LogHead
 from app.stream.stretch import Stretch
+from harness.facts import turn
 from tests.support.truth import Event, Truth, canonical
 
 FIRST = 100
@@ -180,7 +180,7 @@ class World:
 
     async def pause(self, most: int = 3) -> None:
         for _ in range(self.random.randrange(most + 1)):
-            await asyncio.sleep(0)
+            await turn()
 
     async def _reach(self) -> None:
         await self.pause()

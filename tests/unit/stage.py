@@ -1,9 +1,9 @@
 """One server in a world without chance, and clients that are asked step by step."""
 
-import asyncio
 from collections.abc import Callable
 from random import Random
 
+from harness.facts import turn
 from tests.unit.client_model import Client, Link, Server
 from tests.unit.log_model import World
 
@@ -43,12 +43,12 @@ class Stage:
         for _ in range(TURNS):
             if fact():
                 return
-            await asyncio.sleep(0)
+            await turn()
         raise AssertionError(f"in vain: {[c.diary for c in self.clients]}")
 
     async def turns(self) -> None:
         for _ in range(200):
-            await asyncio.sleep(0)
+            await turn()
 
 
 def link(client: Client) -> Link:

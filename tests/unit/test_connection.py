@@ -11,6 +11,7 @@ import app.model.position
 from app.clients.registry import BEATS
 from app.model.errors import DatabaseAway, ResetReason
 from app.model.position import Position, Snapshot
+from harness.facts import turn
 from tests.unit.log_model import World
 from tests.unit.stage import Stage, joined, keys, link
 
@@ -241,7 +242,7 @@ async def test_who_vanishes_in_the_midst_of_a_subscribe_leaves_nothing(stage: St
         client.subscribe(["notes"], None)
         client.subscribe(["posts"], start)
         for _ in range(turns):
-            await asyncio.sleep(0)
+            await turn()
         client.cut(cancel=turns % 2 == 0)
     await asyncio.gather(*(made.task for c in stage.clients for made in c.links), return_exceptions=True)
     await stage.until(stage.server.spotless)

@@ -20,6 +20,7 @@ import app.stream.replays
 import app.stream.turns
 from app.model.errors import ResetReason
 from app.model.position import Position
+from harness.facts import turn
 from tests.support import token
 from tests.support.judge import judge, report
 from tests.unit.client_model import CHANNELS, Client, Server
@@ -81,7 +82,7 @@ class Play:
         for _ in range(steps):
             self.step()
             for _ in range(self.random.choice([0, 0, 1, 2, 8])):
-                await asyncio.sleep(0)
+                await turn()
         await self.settle()
 
     def first_position(self) -> str | None:
@@ -225,7 +226,7 @@ class Play:
         for _ in range(TURNS):
             if fact():
                 return
-            await asyncio.sleep(0)
+            await turn()
         raise AssertionError(f"in vain: {what}: {[(c.stream.pending, c.stream.position) for c in self.clients]}")
 
     def _arrived(self, clients: list[Client], final: str) -> bool:

@@ -14,7 +14,7 @@ from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import Observation
 from app.model.position import Snapshot
 from app.stream.replays import Replays
-from harness.facts import eventually
+from harness.facts import eventually, turn
 from tests.unit.log_model import FIRST, World
 
 PATIENCE = 5.0  # seconds
@@ -160,7 +160,7 @@ async def test_who_gives_up_leaves_nothing() -> None:
     front = world.now()
     replays = Replays(world, lambda: front, ignore)
     tasks = [asyncio.create_task(replays.after(p)) for p in positions[:5]]
-    await asyncio.sleep(0)
+    await turn()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.stream.turns import Turns
+from harness.facts import turn
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=12))
@@ -20,7 +21,7 @@ def test_at_most_so_many_go_on_in_one_turn_of_the_loop_in_the_order_of_asking(
         async def tick() -> None:
             while not ended.is_set():
                 clock[0] += 1
-                await asyncio.sleep(0)
+                await turn()
 
         async def person(n: int, times: int) -> None:
             for time in range(times):
@@ -29,7 +30,7 @@ def test_at_most_so_many_go_on_in_one_turn_of_the_loop_in_the_order_of_asking(
 
         ticking = asyncio.create_task(tick())
         tasks = [asyncio.create_task(person(n, times)) for n, (times, _) in enumerate(people)]
-        await asyncio.sleep(0)
+        await turn()
         for task, (_, gives_up) in zip(tasks, people, strict=True):
             if gives_up:
                 task.cancel()

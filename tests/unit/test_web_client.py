@@ -12,7 +12,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from app.web.server import STATIC
-from harness.facts import eventually, holds
+from harness.facts import eventually, holds, turn
 from tests.support.browser import Browser, browser_program
 
 pytestmark = pytest.mark.skipif(browser_program() is None, reason="no Chromium here (apt-get install chromium)")
@@ -92,7 +92,7 @@ class Script:
         self.attempts.append(peer.asked)
         await part(peer)
         if request.transport is not None:
-            await asyncio.sleep(0)
+            await turn()
             request.transport.close()
 
 

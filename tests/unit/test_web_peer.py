@@ -19,7 +19,7 @@ from app.model.errors import CloseCode
 from app.model.observations import ConnectionClosed, ConnectionFailed, ConnectionOpened, Failed
 from app.web.sinks import HIGH_WATER, PIECE
 from app.web.talk import FRAMES, Talk
-from harness.facts import eventually, holds
+from harness.facts import eventually, holds, turn
 from tests.unit.raw import CLOSE, HANDSHAKE, LIVEZ, PING, PONG, STREAM, TEXT, Frame, Raw, frame, say
 from tests.unit.web import House, running
 
@@ -221,7 +221,7 @@ async def test_a_client_may_vanish_or_half_close_at_any_moment(house: House, sai
             for vanish in (True, False):
                 raw = await Raw.connect(house, said[:at])
                 for _ in range(turns):
-                    await asyncio.sleep(0)
+                    await turn()
                 if vanish:
                     raw.reset()
                 else:
@@ -269,7 +269,7 @@ async def test_a_stop_takes_leave_of_clients_in_every_state_and_no_timer_fails_l
     sinks = [c.sink for c in house.everyone]
     while sum(sink.backlog() > 0 for sink in sinks) < len(deaf):
         await house.insert(body="x" * 100_000)
-        await asyncio.sleep(0)
+        await turn()
     stopping = asyncio.create_task(house.server.stop())
     await eventually(lambda: house.server._clients.stopping)
     for raw in deaf:
@@ -303,7 +303,7 @@ async def test_any_bytes_behind_the_handshake_give_messages_and_a_close_code(
 ) -> None:
     async with running() as house:
         raw = await welcomed(house, said[:cut])
-        await asyncio.sleep(0)
+        await turn()
         raw.writer.write(said[cut:])
         with suppress(OSError):  # after its close frame the server may have gone
             raw.writer.write_eof()
@@ -348,7 +348,7 @@ async def test_a_large_change_comes_whole_and_in_order_to_who_reads_it_late(hous
     assert all(sink._socket.get_write_buffer_size() <= HIGH_WATER + PIECE for sink in sinks)  # type: ignore[attr-defined]
     stopping = asyncio.create_task(house.server.stop()) if ends else None
     for _ in range(10):
-        await asyncio.sleep(0)
+        await turn()
     for raw in (socket_, stream):
         raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
     received, events = list[str](), b""

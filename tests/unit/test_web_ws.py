@@ -22,7 +22,7 @@ from app.model.observations import (
 from app.model.settings import Settings
 from app.web import rate
 from app.web.sinks import HIGH_WATER, WebSocketSink
-from harness.facts import eventually, holds
+from harness.facts import eventually, holds, turn
 from tests.unit.web import House, running
 
 LIMIT = 65536
@@ -172,7 +172,7 @@ async def test_a_slow_reader_is_fed_at_its_own_pace_and_misses_nothing(
     written = []
     while not house.observed(Lagging):  # the client reads nothing; the kernel's buffers fill
         written += await house.insert(body="x" * 100_000, rows=5)
-        await asyncio.sleep(0)
+        await turn()
         assert len(written) < 1000
     for _ in range(20):
         written += await house.insert(body="x" * 100_000, rows=5)
@@ -279,7 +279,7 @@ async def test_a_peer_that_takes_nothing_is_cut(monkeypatch: pytest.MonkeyPatch)
         await until(ws, "position")
         for _ in range(100):  # far more than the kernel takes
             await house.insert(body="x" * 100_000, rows=5)
-            await asyncio.sleep(0)
+            await turn()
         await eventually(lambda: len(house.registry) == 0)
 
 
@@ -358,7 +358,7 @@ async def test_what_a_client_that_stopped_reading_costs_is_bounded_live_or_fed(h
     most = 0
     while any(c.session.state is State.LIVE for c in connections):  # the kernel takes some megabytes of each
         await house.insert(body="x" * 1_000, rows=50)
-        await asyncio.sleep(0)
+        await turn()
         most = max(most, *(c.sink.backlog() for c in connections))
         assert len(house.log.committed) < 2_000
     assert len(house.everyone) == len(connections) == 20
