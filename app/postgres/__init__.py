@@ -1,1 +1,1 @@
-"""The edge to PostgreSQL."""
+"""PostgreSQL as the database that is served: its event log, its rows, its leader, its own bus."""

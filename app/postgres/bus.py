@@ -1,76 +1,79 @@
-"""The bus that needs nothing but the database: NOTIFY says that something is new, and every server reads the log.
+"""The bus that needs nothing but the database: NOTIFY says that something is new, and every server reads the event log.
 
-Invariants: the last wake-up is never lost on this side (it is sent again after a reconnect); no more than a hundred
-notifications a second; whoever could have missed one (after every connect) is woken.
+Invariants
+- The sender loses no wake-up: one that could not be sent is sent after the next connect.
+- The sender sends no more than a hundred notifications a second.
+- A server that could have missed a wake-up, as after every connect, is woken.
 """
 
 import asyncio
 import json
-import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
 from app.model.change import Batch
 from app.model.errors import DatabaseAway
+from app.postgres.connect import Connection, backoff
+from app.postgres.queries import SQL
 from app.stream.ports import Receiver
 
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Connect = Callable[[str], Awaitable[Connection]]
 
-LISTEN: Final = b"LISTEN realtime_bus"
-NOTIFY: Final = b"SELECT pg_catalog.pg_notify('realtime_bus', %s)"
-LISTENERS: Final = b"""SELECT count(*) FROM pg_catalog.pg_stat_activity
-WHERE datname = current_database() AND application_name = 'sobranie bus listener'"""
-SPACING_SECONDS: Final = 0.010
-QUIET_SECONDS: Final = 5.0  # a line that said nothing for so long is asked whether it is alive
+LISTENER: Final = "bus listener"  # bus.sql counts the sessions of this name
+SENDER: Final = "bus sender"
+SPACING_SECONDS: Final = 0.010  # between two notifications
+QUIET_SECONDS: Final = 5.0  # a connection that brought nothing for so long is asked whether it is alive
 ANSWER_SECONDS: Final = 5.0
 GONE: Final = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseAway, OSError, TimeoutError)
 
 
 class PostgresBus:
+    """Implements app.stream.ports.Bus."""
+
     def __init__(self, connect: Connect, server_id: str) -> None:
-        """`connect` makes a session of the database for a purpose (its argument), and raises DatabaseAway."""
+        """`connect` makes a session of the database that is named as its argument says; it raises DatabaseAway."""
         self._connect = connect
         self._server_id = server_id
         self.ready = False
-        self._news = asyncio.Event()
-        self._dirty = False
-        self._alone = False
-        self._position: str | None = None
+        self._news = asyncio.Event()  # there is something to send
+        self._dirty = False  # a wake-up is to be sent
+        self._position: str | None = None  # a beat is to be sent, with this position
+        self._alone = False  # no other server listens
 
     async def run(self, receiver: Receiver) -> None:
         """Carry messages until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._lasting(lambda: self._listen(receiver)))
-            group.create_task(self._lasting(self._send))
+            group.create_task(self._keep_up(lambda: self._listen(receiver)))
+            group.create_task(self._keep_up(self._send))
 
     async def publish(self, batch: Batch) -> None:
-        """Wake the others, now or with those that follow within ten milliseconds."""
+        """Wake the other servers. Batches that follow within ten milliseconds share one wake-up."""
         self._dirty = True
         self._news.set()
 
     async def beat(self, position: str) -> None:
-        """Tell the others that this server leads, and where it stands."""
+        """Tell the other servers that this one leads, and where it stands."""
         self._position = position
         self._news.set()
 
-    async def _lasting(self, work: Callable[[], Awaitable[None]]) -> None:
-        pauses = _pauses()
+    async def _keep_up(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` again whenever its connection breaks."""
+        pauses = backoff()
         while True:
             started = asyncio.get_running_loop().time()
             with suppress(*GONE):
                 await work()
             if asyncio.get_running_loop().time() - started > QUIET_SECONDS:
-                pauses = _pauses()
+                pauses = backoff()
             await asyncio.sleep(next(pauses))
 
     async def _listen(self, receiver: Receiver) -> None:
-        connection = await self._connect("bus listener")
+        connection = await self._connect(LISTENER)
         try:
-            await connection.execute(LISTEN)
+            await connection.execute(SQL["listen_bus"])
             self.ready = True
             receiver.wake()
             while True:
@@ -80,7 +83,7 @@ class PostgresBus:
                     self._receive(notify.payload, receiver)
                 if quiet:
                     async with asyncio.timeout(ANSWER_SECONDS):
-                        await connection.execute(b"SELECT 1")
+                        await connection.execute(SQL["answer"])
         finally:
             self.ready = False
             await connection.close()
@@ -90,7 +93,7 @@ class PostgresBus:
             message = json.loads(payload)
             sender, position = message["from"], message.get("position")
         except (ValueError, TypeError, KeyError, AttributeError):
-            return  # anybody may notify: a stranger's word is worth nothing
+            return  # any role may notify, and what no server of ours said is worth nothing
         if sender == self._server_id or not isinstance(sender, str):
             return
         if isinstance(position, str):
@@ -99,8 +102,8 @@ class PostgresBus:
             receiver.wake()
 
     async def _send(self) -> None:
-        await self._news.wait()  # only a leader ever sends
-        connection = await self._connect("bus sender")
+        await self._news.wait()  # a follower never sends, and needs no connection
+        connection = await self._connect(SENDER)
         try:
             while True:
                 await self._news.wait()
@@ -118,24 +121,21 @@ class PostgresBus:
             await connection.close()
 
     async def _nobody_else(self, connection: Connection) -> bool:
-        """Whether wake-ups can be spared. One that comes reads when it does, and hears the beat within a second."""
+        """Whether wake-ups can be spared because no other server listens.
+
+        A server that joins reads when it does, and hears the next beat within a second.
+        """
         async with asyncio.timeout(ANSWER_SECONDS):
-            row = await (await connection.execute(LISTENERS)).fetchone()
+            row = await (await connection.execute(SQL["count_listeners"])).fetchone()
         return row is not None and row[0] <= 1
 
     async def _notify(self, connection: Connection, position: str | None) -> None:
+        """Send a beat at `position`, or a wake-up where that is None. Where it fails a wake-up is to be sent."""
         message = {"from": self._server_id} | ({"position": position} if position is not None else {})
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await connection.execute(NOTIFY, (json.dumps(message),))
+                await connection.execute(SQL["notify_bus"], {"message": json.dumps(message)})
         except BaseException:
             self._dirty = True
             self._news.set()
             raise
-
-
-def _pauses() -> Iterator[float]:
-    pause = 0.1
-    while True:
-        yield pause * random.uniform(0.5, 1.0)
-        pause = min(pause * 2, 10.0)

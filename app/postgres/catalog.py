@@ -1,7 +1,8 @@
-"""The tables on the air: every generation by its number, the newest by its name, and the spelling of their values.
+"""The watched tables: every generation by its number, the newest by its name, and the spelling of their values.
 
-Invariant: a generation is loaded before a change that names it is handed on; a G event loads it anew, because that is
-how a generation begins and ends.
+Invariants
+- A generation is loaded before a change that names it is handed on.
+- A G event loads its generation anew, because a generation begins and ends with one.
 """
 
 import re
@@ -45,12 +46,12 @@ class Catalog:
             self._add(_table(row))
 
     def forget(self) -> None:
-        """In another incarnation the number of a generation may stand for another one."""
+        """Forget all tables: in another incarnation the number of a generation may stand for another one."""
         self.generations.clear()
         self._current.clear()
 
     def lacks(self, events: Iterable[tuple[int, str]]) -> set[int]:
-        """Of what events name (generation, op): what is not known, or begins or ends there."""
+        """Of the generations that events name, as (generation, op), those to load: unknown, or begun or ended there."""
         return {gen for gen, op in events if op == "G" or gen not in self.generations}
 
     async def ensure(self, connection: Connection, events: Iterable[tuple[int, str]]) -> None:
@@ -70,9 +71,9 @@ class Catalog:
             self._current[table.schema, table.name] = table
 
     async def current(self, schema: str, name: str) -> Table | None:
-        """The newest generation of the table of that name; asks the database for an unknown one.
+        """The newest generation of the table of that name; None where it is not watched.
 
-        Raises DatabaseAway.
+        Asks the database about a name that is not known. Raises DatabaseAway.
         """
         known = self._current.get((schema, name))
         if known is None or known.ended:
@@ -97,7 +98,7 @@ class Catalog:
         return known
 
     async def _cast(self, kind: str, column: str, value: str) -> str:
-        # `kind` is format_type's own output, quoted by PostgreSQL; it is the one thing that can't be a parameter.
+        # The type can't be a parameter. It is the output of format_type, quoted by PostgreSQL.
         query = sql.SQL("SELECT (%s::text::{kind})::text").format(kind=sql.SQL(kind))
         try:
             async with self._borrowed() as connection:
@@ -122,7 +123,7 @@ def table_type(kind: str) -> str:
 
 
 def _is_canonical(kind: str, value: str) -> bool:
-    """Whether it is known without asking that the type prints this value so."""
+    """Whether the type prints this value so, as far as that is known without asking the database."""
     if kind in _TEXTS:
         return "\x00" not in value
     if (limit := _INTEGERS.get(kind)) is not None:

@@ -1,6 +1,8 @@
 """What refuses a start, each with what mends it: a standby, a wrong schema, missing rights, no LISTEN.
 
-Invariant: nothing is written, and nothing is assumed that was not tried: LISTEN is proved by a notification.
+Invariants
+- The check writes nothing.
+- It assumes nothing that it has not tried. LISTEN is proved by a notification that arrives.
 """
 
 import secrets
@@ -28,17 +30,17 @@ async def check(url: str) -> None:
         try:
             with away():
                 async with deadline(connection, CHECK_SECONDS):
-                    await _primary(connection)
-                    await _schema(connection)
-                    await _privileges(connection)
-                    await _listen(connection, url)
+                    await _check_primary(connection)
+                    await _check_schema(connection)
+                    await _check_privileges(connection)
+                    await _check_listen(connection, url)
         finally:
             await connection.close()
     except DatabaseAway as error:
         raise StartError(f"the database can't be reached: {error}") from error
 
 
-async def _primary(connection: Connection) -> None:
+async def _check_primary(connection: Connection) -> None:
     row = await (await connection.execute(SQL["recovering"])).fetchone()
     assert row is not None
     if row[0]:
@@ -49,11 +51,11 @@ async def _primary(connection: Connection) -> None:
     if connection.info.server_version < OLDEST_SERVER:
         raise StartError(f"PostgreSQL {row[1]} is too old: 15 or newer is needed")
     encoding = connection.info.parameter_status("server_encoding")
-    if encoding != "UTF8":  # one character that it has and UTF-8 has not would stop the stream of all tables
+    if encoding != "UTF8":  # one character that UTF-8 lacks would stop the stream of all tables
         raise StartError(f"this database has the encoding {encoding}, and UTF8 is needed")
 
 
-async def _schema(connection: Connection) -> None:
+async def _check_schema(connection: Connection) -> None:
     try:
         row = await (await connection.execute(SQL["schema"])).fetchone()
         if row is None or not row[0]:
@@ -71,7 +73,7 @@ async def _schema(connection: Connection) -> None:
         )
 
 
-async def _privileges(connection: Connection) -> None:
+async def _check_privileges(connection: Connection) -> None:
     missing = [row[0] for row in await (await connection.execute(SQL["privileges"])).fetchall()]
     if missing:
         raise _missing(", ".join(missing))
@@ -81,15 +83,15 @@ def _missing(what: str) -> StartError:
     return StartError(f"this role lacks {what}: run `GRANT realtime_reader TO <role>` as a superuser or its admin")
 
 
-async def _listen(connection: Connection, url: str) -> None:
-    """Two statements on one connection, a notification from another: a pooler between loses it, silently."""
+async def _check_listen(connection: Connection, url: str) -> None:
+    """LISTEN on one connection and NOTIFY on another. A pooler between loses the notification, in silence."""
     payload = secrets.token_hex(8)
     await connection.execute(SQL["listen_check"], prepare=False)
     other = await connect(url, name="check")
     try:
         with away():
             await other.execute(SQL["notify_check"], {"payload": payload}, prepare=False)
-            if await _heard(connection, payload):
+            if await _hears(connection, payload):
                 await connection.execute(SQL["unlisten_check"], prepare=False)
                 return
     finally:
@@ -100,8 +102,9 @@ async def _listen(connection: Connection, url: str) -> None:
     )
 
 
-async def _heard(connection: Connection, payload: str) -> bool:
-    # Closed at once: an open `notifies()` keeps the connection's lock, and the next statement would wait for ever.
+async def _hears(connection: Connection, payload: str) -> bool:
+    # The generator is closed at once, because an open one keeps the connection's lock and the next statement would wait
+    # for ever.
     async with aclosing(connection.notifies(timeout=LISTEN_SECONDS)) as notifies:
         async for notify in notifies:
             if notify.payload == payload:

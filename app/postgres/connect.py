@@ -1,9 +1,10 @@
 """Connections to the primary, and how they fail.
 
-Every session sets what it relies on, so that no default of the database or the role matters. Every failure of the
-network or the server becomes DatabaseAway, whose text never holds a password. A statement that gets no answer is ended
-by `deadline`, which shuts the socket: a peer that is silent (a stalled proxy, a stopped process) then looks like one
-that is gone.
+Invariants
+- Every session sets what it relies on, so that no default of the database or the role matters.
+- Every failure of the network or the server becomes DatabaseAway, whose text never holds a password.
+- A statement that gets no answer is ended by `deadline`, which shuts the socket. A peer that is silent (a stalled
+  proxy, a stopped process) then looks like one that is gone.
 """
 
 import asyncio
@@ -26,13 +27,15 @@ CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 70.0  # a little more than the statement_timeout of connect.sql
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_LAST: Final = 10.0
-# Our own schema is not there, or not whole: it is being restored, or taken down.
+# What a statement raises where the schema `realtime` is not there, or not whole: it is being restored, or taken down.
 OURS: Final = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedFunction,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.InvalidSchemaName,
 )
+# What DatabaseAway says where a restore shows in what a statement found.
+REPLACED: Final = "the event log is being replaced by another, from a dump"
 PARAMETERS: Final[dict[str, Any]] = {
     "connect_timeout": CONNECT_SECONDS,
     "client_encoding": "utf8",
@@ -53,7 +56,7 @@ async def connect(url: str, *, name: str, autocommit: bool = True) -> Connection
         try:
             async with deadline(made, CONNECT_SECONDS):
                 await made.execute(SQL["session"], prepare=False)
-                with suppress(psycopg.errors.InvalidParameterValue):  # a platform that can't notice dead peers
+                with suppress(psycopg.errors.InvalidParameterValue):  # the server's platform can't notice dead peers
                     await made.execute(SQL["notice_dead_peer"], prepare=False)
             await made.set_autocommit(autocommit)
         except BaseException:
@@ -72,7 +75,10 @@ def _conninfo(url: str, name: str) -> str:
 
 @contextmanager
 def away(*more: type[psycopg.Error]) -> Iterator[None]:
-    """Turns every failure of the line or the server into DatabaseAway, and `more`; other errors of a statement pass."""
+    """Turns every failure of the network or the server into DatabaseAway, and the errors `more` too.
+
+    Other errors of a statement pass.
+    """
     failures: tuple[type[Exception], ...] = (psycopg.OperationalError, psycopg.InterfaceError, OSError, *more)
     try:
         yield
@@ -83,7 +89,7 @@ def away(*more: type[psycopg.Error]) -> Iterator[None]:
 
 @asynccontextmanager
 async def deadline(connection: Connection, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
-    """Shuts the connection's socket if the block has not ended after `seconds`: what waits on it then fails."""
+    """Shuts the connection's socket if the block has not ended after `seconds`. What waits on the socket then fails."""
     timer = asyncio.get_running_loop().call_later(seconds, _shut, connection)
     try:
         yield
@@ -92,8 +98,8 @@ async def deadline(connection: Connection, seconds: float = ANSWER_SECONDS) -> A
 
 
 def _shut(connection: Connection) -> None:
-    with suppress(psycopg.OperationalError, OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)
+    with suppress(psycopg.OperationalError, OSError), socket.socket(fileno=os.dup(connection.fileno())) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
 
 
 def backoff() -> Iterator[float]:

@@ -1,5 +1,6 @@
 -- name: session
--- Whatever the database or the role has as defaults. Names that this server's version lacks are left out.
+-- What every session relies on, whatever the database or the role has as defaults. Settings that this server's version
+-- lacks are left out.
 SELECT pg_catalog.set_config(s.name, s.value, false)
 FROM (VALUES
   ('search_path', 'pg_catalog'), ('default_transaction_isolation', 'read committed'),
@@ -12,4 +13,5 @@ FROM (VALUES
 WHERE pg_catalog.current_setting(s.name, true) IS NOT NULL
 
 -- name: notice_dead_peer
+-- PostgreSQL looks this often, while it runs a statement, whether its client is still there.
 SELECT set_config('client_connection_check_interval', '2s', false)

@@ -1,7 +1,8 @@
-"""From rows of the log to changes. Invariant: row JSON stays the bytes that PostgreSQL sent; nothing parses it.
+"""From rows of the event log to changes.
 
-Raw newlines of `json` columns are blanked: between JSON tokens they are white space only (inside a string they are
-always escaped), and an event of an event stream would be cut in two by one.
+Invariant: the JSON of a row stays the bytes that PostgreSQL sent, and nothing parses it. Only raw newlines of `json`
+columns are blanked, because one would cut an event of an event stream in two. Between the tokens of JSON they are white
+space, and inside a string they are always escaped.
 """
 
 from collections import defaultdict
@@ -24,8 +25,9 @@ _Y2000: Final = 946_684_800_000_000  # where PostgreSQL counts its microseconds 
 
 
 def register(connection: Connection) -> None:
-    """Teach a connection the log's types (binary results only)."""
-    # psycopg's own loaders, because it has them in C: JSON as its bytes, ids and times as integers, letters as text.
+    """Teach a connection the types of the event log's columns (binary results only)."""
+    # These are psycopg's own loaders, because they are in C. They give JSON as its bytes, ids and times as integers,
+    # and letters as text.
     connection.adapters.register_loader("json", ByteaBinaryLoader)
     connection.adapters.register_loader(_XID8, Int8BinaryLoader)
     connection.adapters.register_loader(_CHAR, TextBinaryLoader)
@@ -33,13 +35,14 @@ def register(connection: Connection) -> None:
     connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
 
 
-# The columns of an event, as every query of the log returns them, last.
+# The columns of an event. Every statement that reads events returns them, as its last ones.
 ID, N, XID, GEN, OP, _, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(13)
 WIDTH: Final = 13
 _ORDER: Final = attrgetter("last", "xid")
 
 
 def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> Change:
+    """The change of one event. `tables` are the generations by number; `half` is that of Change."""
     number, n, xid, gen, op, depth, mark, command, at, new_values, old_values, new, old = row
     return Change(
         number, n, xid, tables[gen], op, depth, mark, at + _Y2000,
@@ -55,7 +58,10 @@ def blanked(row: bytes) -> bytes:
 
 
 def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:
-    """Whole transactions, by their last event: the only order that is right for every row (capture.md 1)."""
+    """Whole transactions, ordered by their last event.
+
+    That is the only order of transactions that is right for every row (docs/capture.md, section 1).
+    """
     events: defaultdict[int, list[Change]] = defaultdict(list)
     for row in rows:
         events[row[XID]].append(change(row, tables))
@@ -65,5 +71,5 @@ def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> 
 
 
 def size(found: Iterable[Transaction]) -> int:
-    """Bytes in memory, about."""
+    """How many bytes the changes take in memory, about."""
     return sum(c.size for t in found for c in t.changes)

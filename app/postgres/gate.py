@@ -1,11 +1,14 @@
-"""The reader's side of the gate: sleep without missing a commit, and cost writers nothing while awake (capture.md 3).
+"""The reader's side of the gate: it sleeps without missing a commit, and costs writers nothing while it is awake.
 
-Writers share the lock K and skip NOTIFY; who can't get it notifies. To sleep, the reader takes K exclusively: granted
-when every writer that skipped NOTIFY has ended. While commits are rare it keeps K: one notification and one read for
-each is the least. Invariants (tests/unit/test_gate_model.py):
-- it sleeps only with K held, and only after one more read that began after the grant;
-- a notification is forgotten only before a read begins;
-- no request for K stays queued longer than the lock timeout: a queued one makes every writer notify.
+The gate is advisory lock 1 (docs/capture.md, section 3). A writer that can share the gate skips NOTIFY. A writer that
+can't share it notifies. To sleep, the reader closes the gate: it takes the lock exclusively, which is granted when
+every writer that skipped NOTIFY has ended. While commits are rare the reader sleeps again with the gate still closed,
+because one notification and one read for each commit is the least that it can cost.
+
+Invariants (tests/unit/test_gate_model.py)
+- The reader sleeps only while the gate is closed, and only after one more read that began after the grant.
+- The reader drops a notification only before a read begins.
+- No request for the gate stays queued longer than the lock timeout, because a queued one makes every writer notify.
 """
 
 import asyncio
@@ -23,38 +26,44 @@ from app.postgres.queries import SQL
 
 Pull = Callable[[], Awaitable[int]]  # reads, applies and publishes what is new; returns the number of commits
 
-HOT_SECONDS: Final = 0.030  # stay awake for so long after the last commit
-CROWD_SECONDS: Final = 0.250  # and for so long where writers were seen to wait for each other
-CROWDED_SECONDS: Final = 1.0  # how long not to ask for K then
-LOOK_SECONDS: Final = 0.250  # how often to look whether they do, while commits wake the reader
-WEIGHT: Final = 0.2  # of the newest gap between two commits
-LONGEST_GAP: Final = 0.5
-SAFETY_SECONDS: Final = 1.0
-DENIED_SECONDS: Final = 0.010  # the pace while some writer keeps K shared
-AWAKE_SECONDS: Final = 0.025  # the pace where sleeping is not allowed
-ASK_AGAIN_FIRST: Final = 0.1
+HOT_SECONDS: Final = 0.030  # how long the reader stays awake after the last commit
+CROWD_SECONDS: Final = 0.250  # how long it does where writers were seen to wait for each other
+CROWDED_SECONDS: Final = 1.0  # how long it does not ask for the gate then
+LOOK_SECONDS: Final = 0.250  # how often it looks whether writers wait for each other, while commits wake it
+WEIGHT: Final = 0.2  # of the newest gap between two commits, in the average
+LONGEST_GAP: Final = 0.5  # seconds; a longer gap counts as this
+SAFETY_SECONDS: Final = 1.0  # how often a sleeping reader reads although nothing woke it
+DENIED_SECONDS: Final = 0.010  # the pace of reading while some writer keeps the gate open
+AWAKE_SECONDS: Final = 0.025  # the pace of reading where sleeping is not allowed
+ASK_AGAIN_FIRST: Final = 0.1  # how long after a denial the reader asks for the gate again; doubles each time
 ASK_AGAIN_LAST: Final = 5.0
-ANSWER_SECONDS: Final = 5.0
-PAUSE_SECONDS: Final = 0.002  # after one commit, or none
+ANSWER_SECONDS: Final = 5.0  # without an answer for so long the gate's connection is dead
+PAUSE_SECONDS: Final = 0.002  # between two reads, after one commit or none
 LONGEST_SECONDS: Final = 0.040
 
 
 def pace(commits: int) -> float:
-    """Seconds until the next read. A read costs some 0.4 ms of processor time whatever it finds, and on a full machine
-    that is the writers' time: so the pauses grow with the rate, to 1 ms for each 250 commits a second."""
+    """Seconds until the next read, after one that found so many commits.
+
+    A read costs some 0.4 ms of processor time whatever it finds, and on a full machine that is the writers' time. So
+    the pauses grow with the rate, to 1 ms for each 250 commits a second.
+    """
     return min(PAUSE_SECONDS * math.sqrt(max(commits, 1)), LONGEST_SECONDS)
 
 
 class Habit:
-    """How near to each other commits are. Reads that find nothing until the next commit cost many times what its
-    notification does: staying awake pays only where the next one is near."""
+    """How near to each other commits are.
+
+    The reads that find nothing before the next commit cost many times what its notification does. So staying awake pays
+    only where the next commit is near.
+    """
 
     def __init__(self) -> None:
-        self._gap = 0.0  # between commits, in seconds: an average that forgets
+        self._gap = 0.0  # seconds between commits: an average in which old gaps fade
         self._last = -math.inf
 
-    def found(self, commits: int, now: float) -> None:
-        """A read at `now` (monotonic, seconds) found so many: as many gaps, all alike."""
+    def learn(self, commits: int, now: float) -> None:
+        """A read at `now` (monotonic, seconds) found so many commits. They count as so many gaps, all alike."""
         self._gap += (1 - (1 - WEIGHT) ** commits) * (min(now - self._last, LONGEST_GAP) / commits - self._gap)
         self._last = now
 
@@ -67,9 +76,10 @@ class Habit:
 
 
 class Gate:
-    """Drives `pull` for as long as this server leads. `connection` is the gate's own: it listens and holds K."""
+    """Drives `pull` for as long as this server leads."""
 
     def __init__(self, connection: Connection, pull: Pull, observe: Observer, *, may_park: bool) -> None:
+        """`connection` is the gate's own: it listens, and holds the gate closed. `may_park` allows to sleep at all."""
         self._connection = connection
         self._pull = pull
         self._observe = observe
@@ -79,7 +89,7 @@ class Gate:
         self._ask_again = ASK_AGAIN_FIRST
 
     async def run(self) -> None:
-        """Forever. Raises DatabaseAway when the gate's connection or the log's is lost."""
+        """Read for ever. Raises DatabaseAway when the gate's connection, or the one that reads, is lost."""
         with away():
             async with deadline(self._connection, ANSWER_SECONDS):
                 await self._connection.execute(SQL["short_wait"])
@@ -87,17 +97,17 @@ class Gate:
         awake = HOT_SECONDS
         while True:
             self._observe(GateState(hot=True))
-            await self._hot(awake)
-            awake = await self._parked()
+            await self._stay_awake(awake)
+            awake = await self._sleep()
 
     async def _read(self) -> int:
         commits = await self._pull()
         if commits:
-            self._habit.found(commits, time.monotonic())
+            self._habit.learn(commits, time.monotonic())
         return commits
 
-    async def _hot(self, awake: float) -> None:
-        """Read until there is nothing for `awake` seconds, and K is held, and one more read has found nothing."""
+    async def _stay_awake(self, awake: float) -> None:
+        """Read until nothing came for `awake` seconds, the gate is closed, and one more read has found nothing."""
         last = time.monotonic()
         while True:
             commits = await self._read()
@@ -109,52 +119,58 @@ class Gate:
             elif not self._may_park or now < self._ask_at:
                 await asyncio.sleep(DENIED_SECONDS if self._may_park else AWAKE_SECONDS)
             elif (await self._look())[1]:
-                self._ask_at = now + CROWDED_SECONDS  # of whatever database: ours would stand behind them
-            elif await self._close():
-                await self._forget()
+                # Whatever database they write to, ours would wait behind them if they had to notify.
+                self._ask_at = now + CROWDED_SECONDS
+            elif await self._try_to_close():
+                await self._drop_notifications()
                 if not await self._read():
                     return
                 await self._open()
                 last = time.monotonic()
 
-    async def _parked(self) -> float:
-        """Sleep, and read whenever there is a notification, for as long as commits are rare. K is held when this begins
-        and free when it ends. Returns for how long to stay awake then."""
+    async def _sleep(self) -> float:
+        """Sleep, and read whenever a notification comes, for as long as commits are rare.
+
+        The gate is closed when this begins and open when it ends. Returns for how many seconds to stay awake then.
+        """
         self._observe(GateState(hot=False))
         awake, looked = HOT_SECONDS, time.monotonic()
         while True:
-            woken = await self._woken(SAFETY_SECONDS)
-            found = await self._read()  # what woke it does not wait for K to be given back
+            woken = await self._heard_within(SAFETY_SECONDS)
+            found = await self._read()  # before the gate opens, because the change that woke the reader need not wait
             if not woken and found:
-                if not await self._woken(SAFETY_SECONDS):  # its notification may have been on the way
+                if not await self._heard_within(SAFETY_SECONDS):  # its notification may have been on the way
                     self._observe(SafetyPollFound(found))
-                await self._read()  # what another notification told of
+                await self._read()  # the notification may have told of a later change
                 break
             if woken and not self._habit.rare:
                 break
             if not woken or time.monotonic() - looked > LOOK_SECONDS:
-                holds, crowded = await self._look()
-                if crowded:  # here or in another database: the next writer would stand behind them
+                closed, crowded = await self._look()
+                if crowded:  # here or in another database: the next writer that notifies would wait behind them
                     awake = CROWD_SECONDS
                     self._habit.forget()
                     break
-                if not holds:
+                if not closed:
                     break
                 looked = time.monotonic()
             if woken and not found:
-                await asyncio.sleep(PAUSE_SECONDS)  # anybody may notify
+                await asyncio.sleep(PAUSE_SECONDS)  # any role may notify, as often as it likes
         await self._open()
         return awake
 
-    async def _close(self) -> bool:
-        """Ask for K; keep reading meanwhile, because writers that share it do not notify."""
+    async def _try_to_close(self) -> bool:
+        """Ask for the gate, and go on reading meanwhile, because writers that share it do not notify.
+
+        False where some writer kept it for the whole lock timeout.
+        """
         asked = asyncio.create_task(self._ask())
         try:
             while not (await asyncio.wait({asked}, timeout=DENIED_SECONDS))[0]:
                 await self._read()
             granted = await asked
         finally:
-            asked.cancel()  # where reading failed; the connection is closed then
+            asked.cancel()  # where reading failed, and then the caller closes the connection
             await asyncio.gather(asked, return_exceptions=True)
         if granted:
             self._ask_again = ASK_AGAIN_FIRST
@@ -172,7 +188,7 @@ class Gate:
                     except psycopg.errors.LockNotAvailable:
                         return False
         except BaseException:
-            await self._connection.close()  # whether K is held is unknown
+            await self._connection.close()  # whether it holds the lock is unknown, and this ends it
             raise
         return True
 
@@ -182,22 +198,24 @@ class Gate:
                 await self._connection.execute(SQL["open_gate"])
 
     async def _look(self) -> tuple[bool, bool]:
-        """Whether K is held, and whether writers wait for each other: those who notify commit one at a time, so on a
-        slow disk even eager ones are as rare as it makes them."""
+        """Whether the gate is closed, and whether writers wait for each other.
+
+        Writers that notify commit one at a time. So on a slow disk even those that have much to write look rare.
+        """
         with away():
             async with deadline(self._connection, ANSWER_SECONDS):
-                row = await (await self._connection.execute(SQL["gate"])).fetchone()
+                row = await (await self._connection.execute(SQL["look_at_gate"])).fetchone()
         assert row is not None
         return bool(row[0]), bool(row[1])
 
-    async def _forget(self) -> None:
-        """Drop the notifications that have arrived: the read that follows sees what they told of."""
-        await self._woken(0)
+    async def _drop_notifications(self) -> None:
+        """Drop those that have arrived. The read that follows sees what they told of."""
+        await self._heard_within(0)
 
-    async def _woken(self, seconds: float) -> bool:
-        """Whether a notification arrived, now or within `seconds`."""
-        woken = False
+    async def _heard_within(self, seconds: float) -> bool:
+        """Wait for a notification, take it, and drop what arrived with it. False where none came in so many seconds."""
+        heard = False
         with away():
             async for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-                woken = True
-        return woken
+                heard = True
+        return heard

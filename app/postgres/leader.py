@@ -1,7 +1,9 @@
-"""One server of the fleet leads: it reads first, wakes the others, and has the ring of the log turned.
+"""One server of the fleet leads: it reads first, wakes the others, and has the partitions of the event log emptied.
 
-Invariants: who leads holds the session lock of the leader; when any connection of the leader is lost all are closed and
-it starts over as a follower. A follower needs nothing from the leader but wake-ups, and may end one that is silent.
+Invariants
+- The server that leads holds advisory lock 2, the leader's, on a session of its own.
+- When any connection of the leader is lost all are closed, and the server starts over as a follower.
+- A follower needs nothing from the leader but wake-ups. It may end the backends of a leader that is silent.
 """
 
 import asyncio
@@ -24,9 +26,9 @@ from app.postgres.gate import Gate, Pull
 from app.postgres.partitions import Partitions, Retention
 from app.postgres.queries import SQL
 
-TRY_SECONDS: Final = 1.0
+TRY_SECONDS: Final = 1.0  # how often a follower tries to lead
 BEAT_SECONDS: Final = 1.0
-CHECK_EVERY: Final = 10  # beats
+CHECK_EVERY: Final = 10  # beats between two checks of the watches
 ANSWER_SECONDS: Final = 30.0
 
 
@@ -54,7 +56,7 @@ class Leader:
 
     @property
     def blocked(self) -> EventLogTurnBlocked | None:
-        """Why the ring of the log can't turn, as far as this server leads and knows."""
+        """Why no partition of the event log can be emptied; None where nothing is known, or another server leads."""
         return self._partitions.blocked if self._partitions is not None else None
 
     async def run(self) -> None:
@@ -64,7 +66,7 @@ class Leader:
             try:
                 connection = await connect(self._url, name="leader")
                 try:
-                    while not await self._elected(connection):
+                    while not await self._try_to_lead(connection):
                         pauses = backoff()
                         await asyncio.sleep(TRY_SECONDS)
                     pauses = backoff()
@@ -74,14 +76,15 @@ class Leader:
             except DatabaseAway:
                 await asyncio.sleep(next(pauses))
 
-    async def _elected(self, connection: Connection) -> bool:
+    async def _try_to_lead(self, connection: Connection) -> bool:
+        """Take advisory lock 2, the leader's; False where another server has it."""
         with away(*OURS):
             async with deadline(connection, ANSWER_SECONDS):
-                row = await (await connection.execute(SQL["lead"])).fetchone()
+                row = await (await connection.execute(SQL["try_to_lead"])).fetchone()
         return row is not None and bool(row[0])
 
     async def _lead(self, connection: Connection) -> None:
-        """Until a connection is lost. Raises DatabaseAway."""
+        """Lead until a connection is lost. Raises DatabaseAway."""
         gate = await connect(self._url, name="gate")
         self.leading = True
         self._observe(Led())
@@ -107,7 +110,7 @@ class Leader:
         self._observe(Resigned(reason))
 
     async def _keep_house(self, connection: Connection) -> None:
-        """Every second the beat, now and then the ring and the watches, on the connection that holds the lock."""
+        """Beat every second, and look after the partitions and the watches, on the connection that holds the lock."""
         beats = 0
         partitions = self._partitions = Partitions(self._retention, self._published, self._observe)
         while True:
@@ -122,14 +125,16 @@ class Leader:
             await asyncio.sleep(max(0.0, BEAT_SECONDS - (time.monotonic() - started)))
 
     async def _check(self, connection: Connection) -> None:
-        rows = await (await connection.execute(SQL["check"])).fetchall()
+        rows = await (await connection.execute(SQL["check_watches"])).fetchall()
         self.problems = [WatchProblem(*row) for row in rows]
         for problem in self.problems:
             self._observe(problem)
 
     async def terminate_stale(self, silent_seconds: float) -> None:
-        """End the backends of a leader that was not heard for so long and has not kept house for half of that: a
-        stopped process keeps its lock, and the gate closed. Raises DatabaseAway."""
+        """End the backends of a leader that was not heard for so long and has not kept house for half of that.
+
+        A stopped process would keep advisory lock 2, and advisory lock 1, the gate, for ever. Raises DatabaseAway.
+        """
         kept = {"kept": silent_seconds / 2}
         connection = await connect(self._url, name="follower")
         try:
@@ -142,7 +147,7 @@ class Leader:
 
 
 async def _first_end(*tasks: Awaitable[None]) -> None:
-    """Run all; when one ends, by whatever error, end the others and raise it."""
+    """Run all. When one ends, by whatever error, end the others and raise that error."""
     running = {asyncio.ensure_future(task) for task in tasks}
     try:
         done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

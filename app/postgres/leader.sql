@@ -1,15 +1,17 @@
--- name: lead
+-- name: try_to_lead
+-- Advisory lock 2, the leader's.
 SELECT pg_try_advisory_lock(1919247220, 2)
 
 -- name: two_phase
 SELECT current_setting('max_prepared_transactions')::int
 
--- name: check
+-- name: check_watches
 SELECT c.schema, c.name, c.problem, c.remedy FROM realtime.check() c
 
 -- name: end_leader
--- Who leads and the gate, but where the leader has kept house in the seconds given: its beats are late then, behind other
--- notifications or on a line that is down, and another leader's would be no earlier.
+-- Ends the sessions that hold advisory lock 1, the gate, and advisory lock 2, the leader's. A leader that has kept house
+-- in the seconds given is spared: its beats are late, behind other notifications or on a connection that is down, and
+-- those of another leader would be no earlier.
 WITH l AS MATERIALIZED (
   SELECT DISTINCT pid, objid FROM pg_locks
   WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()

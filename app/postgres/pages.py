@@ -1,7 +1,8 @@
 """The reads of a replay: lists of transactions, whole transactions, and pieces of those that are too large to hold.
 
-Invariants: every statement checks in its own snapshot that the log still reaches back to what has been delivered, and
-that it found as much as was listed: rows that went missing are a refusal, never a silent hole.
+Invariants
+- Every statement checks in its own snapshot that the event log still reaches back to what has been delivered.
+- Every read checks that it found as much as was listed. Rows that went missing are a refusal, never a silent hole.
 """
 
 import re
@@ -18,10 +19,10 @@ from app.postgres import event_rows as rows
 from app.postgres.catalog import Catalog, Lend
 from app.postgres.queries import SQL
 
-LISTED: Final = 50_000  # transactions
+LISTED: Final = 50_000  # transactions that are listed at once
 LARGE_CHANGES: Final = 10_000  # more in one transaction, or in one read, is never held at once
-LARGE_BYTES: Final = 8 << 20  # as stored
-PAGE_CHANGES: Final = 2_000  # some ten milliseconds of the event loop
+LARGE_BYTES: Final = 8 << 20  # neither is more than this, as stored
+PAGE_CHANGES: Final = 2_000  # they keep the event loop busy for some ten milliseconds
 PAGE_BYTES: Final = 4 << 20
 
 Row = tuple[Any, ...]
@@ -30,7 +31,7 @@ _FIRST: Final = re.compile(r"\[(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A transaction to replay: its number of changes, and their bytes as stored."""
+    """A transaction to replay: the id of its last event, its number of changes, and their bytes as stored."""
 
     xid: int
     last: int
@@ -43,7 +44,7 @@ class Listed:
 
 
 def ranges(since: Snapshot, upto: Snapshot) -> tuple[list[str], list[str]]:
-    """The half-open ranges of transaction ids between two snapshots, as parameters."""
+    """The half-open ranges of transaction ids between two snapshots, as the parameters `lows` and `highs`."""
     found = since.missing_from(upto)
     return [str(low) for low, _ in found], [str(high) for _, high in found]
 
@@ -59,13 +60,18 @@ def in_runs(page: Sequence[Row], ids: str) -> Sequence[Row]:
 
 
 class Pages:
+    """The reads of one replay. `since` is what has been delivered, and its caller moves it on."""
+
     def __init__(self, lend: Lend, catalog: Catalog, since: Snapshot) -> None:
         self._lend = lend
         self._catalog = catalog
-        self.since = since  # what has been delivered
+        self.since = since
 
     async def _rows(self, query: str, parameters: dict[str, Any], refusal: ResetReason) -> list[Row]:
-        """The rows of a query without the floor in their first column, which is checked."""
+        """The rows of a statement without their first column. That is the floor, which is checked.
+
+        Raises PositionRefused(refusal) where the event log no longer reaches back to `since`.
+        """
         async with self._lend() as connection:
             cursor = await connection.cursor(binary=True).execute(SQL[query], parameters)
             found = await cursor.fetchall()
@@ -74,6 +80,7 @@ class Pages:
             return [row[1:] for row in found if row[1] is not None]
 
     async def _events(self, query: str, parameters: dict[str, Any]) -> list[Row]:
+        """The events of a statement, when the generations that they name are loaded."""
         found = await self._rows(query, parameters, ResetReason.OVERRUN)
         unknown = [(row[-rows.WIDTH + rows.GEN], row[-rows.WIDTH + rows.OP]) for row in found]
         if self._catalog.lacks(unknown):
@@ -84,7 +91,8 @@ class Pages:
     async def listed(
         self, since: Snapshot, upto: Snapshot, refusal: ResetReason
     ) -> tuple[list[Listed], list[int], bool]:
-        """The next transactions in order, those that come later although they are lower, and whether that is all."""
+        """The next transactions in order, the ids of those that come later although they are lower, and whether these
+        transactions are all that are left."""
         lows, highs = ranges(since, upto)
         parameters = {"lows": lows, "highs": highs, "xmax": str(since.xmax), "limit": LISTED}
         found = await self._rows("transactions", parameters, refusal)
@@ -92,6 +100,7 @@ class Pages:
         return page, [row[1] for row in found if not row[0]], len(page) < LISTED
 
     async def whole(self, group: Sequence[Listed]) -> list[Transaction]:
+        """Transactions that are small enough to hold, in order."""
         found = await self._events("portion", {"xids": [str(t.xid) for t in group]})
         if len(found) != sum(t.changes for t in group):
             raise PositionRefused(ResetReason.OVERRUN)
@@ -100,8 +109,8 @@ class Pages:
     async def large(self, listed: Listed) -> AsyncIterator[Transaction]:
         """The pieces of a transaction that is too large to hold, in order.
 
-        The order is that of app.core.order as far as it needs no more than a row and its query: chains of old and new
-        are not checked, and of what one query did to a table the deletes come first, the inserts last.
+        The order is that of app.core.order as far as it needs no more than a row and its query. Chains of old and new
+        values are not checked. Of what one query did to a table the deletes come first, the inserts last.
         """
         xid = {"xid": str(listed.xid)}
         limits = {"rows": PAGE_CHANGES, "bytes": PAGE_BYTES}
@@ -117,8 +126,10 @@ class Pages:
             yield Transaction(listed.xid, listed.last, changes, schema)
 
     def _change(self, row: Row) -> Change:
+        """The change of a row. A change of a key is two rows: in phase 0 the old key goes, before the other rows of the
+        statement, and in phase 2 the new one comes, after them."""
         phase, event = row[0], list(row[-rows.WIDTH :])
-        if phase == 0:  # the row's old key goes before, its new one comes after the statement's other rows
+        if phase == 0:
             event[rows.OP], event[rows.NEW_VALUES], event[rows.NEW] = "D", None, None
         elif phase == 2:
             event[rows.OP], event[rows.OLD_VALUES], event[rows.OLD] = "I", None, None

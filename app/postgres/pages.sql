@@ -1,6 +1,7 @@
 -- name: transactions
--- The next transactions of a replay in order of their last event (chosen), and those that come after them although
--- their id is lower (not chosen): a position between must leave the latter out.
+-- The next transactions of a replay in order of their last event (chosen).
+-- After them come those transactions (not chosen) that follow although their id is lower, because the position that a
+-- client has in between must leave them out.
 SELECT f.floor::text, t.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
@@ -19,6 +20,7 @@ LEFT JOIN LATERAL (
 ) t ON true
 
 -- name: portion
+-- All events of some transactions.
 SELECT f.floor::text, e.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
@@ -29,10 +31,12 @@ LEFT JOIN LATERAL (
 
 -- name: pages
 -- The pieces of a transaction that is too large to hold, in the order of app.core.order as far as that needs no row:
--- marks, then what each query did to a table (deletes, updates, inserts), then the log. Rows whose key changed count twice:
--- as DELETE before (phase 0) and as INSERT after (phase 2) the other rows of their statement. For each piece: between which
--- places its rows lie (they never move), how many they are, the runs of ids of which it consists, in order, and where in
--- the first id it begins and in the last one ends. Sorted once, so that a piece is found without the others.
+-- marks, then what each query did to a table (deletes, updates, inserts), then the order of the event log.
+-- A row whose key changed counts twice: as DELETE before the other rows of its statement (phase 0), and as INSERT after
+-- them (phase 2).
+-- For each piece: between which places (ctid) its rows lie, which never move, how many they are, the runs of ids of which
+-- it consists, in order, and where in the first id it begins and in the last one ends.
+-- The transaction is sorted here, once, so that each piece is then found without the others.
 SELECT f.floor::text, p.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
@@ -82,7 +86,7 @@ LEFT JOIN LATERAL (
 ) p ON true
 
 -- name: page
--- A piece of a transaction that is too large to hold, by the log's order.
+-- A piece of a transaction that is too large to hold, in the order of the event log.
 SELECT f.floor::text, e.*
 FROM realtime.event_log_state f
 LEFT JOIN LATERAL (

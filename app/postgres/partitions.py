@@ -1,7 +1,10 @@
-"""The ring of the log, as the leader turns it: in time, at once where a purge is asked for, and who is in its way.
+"""The partitions of the event log, as the leader has them emptied: by age and size, and at once for a purge.
 
-Invariants: nothing goes that was not published SETTLED_SECONDS ago, so that the other servers have read it too; a log
-that can't turn is reported when that has lasted for two looks, then rarely, and when it ends.
+The partitions follow each other in a circle. To *turn* is to empty the oldest, or to begin the next (realtime.turn).
+
+Invariants
+- No event goes that was not published SETTLED_SECONDS ago, so that the other servers have read it too.
+- That the partitions can't turn is reported when it has lasted for two looks, then rarely, and when it ends.
 """
 
 import time
@@ -23,23 +26,23 @@ from app.model.position import Snapshot
 from app.postgres.connect import Connection
 from app.postgres.queries import SQL
 
-TURN_SECONDS: Final = 5.0
+TURN_SECONDS: Final = 5.0  # how often to try, at most
 SETTLED_SECONDS: Final = 2.0
-REMIND_SECONDS: Final = 600.0
-PATIENCE_SECONDS: Final = 60.0  # where nobody is in the way: a new point to go by comes four times in this
-TURNS_AT_ONCE: Final = 5  # of a purge: away from the present partition, and the four emptied
+REMIND_SECONDS: Final = 600.0  # how often it is reported again that the partitions can't turn
+PATIENCE_SECONDS: Final = 60.0  # before that is reported where no session is in the way
+TURNS_AT_ONCE: Final = 5  # of a purge: one begins the next partition, and four empty each of them
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How far back the log reaches: at least `keep`, unless it would take more than `bytes`."""
+    """How far back the event log reaches: at least `keep`, unless it would take more than `bytes`."""
 
     keep: timedelta
     bytes: int
 
 
 class Partitions:
-    """For one stretch of leading. `blocked` is why the ring can't turn, while it can't."""
+    """Looks after the partitions for as long as a server leads."""
 
     def __init__(self, retention: Retention, published: Callable[[], Snapshot], observe: Observer) -> None:
         self._retention = retention
@@ -50,20 +53,20 @@ class Partitions:
         self._turned = float("-inf")
         self._blocked_at: float | None = None
         self._told_at = float("-inf")
-        self.blocked: EventLogTurnBlocked | None = None
+        self.blocked: EventLogTurnBlocked | None = None  # why the partitions can't turn, while they can't
 
     async def look(self, connection: Connection) -> None:
-        """Once a beat: turn where it is time to. Raises what a broken connection raises."""
+        """Turn the partitions where it is time to; called once a beat. Raises what a broken connection raises."""
         now = time.monotonic()
-        published = self._published(now)
+        published = self._settled(now)
         row = await (await connection.execute(SQL["purging"])).fetchone()
         purging = row is not None and row[0]
         if purging or now - self._turned >= self._pace:
             self._turned = now
             await self._turn(connection, published, TURNS_AT_ONCE if purging else 1)
 
-    def _published(self, now: float) -> Snapshot | None:
-        """Where this server was SETTLED_SECONDS ago; None where it has not led for so long."""
+    def _settled(self, now: float) -> Snapshot | None:
+        """Note what is published now. Returns what was SETTLED_SECONDS ago; None where it has not led for so long."""
         positions = self._positions
         positions.append((now, self._position()))
         while len(positions) > 1 and now - positions[1][0] >= SETTLED_SECONDS:
@@ -84,15 +87,15 @@ class Partitions:
                 self._observe(EventLogTurned())
             if done not in ("emptied", "switched"):
                 break
-        row = await (await connection.execute(SQL["log_state"])).fetchone()
+        row = await (await connection.execute(SQL["event_log_size"])).fetchone()
         assert row is not None
         excess = max(0, row[0] - self._retention.bytes)
-        seconds = await self._judge(connection, done == "blocked", excess)
+        seconds = await self._report(connection, done == "blocked", excess)
         self._observe(EventLogState(row[0], row[1], excess, seconds))
         self._observe(QueueUsage(row[2]))
 
-    async def _judge(self, connection: Connection, blocked: bool, excess: int) -> float:
-        """How long the ring has been unable to turn; the report of it."""
+    async def _report(self, connection: Connection, blocked: bool, excess: int) -> float:
+        """Report that the partitions can't turn, or can again. Returns for how many seconds they could not."""
         now = time.monotonic()
         if not blocked:
             if self.blocked is not None:

@@ -1,13 +1,15 @@
 -- name: turn
+-- What it did: 'emptied' the oldest partition, 'switched' to the next one, was 'blocked', or had nothing to do.
 SELECT realtime.turn(make_interval(secs => %(keep)s), %(bytes)s, %(published)s::pg_snapshot)
 
 -- name: purging
 SELECT EXISTS (SELECT FROM realtime.purges p WHERE p.done IS NULL)
 
 -- name: blockers
--- Who holds a lock on a partition that could be emptied, the oldest first, and what ends that. Readers and writers of a
--- moment are not meant; of other roles' sessions only members of pg_read_all_stats see more than the pid.
-SELECT concat(b.who, ' holds a lock on the log',
+-- Which sessions and prepared transactions hold a lock on a partition that could be emptied, the oldest first, and what
+-- ends that. Sessions that read or write for less than a second are left out.
+-- A role that is no member of pg_read_all_stats sees no more than the pid of other roles' sessions.
+SELECT concat(b.who, ' holds a lock on the event log',
          ', in a transaction that is open for ' || round(extract(epoch FROM clock_timestamp() - b.since)) || ' s',
          ' (' || b.state || coalesce(', waits for ' || b.waits, '') || ')'),
        b.remedy
@@ -28,8 +30,9 @@ FROM (
 ) b
 ORDER BY b.since NULLS LAST
 
--- name: log_state
--- The log's bytes, and the age in seconds of an event of its oldest partition (0 where it is empty).
+-- name: event_log_size
+-- The event log's bytes, the age in seconds of its oldest event, about (0 where it is empty), and how full the queue of
+-- notifications is (0 to 1).
 SELECT (SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c
         WHERE c.oid = ANY ('{realtime.events_0,realtime.events_1,realtime.events_2,realtime.events_3}'::regclass[]))::bigint,
        coalesce(extract(epoch FROM clock_timestamp() - (SELECT min(o.at) FROM (

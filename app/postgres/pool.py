@@ -1,7 +1,9 @@
-"""A few connections to read the log with, made when needed and kept.
+"""A few connections to read the event log with, made when they are needed and kept.
 
-Invariants: at most `limit` at once, each lent to one borrower at a time; one that broke, or that found another
-lineage of the log than the one being served, is closed and never lent again.
+Invariants
+- There are at most `limit` at once.
+- Each is lent to one borrower at a time.
+- A connection that broke, or that a borrower left in a transaction, is closed and never lent again.
 """
 
 import asyncio
@@ -14,6 +16,8 @@ from app.postgres.connect import Connection
 
 
 class Pool:
+    """`open_` makes a connection; it raises DatabaseAway where it can't."""
+
     def __init__(self, open_: Callable[[], Awaitable[Connection]], limit: int) -> None:
         self._open = open_
         self._free: list[Connection] = []
@@ -35,7 +39,7 @@ class Pool:
                     await connection.close()
 
     async def close(self) -> None:
-        """Close those that are not lent: the others are closed by the server's end of the line."""
+        """Close the connections that are not lent. Those that are lent stay until their borrowers fail or end."""
         free, self._free = self._free, []
         for connection in free:
             await connection.close()

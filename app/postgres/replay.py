@@ -1,11 +1,13 @@
 """Reading again what lies between two positions, in the order of the transactions' last events.
 
 Invariants
-- The target is fixed before the first read. Cuts are between transactions in that order, so every position on the way
-  contains the start and is contained in the target; nothing comes twice and nothing is left out.
-- No transaction of the database stays open between two portions, and memory is bounded whatever lies between: at most
-  `LISTED` transactions are listed at once, and what is too large to hold is read in pages.
-- Which transactions are too large depends on the transaction alone, so that every server gives a change the same id.
+- The target is fixed before the first read.
+- Cuts are between transactions in that order. So every position on the way contains the start and is contained in the
+  target, nothing comes twice, and nothing is left out.
+- No transaction of the database stays open between two portions.
+- Memory is bounded whatever lies between: at most `LISTED` transactions are listed at once, and a transaction that is
+  too large to hold is read in pages.
+- Whether a transaction is too large depends on the transaction alone, so that every server gives a change the same id.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -45,7 +47,7 @@ async def stretches(lend: Lend, catalog: Catalog, since: Snapshot, upto: Snapsho
 
 
 async def _steps(reader: Pages, since: Snapshot, upto: Snapshot) -> AsyncIterator[tuple[list[Listed], Snapshot]]:
-    """Groups in order, each with the position after it; `reader.since` is the one before it."""
+    """Groups of transactions in order, each with the position after it. `reader.since` is the position before it."""
     refusal = ResetReason.EXPIRED
     while True:
         page, behind, final = await reader.listed(since, upto, refusal)
@@ -65,11 +67,12 @@ async def _steps(reader: Pages, since: Snapshot, upto: Snapshot) -> AsyncIterato
 
 
 def _large(group: Sequence[Listed]) -> bool:
+    """Whether the group is one transaction that is too large to hold."""
     return bool(group) and group[0].large
 
 
 def grouped(page: Sequence[Listed]) -> Iterator[list[Listed]]:
-    """Runs of transactions of about a portion; a large one is alone."""
+    """Runs of transactions of about a portion each. A transaction that is too large to hold is alone."""
     group: list[Listed] = []
     size = changes = 0
     for t in page:
@@ -83,8 +86,11 @@ def grouped(page: Sequence[Listed]) -> Iterator[list[Listed]]:
 
 
 def split(found: list[Transaction], upto: Snapshot) -> Iterator[Portion]:
-    """Portions of about PORTION_BYTES; only the last has the position. A statement is in one portion, unless it
-    alone is more than that: of its rows those that leave a channel come first."""
+    """Portions of about PORTION_BYTES. Only the last has the position.
+
+    A statement is in one portion, unless it alone is more than that. Then its rows are cut in their order, in which
+    those that leave a channel come first.
+    """
     held: list[Transaction] = []
     size = 0
     for t in found:
@@ -103,13 +109,14 @@ def split(found: list[Transaction], upto: Snapshot) -> Iterator[Portion]:
 
 
 def _between_statements(changes: Sequence[Change], most: int) -> int:
-    """Where at most so many changes end with a statement; 0 where they are all of one that goes on."""
+    """How many changes, at most so many, end with a statement. 0 where all of them belong to one that goes on."""
     while 0 < most < len(changes) and changes[most - 1].number == changes[most].number:
         most -= 1
     return most
 
 
 def _fitting(changes: Sequence[Change], room: int) -> int:
+    """How many of the changes fit into `room` bytes."""
     for i, c in enumerate(changes):
         room -= c.size
         if room < 0:

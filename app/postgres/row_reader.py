@@ -1,10 +1,13 @@
-"""The rows of watched tables as of one snapshot, for clients that begin with them.
+"""The rows of watched tables as of one moment, for clients that begin with them.
 
-Invariants: the tables are locked (ACCESS SHARE) before the snapshot is taken, because TRUNCATE and rewrites are not
-MVCC-safe; rows are rendered as changes are; the transaction ends when the rows are in memory, which is bounded, so no
-slow client holds it open.
+Invariants
+- The tables are locked (ACCESS SHARE) before the snapshot is taken, because TRUNCATE and rewrites are not MVCC-safe.
+- Rows are rendered as changes are.
+- The transaction ends when the rows are in memory, which is bounded. So no slow client holds it open.
+- At most `AT_ONCE` reads are under way.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,16 +17,18 @@ from psycopg import sql
 from app.model.change import Table
 from app.model.channel import TableAddress
 from app.model.errors import BadChannel, DatabaseAway, Forbidden, TooLarge
-from app.model.position import Snapshot
-from app.postgres import event_rows as rows
+from app.postgres import event_rows
 from app.postgres.connect import Connection, away, connect, deadline
+from app.postgres.head import read_head
 from app.postgres.queries import SQL
+from app.postgres.sessions import Sessions
 from app.stream.ports import Rows
 
 Wanted = Sequence[tuple[Table, TableAddress]]
 
+AT_ONCE: Final = 2
 SECONDS: Final = 120.0
-CHUNK: Final = 1000  # rows
+CHUNK: Final = 1000  # rows that come in one message
 LOCK: Final = sql.SQL("LOCK TABLE realtime.events, {tables} IN ACCESS SHARE MODE")
 PLAIN: Final = sql.SQL("row_to_json(x.*)")
 HIDING: Final = sql.SQL(
@@ -33,20 +38,33 @@ HIDING: Final = sql.SQL(
 SELECT: Final = sql.SQL("SELECT {row} FROM {table} x WHERE {condition}")
 
 
-async def read(url: str, wanted: Wanted, *, most_rows: int, most_bytes: int) -> Rows:
-    """The rows of each channel, and the position that they are of.
+class TableReader:
+    def __init__(self, sessions: Sessions, most_rows: int, most_bytes: int) -> None:
+        """`most_rows` and `most_bytes` bound one read."""
+        self._sessions = sessions
+        self._most_rows = most_rows
+        self._most_bytes = most_bytes
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
-    Raises Forbidden (no right to read, row security), BadChannel (no index for the route, no such table any more),
-    TooLarge, DatabaseAway.
-    """
+    async def rows(self, wanted: Wanted) -> Rows:
+        """The rows of each channel, and the position that they are of.
+
+        Raises Forbidden (no right to read, row security), BadChannel (no index for the route, no such table any more),
+        TooLarge, DatabaseAway.
+        """
+        async with self._turn:
+            return await _read(self._sessions.url, wanted, self._most_rows, self._most_bytes)
+
+
+async def _read(url: str, wanted: Wanted, most_rows: int, most_bytes: int) -> Rows:
     connection = await connect(url, name="snapshot")
     try:
         with away():
             async with deadline(connection, SECONDS):
-                rows.register(connection)
+                event_rows.register(connection)
                 await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
                 async with connection.transaction():
-                    return await _read(connection, wanted, most_rows, most_bytes)
+                    return await _read_within(connection, wanted, most_rows, most_bytes)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise BadChannel(f"the table is not as it was: {error.diag.message_primary}") from error
     except psycopg.errors.InsufficientPrivilege as error:
@@ -57,25 +75,23 @@ async def read(url: str, wanted: Wanted, *, most_rows: int, most_bytes: int) -> 
         await connection.close()
 
 
-async def _read(connection: Connection, wanted: Wanted, most_rows: int, most_bytes: int) -> Rows:
+async def _read_within(connection: Connection, wanted: Wanted, most_rows: int, most_bytes: int) -> Rows:
+    """The same in the transaction that is open on `connection`."""
     tables = {table.relid: _name(table) for table, _ in wanted}
     await connection.execute(LOCK.format(tables=sql.SQL(", ").join(tables.values())))
-    row = await (await connection.cursor(binary=True).execute(SQL["head"])).fetchone()
-    assert row is not None
-    raw, floor, highest, lsn = Snapshot.parse(row[0]), Snapshot.parse(row[1]), row[2] or 0, row[3]
-    position = raw.normalised(max(highest, floor.xmax - 1))
+    position, _, lsn = await read_head(connection)
     found: dict[str, list[bytes]] = {}
     for table, address in wanted:
-        hidden = await _permitted(connection, table, address)
+        hidden = await _check_permitted(connection, table, address)
         got = found[str(address)] = await _rows(connection, table, address, hidden, most_rows, most_bytes)
         most_rows, most_bytes = most_rows - len(got), most_bytes - sum(map(len, got))
     return Rows(position, lsn, found)
 
 
-async def _permitted(connection: Connection, table: Table, address: TableAddress) -> list[str]:
-    """The columns to leave out. Raises Forbidden, BadChannel."""
+async def _check_permitted(connection: Connection, table: Table, address: TableAddress) -> list[str]:
+    """The columns to leave out. Raises Forbidden, BadChannel where the rows may not be read."""
     parameters = {"relid": table.relid, "route": list(address.route)}
-    row = await (await connection.execute(SQL["may_snapshot"], parameters)).fetchone()
+    row = await (await connection.execute(SQL["may_read_rows"], parameters)).fetchone()
     if row is None:
         raise BadChannel(f"the table of {str(address)!r} is gone", channel=str(address))
     readable, secured, indexed, hidden = row
@@ -112,7 +128,7 @@ async def _rows(
     )
     found: list[bytes] = []
     async for (row,) in connection.cursor(binary=True).stream(query, binary=True, size=CHUNK):
-        found.append(b"null" if row is None else rows.blanked(row))
+        found.append(b"null" if row is None else event_rows.blanked(row))
         most_bytes -= len(row)
         if len(found) > most_rows or most_bytes < 0:
             raise TooLarge("there are more rows than a snapshot may have (SOBRANIE_ROWS_MAX, SOBRANIE_ROWS_BYTES)")

@@ -1,6 +1,6 @@
--- name: may_snapshot
--- Whether a table's rows can be read for a channel: the right to, row security, an index that begins with a column of the
--- route; and its virtual generated columns, which are on the air nowhere.
+-- name: may_read_rows
+-- What decides whether a table's rows can be read for a channel: the right to read them, row security, and whether an
+-- index begins with a column of the route. The last column names the virtual generated columns, which no change bears.
 SELECT has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), EXISTS (
          SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
          WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND a.attname = ANY (%(route)s)),

@@ -152,7 +152,7 @@ async def test_no_default_of_the_database_matters(database: Database) -> None:
 
 
 async def test_a_silent_line_is_given_up(database: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.postgres.event_log.LIVE_SECONDS", 0.3)
+    monkeypatch.setattr("app.postgres.reading.LIVE_SECONDS", 0.3)
     log = PostgresEventLog(proxy.url(database.name), lambda observation: None)
     start = await log.head()
     proxy.stall()

@@ -248,7 +248,7 @@ async def test_two_phase_commit_works_beside_a_leader_and_is_read_once(own_clust
         await eventually(lambda: server.leader.blocked, timeout=20)
         blocked = server.leader.blocked
         assert blocked is not None
-        assert blocked.reason.startswith("the prepared transaction 'kept' holds a lock on the log")
+        assert blocked.reason.startswith("the prepared transaction 'kept' holds a lock on the event log")
         assert blocked.reason.endswith(", and 1 more")
         assert blocked.remedy == "COMMIT PREPARED 'kept' (or ROLLBACK PREPARED 'kept')"
         own_cluster.kill9()

@@ -163,7 +163,7 @@ async def test_a_promotion_ends_the_positions_that_saw_a_tail_that_it_lacks(
         if old_primary == "is gone":
             own_database.cluster.stop("immediate")
         standby.run("pg_ctl", "-D", str(standby.data), "-w", "promote")
-        log._url = standby.url("served")  # as when a name moves to the new primary
+        log.sessions.url = standby.url("served")  # as when a name moves to the new primary
         with pytest.raises(DatabaseAway):
             await (
                 log.difference(before.position)

@@ -25,22 +25,22 @@ def test_a_pause_is_never_longer_for_fewer_commits_and_always_bounded() -> None:
 def test_it_sleeps_between_commits_that_are_rare(gap: float, rare: bool) -> None:
     habit = Habit()
     for n in range(40):
-        habit.found(1, n * gap)
+        habit.learn(1, n * gap)
     assert habit.rare is rare
 
 
 def test_after_a_long_quiet_a_burst_wakes_it_within_a_few_commits() -> None:
     habit = Habit()
     for n in range(10):
-        habit.found(1, n * 60.0)
+        habit.learn(1, n * 60.0)
     assert habit.rare
     for n in range(20):
-        habit.found(1, 600 + n * 0.002)
+        habit.learn(1, 600 + n * 0.002)
     assert not habit.rare
 
 
 def test_commits_that_are_found_together_are_near_each_other() -> None:
     habit = Habit()
     for n in range(40):
-        habit.found(8, n * 0.1)
+        habit.learn(8, n * 0.1)
     assert not habit.rare
