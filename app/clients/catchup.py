@@ -9,7 +9,6 @@ Invariants
 """
 
 import asyncio
-import random
 from collections.abc import Mapping, Sequence
 
 from app.clients.feed import Feed
@@ -22,7 +21,8 @@ from app.model.channel import TableAddress, Topic, parse
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
 from app.model.observations import Observer, Reset
 from app.model.position import Snapshot
-from app.stream.broadcaster import Broadcaster
+from app.stream.backoff import jittered
+from app.stream.lookup import Lookup
 from app.stream.ports import Rows
 
 AWAY_SECONDS = 1.0
@@ -31,19 +31,20 @@ AWAY_SECONDS = 1.0
 class CatchUp:
     """`member` is the connection as the hub knows it."""
 
-    __slots__ = ("_member", "_observe", "_outbox", "_sink", "broadcaster", "doubted", "session")
+    __slots__ = ("_lookup", "_member", "_observe", "_outbox", "_sink", "broadcaster", "doubted", "session")
 
     def __init__(
         self,
         member: Subscriber,
         session: Session,
-        broadcaster: Broadcaster,
+        lookup: Lookup,
         sink: Sink,
         outbox: Outbox,
         observe: Observer,
     ) -> None:
         self.session = session
-        self.broadcaster = broadcaster
+        self.broadcaster = lookup.broadcaster
+        self._lookup = lookup
         self._member = member
         self._sink = sink
         self._outbox = outbox
@@ -106,7 +107,7 @@ class CatchUp:
         except DatabaseAway:
             if feed.open:
                 raise
-            await asyncio.sleep(AWAY_SECONDS * random.uniform(0.5, 1))
+            await asyncio.sleep(jittered(AWAY_SECONDS))
         self.doubted |= feed.schema
 
     async def send_span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
@@ -140,7 +141,7 @@ class CatchUp:
         topics, self.doubted = self.doubted, set()
         for channel in [c for c in self.session.channels.values() if c.topic in topics]:
             try:
-                table, _ = await self.broadcaster.locate(parse(channel.name))
+                table, _ = await self._lookup.locate(parse(channel.name))
                 if table.relid != channel.topic:
                     raise BadChannel(f"{channel.name!r} is another table now", channel=channel.name)
             except BadChannel as problem:

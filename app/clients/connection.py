@@ -53,8 +53,8 @@ class Connection:
         self.broadcaster: Broadcaster = registry.broadcaster
         self.session = Session(registry.channel_limit)
         self.outbox = Outbox(sink, registry.observe)
-        self._catchup = CatchUp(self, self.session, self.broadcaster, sink, self.outbox, registry.observe)
-        self._joining = Joining(self.session, self.broadcaster, self._catchup, self.outbox)
+        self._catchup = CatchUp(self, self.session, registry.lookup, sink, self.outbox, registry.observe)
+        self._joining = Joining(self.session, registry.lookup, self._catchup, self.outbox)
         self._beaten = 0  # the hub's count of batches at the last beat
         self._lock = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
@@ -99,7 +99,7 @@ class Connection:
         async with self._lock:
             await self._joining.send_rows()
             self.session.check_subscribe(names)
-            located, start, refused = await self.broadcaster.look_up(names, position)
+            located, start, refused = await self.registry.lookup.look_up(names, position)
             self._leave_live()
             try:
                 if snapshot and start is None:

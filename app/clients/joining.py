@@ -15,18 +15,19 @@ from app.model.change import Table
 from app.model.channel import TableAddress
 from app.model.errors import ResetReason
 from app.model.position import Snapshot
-from app.stream.broadcaster import Broadcaster
+from app.stream.lookup import Lookup
 from app.stream.ports import Rows
 
 
 class Joining:
     """`opening` are the channels that are to begin with these rows, which the client has not been sent yet."""
 
-    __slots__ = ("_begun", "_broadcaster", "_catchup", "_outbox", "_session", "opening")
+    __slots__ = ("_begun", "_broadcaster", "_catchup", "_lookup", "_outbox", "_session", "opening")
 
-    def __init__(self, session: Session, broadcaster: Broadcaster, catchup: CatchUp, outbox: Outbox) -> None:
+    def __init__(self, session: Session, lookup: Lookup, catchup: CatchUp, outbox: Outbox) -> None:
         self._session = session
-        self._broadcaster = broadcaster
+        self._lookup = lookup
+        self._broadcaster = lookup.broadcaster
         self._catchup = catchup
         self._outbox = outbox
         self._begun: Snapshot | None = None  # the position that the client came with
@@ -82,7 +83,7 @@ class Joining:
     async def open_with_rows(self, id: wire.JsonId, names: Sequence[str]) -> None:
         """Read the rows of `names`, as of the connection's position or a later one; `send_rows` sends them."""
         point = self._session.point
-        located, rows = await self._broadcaster.look_up_rows(names, point.snapshot if point is not None else None)
+        located, rows = await self._lookup.look_up_rows(names, point.snapshot if point is not None else None)
         if self._session.over:
             return
         self.opening = self._catchup.acquire(located), rows

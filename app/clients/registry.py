@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from app.core import wire
 from app.model.errors import ResetReason
 from app.model.observations import Observer
-from app.stream.broadcaster import Broadcaster
+from app.stream.lookup import Lookup
 
 CHANNEL_LIMIT = 1000
 BEATS: Final = 32  # clients in one turn of the event loop: ten thousand at once would be a pause of 300 ms for all
@@ -32,10 +32,9 @@ class Registered(Protocol):
 class Registry:
     """`heartbeat` is in seconds. `welcome` is the message that greets each client."""
 
-    def __init__(
-        self, broadcaster: Broadcaster, observe: Observer, *, server_id: str, version: str, heartbeat: float
-    ) -> None:
-        self.broadcaster = broadcaster
+    def __init__(self, lookup: Lookup, observe: Observer, *, server_id: str, version: str, heartbeat: float) -> None:
+        self.lookup = lookup
+        self.broadcaster = broadcaster = lookup.broadcaster
         self.observe = observe
         self.heartbeat = heartbeat
         self.channel_limit = CHANNEL_LIMIT
@@ -47,7 +46,7 @@ class Registry:
         self.welcome = wire.welcome(server_id, version, heartbeat, limits)
         self._all: set[Registered] = set()
         self._position: wire.Message | None = None
-        broadcaster.on_reset = self.reset_all
+        broadcaster.listen(self)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -78,7 +77,9 @@ class Registry:
             self._position = wire.position(token)
         return self._position if token is not None else None
 
-    def reset_all(self, reason: ResetReason) -> None:
+    def rebased(self, reason: ResetReason | None) -> None:
         """The server's own position could not be kept: the live hear it at once, the others when they are back."""
+        if reason is None:
+            return
         for connection in list(self._all):
             connection.rebase(reason)

@@ -20,6 +20,7 @@ LONGEST_ID: Final = 63  # characters of a server's
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 _PASSWORD: Final = re.compile(r"(?<=//)([^:@/?#]*):.*@|(?<=[?&])((?:ssl)?password=)[^&]*", re.DOTALL)
+BUSES: Final = ("postgres",)  # what SOBRANIE_BUS may name, by its scheme: app.backend.open_bus opens each
 # Known buses that this version does not have: refused with a line of their own.
 _LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
 
@@ -194,11 +195,11 @@ def _database_url(text: str) -> str:
 
 
 def _bus(text: str) -> str:
-    scheme, colon, _ = text.partition(":")
+    scheme, colon, rest = text.partition(":")
     if colon and scheme in _LATER:
         raise _Bad(f"the bus {scheme}: is not in this version; unset it, or set postgres:")
-    if text != "postgres:":
-        raise _Bad("not a bus; this version has postgres:")
+    if not colon or scheme not in BUSES or (scheme == "postgres" and rest):
+        raise _Bad(f"not a bus; this version has {', '.join(f'{known}:' for known in BUSES)}")
     return text
 
 

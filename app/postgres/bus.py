@@ -16,8 +16,9 @@ import psycopg
 
 from app.model.change import Batch
 from app.model.errors import DatabaseAway
-from app.postgres.connect import Connection, backoff
+from app.postgres.connect import Connection
 from app.postgres.queries import SQL
+from app.stream.backoff import backoff
 from app.stream.ports import Receiver
 
 Connect = Callable[[str], Awaitable[Connection]]

@@ -9,7 +9,6 @@ Invariants
 
 import asyncio
 import os
-import random
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -25,8 +24,6 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 70.0  # a little more than the statement_timeout of connect.sql
-BACKOFF_FIRST: Final = 0.1
-BACKOFF_LAST: Final = 10.0
 # What a statement raises where the schema `realtime` is not there, or not whole: it is being restored, or taken down.
 OURS: Final = (
     psycopg.errors.UndefinedTable,
@@ -100,11 +97,3 @@ async def deadline(connection: Connection, seconds: float = ANSWER_SECONDS) -> A
 def _shut(connection: Connection) -> None:
     with suppress(psycopg.OperationalError, OSError), socket.socket(fileno=os.dup(connection.fileno())) as peer:
         peer.shutdown(socket.SHUT_RDWR)
-
-
-def backoff() -> Iterator[float]:
-    """Seconds to wait before each further attempt: doubling, with jitter, ten at most."""
-    pause = BACKOFF_FIRST
-    while True:
-        yield pause * random.uniform(0.5, 1.0)
-        pause = min(pause * 2, BACKOFF_LAST)

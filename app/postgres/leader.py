@@ -21,10 +21,11 @@ from app.model.observations import (
     WatchProblem,
 )
 from app.model.position import Snapshot
-from app.postgres.connect import OURS, Connection, away, backoff, connect, deadline
+from app.postgres.connect import OURS, Connection, away, connect, deadline
 from app.postgres.gate import Gate, Pull
 from app.postgres.partitions import Partitions, Retention
 from app.postgres.queries import SQL
+from app.stream.backoff import backoff
 
 TRY_SECONDS: Final = 1.0  # how often a follower tries to lead
 BEAT_SECONDS: Final = 1.0

@@ -24,11 +24,11 @@ from app.model.errors import StartError
 from app.model.observations import Observer, WorkerEnded, WorkerHeard, WorkerHung, WorkerNotStarted, WorkerStarted
 from app.model.settings import Settings
 from app.process.signals import ends
+from app.stream.backoff import backoff
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STOP_SECONDS: Final = 15.0
 LONGEST_PATH: Final = 100  # bytes of a Unix socket's path: macOS takes 103, Linux 107
-PAUSE_FIRST, PAUSE_LAST = 0.1, 10.0
 STEADY_SECONDS: Final = 10.0  # a worker that ran for so long is started again at once
 ASK_SECONDS: Final = 2.0  # how often a worker is asked whether it lives
 HUNG_SECONDS: Final = 15.0  # without an answer, once it has served
@@ -84,13 +84,14 @@ class Keeper:
     async def _keep_worker(self, number: int) -> None:
         """One worker, again and again."""
         name = f"{self._settings.server_id}-{number}"
-        pause = PAUSE_FIRST
+        pauses = backoff()
         while not self._stop.is_set():
             began = time.monotonic()
             await self._run_worker(name)
-            pause = PAUSE_FIRST if time.monotonic() - began > STEADY_SECONDS else min(pause * 2, PAUSE_LAST)
+            if time.monotonic() - began > STEADY_SECONDS:
+                pauses = backoff()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
+                await asyncio.wait_for(self._stop.wait(), next(pauses))
 
     async def _run_worker(self, name: str) -> None:
         """From its start to its end."""

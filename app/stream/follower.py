@@ -1,7 +1,10 @@
-"""What a server does with the bus: it reads the log when woken, and watches over the leader's beat.
+"""What a server does with the bus: it applies batches, reads the event log when woken, and watches the leader's beat.
 
-Invariants: a lost wake-up costs at most a second; without a beat for SILENT_SECONDS the log is read each second
-all the same; after DEAD_SECONDS the leader's backend is ended, because a stopped process keeps its lock for ever.
+Invariants
+- A batch is applied only where the server has its start; otherwise the event log is read.
+- A lost wake-up costs at most a second.
+- Without a beat for SILENT_SECONDS the event log is read each second all the same.
+- After DEAD_SECONDS the leader's backend is ended, because a stopped process keeps its lock for ever.
 """
 
 import asyncio
@@ -14,6 +17,7 @@ from app.model.observations import Failed, Observer
 from app.model.position import Position
 from app.stream.broadcaster import Broadcaster
 
+WAKE_SECONDS = 1.0  # how long to wait for a wake-up before looking at the leader's silence
 SILENT_SECONDS = 2.0
 DEAD_SECONDS = 5.0
 RETRY_SECONDS = 0.5
@@ -26,20 +30,23 @@ class Follower:
         self.broadcaster = broadcaster
         self.depose = depose
         self.observe = observe
-        self.leader: str | None = None
+        self.leader: str | None = None  # who beat last
         self._heard = time.monotonic()
         self._woken = asyncio.Event()
 
     def batch(self, batch: Batch) -> None:
+        """Apply it, or read the event log where something is missing before it."""
         if self.broadcaster.point.snapshot.contains(batch.since):
             self.broadcaster.apply(batch)
         else:
             self.wake()
 
     def wake(self) -> None:
+        """Have the event log read."""
         self._woken.set()
 
     def beat(self, leader: str, position: str) -> None:
+        """Note who leads, and have the event log read where that server is ahead of this one."""
         self.leader = leader
         self._heard = time.monotonic()
         try:
@@ -54,11 +61,16 @@ class Follower:
         """Seconds since the leader was last heard."""
         return time.monotonic() - self._heard
 
+    @property
+    def heard_leader(self) -> str | None:
+        """The server that leads; None where none was heard of for SILENT_SECONDS."""
+        return self.leader if self.silence <= SILENT_SECONDS else None
+
     async def run(self) -> None:
         """Follow, for ever."""
         while True:
             try:
-                await asyncio.wait_for(self._woken.wait(), 1.0)
+                await asyncio.wait_for(self._woken.wait(), WAKE_SECONDS)
             except TimeoutError:
                 if self.silence < SILENT_SECONDS:
                     continue

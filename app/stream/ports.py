@@ -4,13 +4,14 @@ An edge (the database, a broker) implements these; nothing here knows one. Every
 DatabaseAway, whose caller tries again. Snapshots that pass through are normalised (app.model.position).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from app.model.change import Batch, Portion, Table
 from app.model.channel import TableAddress
 from app.model.errors import ResetReason
+from app.model.observations import EventLogTurnBlocked, WatchProblem
 from app.model.position import Position, Snapshot
 from app.stream.stretch import Stretch
 
@@ -159,3 +160,66 @@ class Bus(Protocol):
     async def beat(self, position: str) -> None:
         """Tell all servers that this one leads, and where it stands (a token). As quick as `publish`."""
         ...
+
+
+class LiveEventLog(EventLog, Protocol):
+    """An event log as the roof holds it: it has connections, which stand or not, and which are closed in the end."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is new can be read now, as far as is known."""
+        ...
+
+    async def watch_floor(self) -> None:
+        """Ask for the floor now and then, for ever, so that an idle server learns of a purge too."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Leadership(Protocol):
+    """This server's part in that one server of the fleet leads: who leads reads first, and has old events removed."""
+
+    leading: bool
+    problems: list[WatchProblem]  # of watched tables, as far as this server leads
+
+    @property
+    def blocked(self) -> EventLogTurnBlocked | None:
+        """Why no old events can be removed, as far as this server leads."""
+        ...
+
+    async def run(self) -> None:
+        """Stand for leader, and lead when no other server does, for ever."""
+        ...
+
+    async def terminate_stale(self, silent_seconds: float) -> None:
+        """End the sessions of a leader that was silent for so long."""
+        ...
+
+
+class Lead(Protocol):
+    """Makes the leadership of a server. `pull` reads, applies and publishes what is new, and returns the number of
+    commits; `beat` tells the fleet who leads; `published` is the position up to which all is published."""
+
+    def __call__(
+        self,
+        *,
+        pull: Callable[[], Awaitable[int]],
+        beat: Callable[[], Awaitable[None]],
+        published: Callable[[], Snapshot],
+    ) -> Leadership: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """All that a server follows. PostgreSQL is one; another server, which this one relays, could be another.
+
+    `listening` says whether the notifications of the database reach this server, as far as it needs them.
+    """
+
+    event_log: LiveEventLog
+    tables: Tables
+    rows: RowReader
+    bus: Bus
+    lead: Lead
+    listening: Callable[[], bool]

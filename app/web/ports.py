@@ -58,8 +58,9 @@ class Blocked(TypedDict):
 class Facts(TypedDict):
     """What `/readyz` is computed from, and shows as `checks`.
 
-    `database`: every connection to it that is needed stands; `listen`: notifications arrive; `bus`: this server hears
-    the fleet; `leader`: the server that leads now, None where none has been heard of lately.
+    `database`: what is new can be read from it. `listen`: its notifications arrive, for the session that LISTENs
+    stands. `bus`: this server hears the fleet: the bus is connected, and this server leads or has heard the leader's
+    beat lately. `leader`: the server that leads now; None where none has been heard of lately.
     """
 
     database: bool

@@ -1,12 +1,11 @@
 """Sessions: how the statements are found, how long a retry waits, and what never gets no answer."""
 
 import time
-from itertools import islice
 
 import pytest
 
 from app.model.errors import DatabaseAway
-from app.postgres.connect import away, backoff, connect, deadline
+from app.postgres.connect import away, connect, deadline
 from app.postgres.queries import SQL, parse
 from harness.database import Database
 
@@ -16,13 +15,6 @@ def test_statements_are_found_by_name_without_their_notes() -> None:
     assert parse(text) == {"one": b"SELECT 1", "two": b"SELECT 2 -- kept"}
     with pytest.raises(ValueError, match="one name"):
         parse("-- name: one\nSELECT 1\n-- name: one\nSELECT 2\n")
-
-
-def test_retries_wait_longer_each_time_up_to_ten_seconds_and_never_in_step() -> None:
-    pauses = list(islice(backoff(), 20))
-    assert 0.05 <= pauses[0] <= 0.1
-    assert all(5 <= pause <= 10 for pause in pauses[10:])
-    assert list(islice(backoff(), 20)) != pauses
 
 
 async def test_a_statement_without_an_answer_is_ended_at_its_deadline(database: Database) -> None:

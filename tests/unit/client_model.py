@@ -13,10 +13,13 @@ from app.clients.connection import Connection
 from app.clients.registry import Registry
 from app.core import wire
 from app.core.hub import Hub
+from app.model.change import Batch
 from app.model.errors import CloseCode, DatabaseAway
 from app.model.identity import ANONYMOUS
 from app.model.observations import Failed, Lagging, Observation, Transport
 from app.stream.broadcaster import Broadcaster
+from app.stream.follower import Follower
+from app.stream.lookup import Lookup
 from tests.support.stream import Stream
 from tests.unit.log_model import World
 
@@ -29,17 +32,28 @@ class Server:
 
     def __init__(self, world: World, history_bytes: int) -> None:
         self.world = world
-        self.inbox: list[Any] = []
+        self.inbox: list[Batch] = []
+        self.peers: list[Server] = []
         self.failures: list[Failed] = []
         self.lagging = 0
-        self.broadcaster = Broadcaster(world, world, Hub(), world.start(), history_bytes, self._observe)
-        self.registry = Registry(self.broadcaster, self._observe, server_id="s", version="0", heartbeat=0)
+        self.broadcaster = Broadcaster(world, Hub(), world.start(), history_bytes, self._observe, self._publish)
+        self.lookup = Lookup(self.broadcaster, world, None)
+        self.follower = Follower(self.broadcaster, self._depose, self._observe)
+        self.registry = Registry(self.lookup, self._observe, server_id="s", version="0", heartbeat=0)
 
     def _observe(self, seen: Observation) -> None:
         if isinstance(seen, Failed):
             self.failures.append(seen)
         if isinstance(seen, Lagging):
             self.lagging += seen.delta
+
+    async def _publish(self, batch: Batch) -> None:
+        for peer in self.peers:
+            if self.world.random.random() < 0.7:
+                peer.inbox.append(batch)
+
+    async def _depose(self, silent_seconds: float) -> None:
+        raise AssertionError("nobody runs the follower here, so nobody is deposed")
 
     async def pull(self) -> None:
         try:
@@ -53,8 +67,7 @@ class Server:
             batch = self.world.random.choice(self.inbox)
             if self.world.random.random() < 0.7:
                 self.inbox.remove(batch)
-            if self.broadcaster.point.snapshot.contains(batch.since):
-                self.broadcaster.apply(batch)
+            self.follower.batch(batch)
 
     def spotless(self) -> bool:
         """Nothing is left of clients that have gone."""

@@ -66,14 +66,7 @@ class Play:
         self.clients = [Client(f"client {n}") for n in range(3)]
         self.tasks: list[asyncio.Task[None]] = []
         for here, there in [self.servers, self.servers[::-1]]:
-            here.broadcaster.on_read = self._publisher(there)
-
-    def _publisher(self, other: Server) -> Any:
-        async def publish(batch: Any) -> None:
-            if self.random.random() < 0.7:
-                other.inbox.append(batch)
-
-        return publish
+            here.peers.append(there)
 
     async def run(self, steps: int) -> None:
         for client in self.clients:

@@ -1,9 +1,8 @@
-"""The hub and the ring: audiences, forms and order in one batch; what memory serves, and what it must not."""
+"""The hub: audiences, forms and order in one batch."""
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -13,23 +12,9 @@ from app.core.hub import Hub
 from app.model.change import Batch, Change, Table, Transaction
 from app.model.observations import Transport
 from app.model.position import Snapshot
-from app.stream.history import History
-from app.stream.stretch import UNIT_BYTES, Stretch
+from tests.unit.changes import TABLE, change
 
-TABLE = Table(1, 7, "public", "t", ("id",), (("a",), ("b",)), ("id", "a", "b"), ("int",) * 3, "nnn", 9)
-AT = 1_767_225_600_000_000
 BEFORE, AFTER = Point(Snapshot(100), "before"), Point(Snapshot(200), "after")
-Row = tuple[int, int | None, int]
-
-
-def change(number: int, op: str, new: Row | None = None, old: Row | None = None) -> Change:
-    def data(row: Row | None) -> bytes | None:
-        return json.dumps(dict(zip("iab", row, strict=True))).encode() if row is not None else None
-
-    def values(row: Row | None) -> tuple[str | None, ...] | None:
-        return tuple(str(v) if v is not None else None for v in row) if row is not None else None
-
-    return Change(number, 1, 150, TABLE, op, 1, None, AT, values(new), values(old), data(new), data(old))
 
 
 def batch(
@@ -143,96 +128,4 @@ def test_the_last_user_takes_the_channel_with_it() -> None:
         hub.release(channel)
     assert not hub._channels
     assert not hub._topics
-
-
-def stretch(xid: int, *changes: Change, schema: Sequence[Table] = ()) -> Stretch:
-    held = [Transaction(xid, xid, list(changes), list(schema))]
-    return Stretch(Snapshot(xid), Snapshot(xid + 1), held, sum(c.size for c in changes))
-
-
-def xids(found: Stretch) -> list[int]:
-    return [t.xid for t in found.transactions or ()]
-
-
-def test_the_ring_serves_what_it_reaches_back_to_and_forgets_the_oldest() -> None:
-    ring = History(Snapshot(100), 1_600)
-    for n in range(1, 5):
-        ring.append(stretch(100 + n, change(n, "I", (n, 1, 1))))
-    assert ring.size <= 1_600
-    assert ring.after(Snapshot(100)) is None
-    found = ring.after(ring.floor)
-    assert found is not None
-    assert xids(found) == [103]
-    found = ring.after(Snapshot(105, frozenset({103})))
-    assert found is None or xids(found) == [103]
-
-
-def test_what_left_the_log_leaves_the_ring_whichever_batch_it_is_in_and_however_late_that_comes() -> None:
-    ring = History(Snapshot(100), 10_000)
-    ring.append(Stretch(Snapshot(100), Snapshot(103, frozenset({101})), [Transaction(102, 1, [])], 1_000))
-    ring.append(Stretch(Snapshot(103, frozenset({101})), Snapshot(103), [Transaction(101, 2, [])], 1_000))
-    ring.append(Stretch(Snapshot(103), Snapshot(104), [Transaction(103, 3, [])], 1_000))
-    ring.forget(Snapshot(103, frozenset({101})))
-    assert [xids(s) for s in ring.stretches] == [[101], [103]]
-    ring.forget(Snapshot(103))
-    assert [xids(s) for s in ring.stretches] == [[103]]
-    assert ring.size == ring.stretches[0].size
-    assert ring.floor == Snapshot(103)
-    late = Stretch(Snapshot(100), Snapshot(104), [Transaction(101, 4, [])], 1_000)  # read before it went
-    ring.append(late)
-    assert (list(ring.stretches), ring.size, ring.floor) == ([], 0, Snapshot(104))
-
-
-def test_many_small_batches_are_few_stretches_and_serve_the_same() -> None:
-    ring = History(Snapshot(100), 1 << 20)
-    for n in range(1, 1001):
-        ring.append(stretch(100 + n, change(n, "I", (n, 1, 1))))
-    assert len(ring.stretches) < 10 + ring.size / (UNIT_BYTES / 4)
-    assert ring.size == sum(s.size for s in ring.stretches)
-    assert all(s.size <= UNIT_BYTES for s in ring.stretches)
-    position, got = Snapshot(500, frozenset({333})), list[int]()
-    while found := ring.after(position):
-        got += [xid for xid in xids(found) if not position.sees(xid)]
-        position = position.union(found.upto)
-    assert got == [333, *range(500, 1101)]
-
-
-def test_a_large_batch_is_cut_where_somebody_is_fed_from_it_and_serves_the_same() -> None:
-    ring = History(Snapshot(100), 10 << 20)
-    ring.append(stretch(101, change(0, "I", (0, 1, 1))))
-    changes = [replace(change(n, "I", (n, 1, 1)), xid=101 + n) for n in range(1, 1001)]
-    many = [Transaction(c.xid, c.number, [c]) for c in changes]
-    ring.append(Stretch(Snapshot(102), Snapshot(1102), many, sum(c.size for c in changes)))
-    ring.append(stretch(1102, change(1001, "I", (1001, 1, 1))))
-    assert len(ring.stretches) == 3
-    position, got, sizes = Snapshot(600, frozenset({333})), list[int](), list[int]()
-    while found := ring.after(position):
-        got += [xid for xid in xids(found) if not position.sees(xid)]
-        sizes.append(found.size)
-        position = position.union(found.upto)
-    assert got == [333, *range(600, 1103)]
-    assert max(sizes) <= UNIT_BYTES
-    assert ring.size == sum(s.size for s in ring.stretches)
-
-
-def test_what_is_cut_weighs_what_its_pieces_do() -> None:
-    ring = History(Snapshot(100), 10 << 20)
-    changes = [replace(change(n, "I", (n, 1, 1)), xid=99 + n) for n in range(1, 301)]
-    many = [Transaction(c.xid, c.number, [c]) for c in changes]
-    ring.append(Stretch(Snapshot(100), Snapshot(400), many, 1 << 20))  # more than it is
-    assert ring.after(Snapshot(100)) is not None
-    assert ring.size == sum(s.size for s in ring.stretches) == sum(c.size for c in changes)
-
-
-def test_bulk_is_never_served_from_memory_and_a_changed_schema_is_a_unit_of_its_own() -> None:
-    ring = History(Snapshot(100), 10_000)
-    ring.append(stretch(101, change(1, "I", (1, 1, 1))))
-    ring.append(stretch(102, schema=[TABLE]))
-    ring.append(replace(stretch(103), transactions=None))
-    units = []
-    position = Snapshot(100)
-    while found := ring.after(position):
-        units.append(xids(found))
-        position = position.union(found.upto)
-    assert units == [[101], [102]]
-    assert position == Snapshot(103)
+    assert not hub._tables

@@ -232,14 +232,14 @@ async def test_a_client_may_vanish_or_half_close_at_any_moment(house: House, sai
 
 @pytest.mark.parametrize("said", [HANDSHAKE + say(type="subscribe", channels=["posts"]), STREAM])
 async def test_a_client_that_goes_while_its_subscribe_waits_leaves_nothing(house: House, said: bytes) -> None:
-    look_up, asked, free = house.broadcaster.look_up, asyncio.Event(), asyncio.Event()
+    look_up, asked, free = house.registry.lookup.look_up, asyncio.Event(), asyncio.Event()
 
     async def slow(names: Sequence[str], position: str | None) -> Any:
         asked.set()
         await free.wait()
         return await look_up(names, position)
 
-    house.broadcaster.look_up = slow  # type: ignore[method-assign,assignment]
+    house.registry.lookup.look_up = slow  # type: ignore[method-assign,assignment]
     for close in (b"", frame(CLOSE, b"\x03\xe8")):
         asked.clear()
         raw = await Raw.connect(house, said)

@@ -18,6 +18,7 @@ from app.model.observations import Observation
 from app.model.position import Position, Snapshot
 from app.model.settings import Settings
 from app.stream.broadcaster import Broadcaster
+from app.stream.lookup import Lookup
 from app.stream.ports import EventLogListener, LogHead
 from app.stream.stretch import Stretch
 from app.web.ports import Facts
@@ -142,8 +143,8 @@ class House:
 async def running(demo: Demo | None = None, settings: Settings | None = None) -> AsyncIterator[House]:
     log = MemoryEventLog()
     seen: list[Observation] = []
-    broadcaster = Broadcaster(log, log, Hub(), await log.head(), 32 << 20, seen.append)
-    registry = Registry(broadcaster, seen.append, server_id="here", version="test", heartbeat=25)
+    broadcaster = Broadcaster(log, Hub(), await log.head(), 32 << 20, seen.append)
+    registry = Registry(Lookup(broadcaster, log, None), seen.append, server_id="here", version="test", heartbeat=25)
     server = Server(
         settings or Settings(port=0),
         connect=lambda sink, identity: Connection(sink, registry, identity),

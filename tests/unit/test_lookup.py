@@ -10,6 +10,7 @@ from app.model.change import Table
 from app.model.channel import TableAddress, parse
 from app.model.errors import BadChannel, Unavailable
 from app.model.position import Snapshot
+from app.stream.lookup import Lookup
 from app.stream.ports import RowReader, Rows
 from tests.unit.client_model import Client
 from tests.unit.stage import Stage, link
@@ -44,14 +45,14 @@ class Reads(RowReader):
 async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_ever(stage: Stage) -> None:
     """The second client comes in the very turn of the loop in which the read of the first has ended."""
     broadcaster, reads = stage.server.broadcaster, Reads()
-    broadcaster.row_reader = reads
-    located = [await broadcaster.locate(parse("posts"))]
+    lookup = Lookup(broadcaster, stage.world, reads)
+    located = [await lookup.locate(parse("posts"))]
     old = broadcaster.point.snapshot
     await stage.commit()
-    first = asyncio.create_task(broadcaster.rows(located, old))
+    first = asyncio.create_task(lookup.rows(located, old))
     await stage.until(lambda: reads.ends)
     reads.ends[0].set_result(Impatient(old.xmax, old.xip))
-    second = asyncio.create_task(broadcaster.rows(located, broadcaster.point.snapshot))
+    second = asyncio.create_task(lookup.rows(located, broadcaster.point.snapshot))
     assert (await asyncio.wait_for(first, PATIENCE)).position.contains(old)
     await stage.until(lambda: len(reads.ends) == 2)
     reads.ends[1].set_result(broadcaster.point.snapshot)
@@ -61,25 +62,25 @@ async def test_rows_older_than_the_client_are_read_again_and_not_looked_at_for_e
 async def test_rows_of_another_incarnation_are_not_shared_with_who_comes_after_it(stage: Stage) -> None:
     """They may be of a primary that was left: their position says nothing here."""
     broadcaster, reads = stage.server.broadcaster, Reads()
-    broadcaster.row_reader = reads
-    located = [await broadcaster.locate(parse("posts"))]
-    before = asyncio.create_task(broadcaster.rows(located, None))
+    lookup = Lookup(broadcaster, stage.world, reads)
+    located = [await lookup.locate(parse("posts"))]
+    before = asyncio.create_task(lookup.rows(located, None))
     await stage.until(lambda: reads.ends)
     broadcaster.rebase(stage.world.start(), None)
-    after = asyncio.create_task(broadcaster.rows(located, None))
+    after = asyncio.create_task(lookup.rows(located, None))
     await stage.until(lambda: len(reads.ends) == 2)
     for end in reads.ends:
         end.set_result(broadcaster.point.snapshot)
     assert await asyncio.wait_for(before, PATIENCE) is not await asyncio.wait_for(after, PATIENCE)
     await stage.turns()
-    assert not broadcaster._row_reads
+    assert not lookup._row_reads
 
 
 async def test_rows_of_where_the_stream_never_comes_are_not_handed_out(stage: Stage) -> None:
     """A primary that has taken over answers, while the stream is still read from the one before."""
     broadcaster, reads = stage.server.broadcaster, Reads()
-    broadcaster.row_reader = reads
-    asked = asyncio.create_task(broadcaster.rows([await broadcaster.locate(parse("posts"))], None))
+    lookup = Lookup(broadcaster, stage.world, reads)
+    asked = asyncio.create_task(lookup.rows([await lookup.locate(parse("posts"))], None))
     await stage.until(lambda: reads.ends)
     reads.ends[0].set_result(Snapshot(stage.world.now().xmax + 5))
     with pytest.raises(Unavailable):
@@ -100,7 +101,7 @@ class Listener(Client):
 async def test_a_channel_whose_rows_are_still_to_be_sent_is_subscribed_already(stage: Stage) -> None:
     start, broadcaster, reads, client = stage.token, stage.server.broadcaster, Reads(), Listener()
     await stage.commit()
-    broadcaster.row_reader = reads
+    stage.server.lookup.row_reader = reads
     client.connect(stage.server)
     stage.clients.append(client)
     link(client).command(type="subscribe", id=1, channels=["posts"], snapshot=True)

@@ -1,0 +1,47 @@
+"""What a server follows, opened: the database, and the bus that the settings name.
+
+A new bus is one file in `app/bus/`, one case of `open_bus`, and its scheme in app.model.settings.BUSES, which are what
+a setting may name. A bus is imported where it is asked for alone, so that nobody needs the library of another.
+"""
+
+from datetime import timedelta
+from functools import partial
+
+from app.model.errors import SettingsError
+from app.model.observations import Observer
+from app.model.settings import Settings
+from app.postgres.connect import connect
+from app.postgres.event_log import PostgresEventLog
+from app.postgres.leader import Leader
+from app.postgres.partitions import Retention
+from app.stream.ports import Backend, Bus
+
+
+def open_backend(settings: Settings, observe: Observer) -> Backend:
+    """PostgreSQL at DATABASE_URL. Connects to nothing yet. Raises SettingsError."""
+    url = settings.database_url
+    assert url is not None
+    event_log = PostgresEventLog(url, observe, rows_max=settings.rows_max, rows_bytes=settings.rows_bytes)
+    bus = open_bus(settings)
+    retention = Retention(timedelta(seconds=settings.retention), settings.event_log_bytes)
+    return Backend(
+        event_log=event_log,
+        tables=event_log.catalog,
+        rows=event_log,
+        bus=bus,
+        lead=partial(Leader, url, retention, observe=observe),
+        listening=lambda: bus.ready,  # this bus is what LISTENs: `ready` is that it does
+    )
+
+
+def open_bus(settings: Settings) -> Bus:
+    """The bus that SOBRANIE_BUS names by its scheme. Raises SettingsError."""
+    match settings.bus.partition(":")[0]:
+        case "postgres":
+            from app.postgres.bus import PostgresBus
+
+            url = settings.database_url
+            assert url is not None
+            return PostgresBus(lambda purpose: connect(url, name=purpose), settings.server_id)
+        case scheme:
+            raise SettingsError(f"SOBRANIE_BUS: there is no bus {scheme}: in this version; unset it, or set postgres:")
