@@ -132,8 +132,8 @@ class Broadcaster:
         self.epoch += bool(batch.schema)
         before, upto = self.point, self.point.snapshot.union(batch.upto)
         self.point = Point(upto, self.mint(upto))
-        # In memory a batch ends where this server was after it, which may be more than the batch saw: so the ends grow
-        # from batch to batch, and a client that contains one of them has all before it.
+        # In the history a batch ends where this server was after it, which may be more than the batch saw. So each end
+        # contains the end before it, and a client whose position contains one of them has all before it.
         self.history.append(Stretch(before.snapshot, upto, batch.transactions, batch.size))
         deliveries = self.hub.fan_out(batch, before, self.point)
         self._observe_deliveries(batch, deliveries)

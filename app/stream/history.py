@@ -1,7 +1,9 @@
-"""What has been: recent stretches in memory, and behind them the event log.
+"""History: recent stretches in memory, for clients that missed them.
 
-History is bounded in bytes. It serves every position that contains its floor; older ones are served from the event log
-(app.stream.replays). Positions here are normalised snapshots.
+Invariants
+- History is bounded in bytes. It serves every position that contains its floor; app.stream.replays serves older ones.
+- What has left the event log leaves the history too.
+- Positions here are normalised snapshots.
 """
 
 from bisect import bisect_left
@@ -12,8 +14,8 @@ from app.stream.stretch import UNIT_BYTES, Stretch, pieces
 
 
 class History:
-    """The ring of the stretches before the server's position, newest last. Their ends grow. What has left the log
-    (`gone`) leaves it too."""
+    """The stretches up to the server's position, newest last: each ends at a position that contains the end of the one
+    before. `gone` is the newest floor of the event log that is known: what it sees may have left the event log."""
 
     def __init__(self, position: Snapshot, limit: int) -> None:
         self.limit = limit
@@ -27,19 +29,21 @@ class History:
         self.floor = position
 
     def append(self, stretch: Stretch) -> None:
-        """What follows the newest."""
-        for piece in pieces(stretch) if stretch.schema else (stretch,):  # the others when somebody is fed from it
+        """Add what follows the newest."""
+        for piece in pieces(stretch) if stretch.schema else (stretch,):  # others are cut when a client is fed from them
             self.stretches.append(piece)
             self.size += piece.size
             self._merge()
         while self.size > self.limit and len(self.stretches) > 1:
             self._drop_oldest()
-        if not stretch.since.contains(self.gone):  # read before it went
+        if not stretch.since.contains(self.gone):  # read before some of it left the event log
             self.forget(self.gone)
 
     def _merge(self) -> None:
-        """Make one of the newest two for as long as the newest is as large, so that many small batches are few
-        stretches for who has missed them, and each change is moved, and gets into an index, a few times at most."""
+        """Make one of the newest two for as long as the newest is at least as large as the one before.
+
+        So many small batches are few stretches for a client that missed them, and each change is copied, and gets into
+        an index, a few times at most."""
         while len(self.stretches) > 1:
             before, newest = self.stretches[-2], self.stretches[-1]
             if before.size > newest.size or before.size + newest.size > min(UNIT_BYTES, self.limit >> 3):
@@ -56,7 +60,7 @@ class History:
         self.floor = oldest.upto
 
     def forget(self, gone: Snapshot) -> None:
-        """Drop every transaction that `gone`, a floor of the log, sees: rows that were purged are nowhere then."""
+        """Drop every transaction that `gone`, a floor of the event log, sees: purged rows must be nowhere."""
         self.gone = gone
         last = next((i for i in reversed(range(len(self.stretches))) if self.stretches[i].holds(gone)), -1)
         for _ in range(last + 1):

@@ -129,8 +129,7 @@ class Receiver(Protocol):
     def wake(self) -> None:
         """Something is new, or may have been missed: read the event log.
 
-        A bus says this after every connect too, and in place of a batch that is too large for it or that changes a
-        definition (who reads the event log loads its definitions)."""
+        A bus says this after every connect, and in place of a batch that it does not carry."""
         ...
 
     def beat(self, leader: str, position: str) -> None:
@@ -142,8 +141,13 @@ class Bus(Protocol):
     """What carries the leader's batches, or the news of them, to all servers.
 
     A bus may lose, repeat or reorder: each server applies a batch only from where it stands, and reads a hole from the
-    event log. A bus must not fall silent for ever: it connects again by itself. Its own server's messages, where they
-    come back, it does not hand to the receiver.
+    event log. A bus must not fall silent for ever: it connects again by itself. What its own server said, where it
+    comes back, it does not hand to the receiver.
+
+    A bus that carries whole batches has three things to see to. Snapshots of two incarnations can't be compared, so a
+    batch travels with its incarnation, and one of another than the receiver's is a wake-up. `Batch.seen_at` is the
+    monotonic clock of one machine, so the receiving side sets it. `Batch.schema` holds definitions, which whoever reads
+    the event log loads, so a batch that changes one is a wake-up too.
     """
 
     ready: bool  # it is connected and would hear what others say

@@ -1,12 +1,15 @@
-"""History older than the ring in memory, read from the log once for all who ask for it at the same time.
+"""History that is no longer in memory, read from the event log once for all who ask for it at the same time.
 
-A *run* reads the log from one position on, a mebibyte at a time, for as long as somebody wants what comes next. It
-begins at the meet of the positions that wait, so it serves all of them, and each joins it where it comes by: ten
-thousand clients with ten thousand positions cost what the oldest of them costs. What was read is kept for a while, for
-those who read more slowly. Who is far ahead of the runs gets one of its own: there are a few.
+A *run* reads the event log from one position on, a mebibyte at a time, for as long as somebody wants what comes next.
+It begins at the meet of the positions that wait (what all of them see), so it serves all of them, and each position
+joins the run when the run reaches it. So ten thousand clients with ten thousand positions cost what the oldest of them
+costs. What was read is kept for a while, for clients that read more slowly. A position far ahead of all runs gets a run
+of its own; there are at most RUNS.
 
-Invariants: nobody whose position the log does not reach back to has a part in a meet, so nobody is refused for another;
-of what `restart` forgets nothing is served afterwards; one read is under way at a time.
+Invariants
+- A position that the event log does not reach back to has no part in a meet, so no client is refused for another.
+- Nothing that `restart` or `forget` dropped is served afterwards.
+- One read is under way at a time.
 """
 
 import asyncio
@@ -23,7 +26,7 @@ from app.stream.ports import EventLog
 from app.stream.stretch import Stretch, pieces
 
 KEPT_BYTES: Final = 16 << 20
-KEPT_STRETCHES: Final = 1024  # whoever is not in the ring looks through them
+KEPT_STRETCHES: Final = 1024  # a position that is not in the history looks through them
 RUNS: Final = 4
 NEAR: Final = 50_000  # transactions: closer than this one run is enough
 WOKEN: Final = 32  # at most so many go on in one turn of the event loop
@@ -55,7 +58,7 @@ class _Waiter:
 
 
 class Replays:
-    """`front` says where the server is: a run goes as far as that was when it began."""
+    """`front` says where the server is. A run ends where the server was when the run began."""
 
     def __init__(
         self, event_log: EventLog, front: Callable[[], Snapshot], observe: Observer, limit: int | None = None
@@ -77,7 +80,7 @@ class Replays:
         self.size = 0
 
     def forget(self, gone: Snapshot) -> None:
-        """Drop what `gone`, a floor of the log, sees any of (app.stream.history)."""
+        """Drop each stretch that holds something `gone`, a floor of the event log, sees (app.stream.history)."""
         self._gone = gone
         for kept in [kept for kept in self._kept if kept.holds(gone)]:
             self._kept.remove(kept)
@@ -86,7 +89,7 @@ class Replays:
     async def after(self, position: Snapshot) -> Stretch:
         """A stretch that serves `position`, which lacks something that the server has.
 
-        Raises PositionRefused(EXPIRED) where the log does not reach back, DatabaseAway.
+        Raises PositionRefused(EXPIRED) where the event log does not reach back, DatabaseAway.
         """
         kept = self.known(position)
         if kept is not None:
@@ -114,7 +117,7 @@ class Replays:
             self._reading = None
 
     async def _serve(self) -> None:
-        """One read, for the one who has waited longest and whoever else it serves."""
+        """One read, for the position that has waited longest and all others that it serves."""
         run: _Run | None = None
         try:
             floor = await self._judge()
@@ -124,17 +127,17 @@ class Replays:
             found = await anext(run.rest)
         except PositionRefused as refused:
             await self._refused(run, refused)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs who wait
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait get it
             self._drop(run)
             self._give_up(error)
         else:
-            if found.holds(self._gone):  # it was read before it went: who still wants it is judged again
+            if found.holds(self._gone):  # it was purged while it was read: who still wants it is judged again
                 self._drop(run)
             elif run in self._runs:  # else everything was forgotten meanwhile
                 await self._found(run, found)
 
     async def _judge(self) -> Snapshot:
-        """Refuse those who can't be served, so that the others can; the floor of the log."""
+        """Refuse the positions that can't be served, so that the others can be. Returns the floor of the event log."""
         floor, front = await self._event_log.floor(), self._front()
         for waiter in self._waiting:
             if not front.contains(waiter.position) or waiter.position.contains(front):
@@ -149,7 +152,9 @@ class Replays:
         run = max(serving, key=lambda run: run.reached.xmax, default=None)
         if run is None or (not run.near(position) and len(self._runs) < RUNS):
             start = reduce(Snapshot.meet, self._unserved(position), position)
-            if not start.contains(floor):  # the floor ends with what it does not see, and so was cut off
+            if not start.contains(
+                floor
+            ):  # a meet is cut off where what it does not see begins, and the floor may end so
                 start = position
             run = _Run(start, self._front(), self._event_log.stretches(start, self._front()))
             del self._runs[: max(0, len(self._runs) + 1 - RUNS)]
@@ -159,7 +164,7 @@ class Replays:
         return run
 
     def _unserved(self, position: Snapshot) -> list[Snapshot]:
-        """Those near `position` that wait and that no run is near to."""
+        """The positions that wait near `position` and have no run near to them."""
         waiting = {waiter.position for waiter in self._waiting}
         return [
             p
@@ -168,7 +173,9 @@ class Replays:
         ]
 
     async def _refused(self, run: _Run | None, refused: PositionRefused) -> None:
-        """The log turned: who it passed is refused by the next judgement. Where that was not it, who was served is."""
+        """The event log refused a read: refuse the positions that it no longer reaches back to.
+
+        Where it reaches back to all of the run, the refusal has another cause, and those whom the run serves get it."""
         self._drop(run)
         try:
             floor = await self._judge()

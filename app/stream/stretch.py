@@ -20,8 +20,8 @@ UNIT_BYTES: Final = 64 << 10
 class Stretch:
     """All that `upto` sees and `since` does not, in whole transactions, in order; None where that is too much to hold.
 
-    It serves every position that contains `since`: what of it the position does not see comes next for the client,
-    who is then at the union of its position and `upto`.
+    It serves every position that contains `since` and not `upto`. The client at such a position is given the
+    transactions that its position does not see, and is then at the union of its position and `upto`.
     """
 
     since: Snapshot
@@ -38,17 +38,18 @@ class Stretch:
 
     @cached_property
     def index(self) -> Index:
-        """Its changes by channel; made where somebody is fed from it."""
+        """Its changes by channel. It is made when a client is first fed from this stretch."""
         return Index(self.transactions or ())
 
     @cached_property
     def schema(self) -> bool:
-        """Whether a definition changes in it: then it is a unit of its own, for its changes give way to a `reset`."""
+        """Whether a definition changes in it. Then it is a unit of its own, for clients get a `reset` instead of it."""
         return any(t.schema for t in self.transactions or ())
 
 
 def pieces(whole: Stretch) -> Iterator[Stretch]:
-    """The same as stretches of about UNIT_BYTES, cut between transactions; one that changes a definition is alone."""
+    """The same as stretches of about UNIT_BYTES, cut between transactions. A transaction that changes a definition is a
+    piece of its own."""
     transactions = whole.transactions
     if transactions is None or len(transactions) < 2 or (whole.size <= UNIT_BYTES and not whole.schema):
         yield whole

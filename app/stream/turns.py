@@ -1,7 +1,8 @@
 """Taking turns: what many clients want at once is done a few at a time, so that the event loop stays free for others.
 
-Invariant: of those who ask, first come first served, at most `many` go on in one turn of the loop. Nobody keeps a
-place: who went on and wants more asks again, behind the others.
+Invariants
+- At most `many` go on in one turn of the loop, in the order in which they asked.
+- Nobody keeps a place: who went on and wants more asks again, behind the others.
 """
 
 import asyncio

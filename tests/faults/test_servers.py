@@ -1,6 +1,7 @@
 """Servers that die, stop or go deaf (adversarial 20): clients on the others, or on the next, miss nothing."""
 
 import asyncio
+import json
 import signal
 
 from harness.database import Database, rows_of
@@ -15,6 +16,12 @@ async def write(database: Database, count: int) -> None:
     async with await database.connect() as writer:
         for i in range(count):
             await writer.execute("INSERT INTO posts (author_id, title) VALUES (1, %s)", (str(i),))
+
+
+async def checks(server: Server, **expected: object) -> bool:
+    """Whether `/readyz` of the server shows these facts."""
+    found = json.loads((await server.ready())[1])["checks"]
+    return all(found[name] == value for name, value in expected.items())
 
 
 async def test_a_server_killed_under_load_loses_nothing_for_clients_that_go_on_elsewhere(
@@ -61,6 +68,7 @@ async def test_a_leader_that_is_stopped_and_keeps_its_lock_is_followed(database:
     async with await Transport("websocket").open(other, "posts") as client:
         leader.sigstop()
         try:
+            await eventually(lambda: checks(other, listen=True, bus=False), what="it listens, and hears no leader")
             await write(database, 20)
             await client.changes(20, timeout=30)
 
@@ -68,6 +76,7 @@ async def test_a_leader_that_is_stopped_and_keeps_its_lock_is_followed(database:
                 return await other.metric("sobranie_leader") == 1
 
             await eventually(leads, 40, "the other server leads", every=0.2)
+            await eventually(lambda: checks(other, listen=True, bus=True), what="it hears the fleet again")
             await verdict(database, client)
         finally:
             leader.sigcont()

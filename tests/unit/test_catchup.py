@@ -22,6 +22,7 @@ class Catching:
         self.sink = MemorySink()
         self.seen: list[Observation] = []
         self.broadcaster = stage.server.broadcaster
+        self.lookup = stage.server.lookup
         stage.server.registry.observe = self.seen.append
         connection = Connection(self.sink, stage.server.registry, ANONYMOUS)
         self.catchup: CatchUp = connection._catchup
@@ -33,7 +34,7 @@ class Catching:
     async def join(self, *names: str) -> None:
         """Subscribe to these from where the server is."""
         addresses = [parse(name) for name in names]
-        new = self.catchup.acquire([await self.broadcaster.locate(a) for a in addresses])
+        new = self.catchup.acquire([await self.lookup.locate(a) for a in addresses])
         self.session.channels.update(new)
         self.session.feed(self.broadcaster.point)
 
@@ -47,7 +48,7 @@ def catching(stage: Stage) -> Iterator[Catching]:
 
 async def test_what_is_acquired_and_let_go_leaves_the_hub_as_it_was(catching: Catching) -> None:
     hub = catching.broadcaster.hub
-    new = catching.catchup.acquire([await catching.broadcaster.locate(TableAddress("public", "posts"))])
+    new = catching.catchup.acquire([await catching.lookup.locate(TableAddress("public", "posts"))])
     assert list(new) == ["posts"]
     assert len(hub._channels) == 1
     catching.catchup.let_go(new)

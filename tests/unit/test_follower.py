@@ -8,7 +8,6 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.facts import eventually
 
 import app.stream.follower
 from app.core.hub import Hub
@@ -17,6 +16,7 @@ from app.model.observations import Failed, Observation
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
 from app.stream.follower import Follower
+from harness.facts import eventually
 from tests.unit.log_model import World
 
 

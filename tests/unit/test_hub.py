@@ -128,4 +128,3 @@ def test_the_last_user_takes_the_channel_with_it() -> None:
         hub.release(channel)
     assert not hub._channels
     assert not hub._topics
-    assert not hub._tables

@@ -115,5 +115,5 @@ async def test_a_channel_whose_rows_are_still_to_be_sent_is_subscribed_already(s
 
 async def test_a_room_is_refused_by_name_while_there_are_none(stage: Stage) -> None:
     with pytest.raises(BadChannel, match="rooms are not part of this version") as refused:
-        await stage.server.broadcaster.locate(parse("room/lobby"))
+        await stage.server.lookup.locate(parse("room/lobby"))
     assert refused.value.channel == "room/lobby"

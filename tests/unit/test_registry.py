@@ -81,7 +81,7 @@ async def test_a_lost_position_is_a_reset_to_the_live_and_the_end_for_who_is_bei
     await stage.commit()
     assert (live.session.state, fed.session.state) == (State.LIVE, State.FEEDING)
     live_sink.written.clear()
-    stage.server.registry.reset_all(ResetReason.LOST)
+    stage.server.registry.rebased(ResetReason.LOST)
     assert live_sink.messages == [{"type": "reset", "channels": ["posts"], "reason": "lost", "position": stage.token}]
     assert fed_sink.closed is CloseCode.RESTART
     live.close()
