@@ -8,12 +8,10 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
-
-from psycopg import AsyncConnection
 
 from app import __version__
 from app.backend import open_backend
@@ -34,7 +32,7 @@ from app.telemetry.worker_metrics import Siblings, lives
 from app.web.health import flows
 from app.web.listen import hold_port
 from app.web.origins import same_origin
-from app.web.ports import Facts
+from app.web.ports import Facts, Render
 from app.web.server import Server as WebServer
 
 READY_SECONDS, READY_STEP = 5.0, 0.02
@@ -54,15 +52,9 @@ def keep(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    stop = asyncio.Event()
-    for number in ends():
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    if settings.worker is not None:  # its standard input ends with its keeper, who never writes to it
-        asyncio.get_running_loop().add_reader(sys.stdin, lambda: _let_go(stop))
-    logs, metrics = (
-        Logs(settings.log_format, settings.log_level, server_id=settings.server_id),
-        Metrics(settings.server_id),
-    )
+    stop = _asked_to_stop(settings)
+    logs = Logs(settings.log_format, settings.log_level, server_id=settings.server_id)
+    metrics = Metrics(settings.server_id)
     logs.install()
     observe = fan(logs, metrics)
     for note in settings.notes:
@@ -72,16 +64,9 @@ async def _serve(settings: Settings) -> int:
         if server is None:
             return 0
         siblings = Siblings(Path(settings.worker), metrics.render) if settings.worker else None
-        psql = shlex.join(["psql", settings.redacted])
-        web = WebServer(
-            settings,
-            connect=lambda sink, identity: Connection(sink, server.registry, identity),
-            health=server.health,
-            metrics=siblings.render if siblings is not None else _awaited(metrics.render),
-            observe=observe,
-            pages=Demo(_connects(settings), psql, same_origin) if settings.demo else None,
-        )
-        if settings.worker is not None:  # clients have its siblings meanwhile
+        render = siblings.render if siblings is not None else _awaited(metrics.render)
+        web = _web(settings, server, render, observe)
+        if siblings is not None:  # clients have the other workers meanwhile
             await _ready(server.health, stop)
         await web.start()
         if siblings is not None:
@@ -98,6 +83,36 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
+def _asked_to_stop(settings: Settings) -> asyncio.Event:
+    """Set by a signal, and for a worker by the end of its standard input: its keeper holds that, and never writes."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in ends():
+        loop.add_signal_handler(number, stop.set)
+
+    def orphaned() -> None:
+        loop.remove_reader(sys.stdin)
+        stop.set()
+
+    if settings.worker is not None:
+        loop.add_reader(sys.stdin, orphaned)
+    return stop
+
+
+def _web(settings: Settings, server: Server, metrics: Render, observe: Observer) -> WebServer:
+    """The web edge on this server, with the demo page where that is wanted."""
+    url = settings.database_url
+    assert url is not None
+    psql = shlex.join(["psql", settings.redacted])
+    return WebServer(
+        settings,
+        connect=lambda sink, identity: Connection(sink, server.registry, identity),
+        health=server.health,
+        metrics=metrics,
+        observe=observe,
+        pages=Demo(lambda: connect(url, name="demo"), psql, same_origin) if settings.demo else None,
+    )
+
+
 async def _ready(health: Callable[[], Facts], stop: asyncio.Event) -> None:
     """Wait until changes can flow, for a few seconds at most."""
     for _ in range(round(READY_SECONDS / READY_STEP)):
@@ -106,19 +121,7 @@ async def _ready(health: Callable[[], Facts], stop: asyncio.Event) -> None:
         await asyncio.sleep(READY_STEP)
 
 
-def _let_go(stop: asyncio.Event) -> None:
-    asyncio.get_running_loop().remove_reader(sys.stdin)
-    stop.set()
-
-
-def _connects(settings: Settings) -> Callable[[], Awaitable[AsyncConnection[Any]]]:
-    """Makes connections for the demo page, each of which may raise DatabaseAway."""
-    url = settings.database_url
-    assert url is not None
-    return lambda: connect(url, name="demo")
-
-
-def _awaited(render: Callable[[], bytes]) -> Callable[[], Coroutine[Any, Any, bytes]]:
+def _awaited(render: Callable[[], bytes]) -> Render:
     async def answer() -> bytes:
         return render()
 
