@@ -35,7 +35,7 @@ class PostgresBus:
     """Implements app.stream.ports.Bus."""
 
     def __init__(self, connect: Connect, server_id: str) -> None:
-        """`connect` makes a session of the database that is named as its argument says; it raises DatabaseAway."""
+        """`connect` makes a session of the database with the name that it is given, and raises DatabaseAway."""
         self._connect = connect
         self._server_id = server_id
         self.ready = False

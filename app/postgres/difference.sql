@@ -1,6 +1,6 @@
 -- name: difference
--- Two kinds of transaction ids may have become visible since a snapshot: from its xmax on, those in the gaps between the
--- ids that are in progress now; and below it, those that were in progress then and are visible now.
+-- Two kinds of transaction ids may have become visible since a snapshot. From its xmax on they are those in the gaps
+-- between the ids that are in progress now. Below it they are those that were in progress then and are visible now.
 -- The rows of an open transaction are never touched.
 -- app.postgres.difference says why there is a header (H) and a footer (F), and unpacks them.
 -- The header's values are the snapshot, the floor and how far the WAL was written. There is none where the event log's

@@ -83,7 +83,7 @@ class PostgresEventLog:
         return await self._tables.rows(wanted)
 
     async def floor(self) -> Snapshot:
-        """What a position must contain; at most a second old. Raises DatabaseAway."""
+        """What a position must contain. The answer is at most a second old. Raises DatabaseAway."""
         return await self._floor.ask()
 
     async def watch_floor(self) -> None:

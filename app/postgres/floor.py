@@ -58,7 +58,7 @@ class Floor:
                 listener.forget(floor)
 
     def forget(self) -> None:
-        """The next who asks gets a fresh answer."""
+        """Give a fresh answer to the next who asks."""
         self._last = None
 
     async def watch(self) -> None:

@@ -56,7 +56,10 @@ class Partitions:
         self.blocked: EventLogTurnBlocked | None = None  # why the partitions can't turn, while they can't
 
     async def look(self, connection: Connection) -> None:
-        """Turn the partitions where it is time to; called once a beat. Raises what a broken connection raises."""
+        """Turn the partitions where it is time to. The leader calls this once a beat.
+
+        Raises what a broken connection raises.
+        """
         now = time.monotonic()
         published = self._settled(now)
         row = await (await connection.execute(SQL["purging"])).fetchone()

@@ -112,7 +112,7 @@ async def _check_permitted(connection: Connection, table: Table, address: TableA
 async def _rows(
     connection: Connection, table: Table, address: TableAddress, hidden: list[str], most_rows: int, most_bytes: int
 ) -> list[bytes]:
-    # `types` are format_type's own output, quoted by PostgreSQL; the one thing that can be no parameter.
+    # The types can't be parameters. They are the output of format_type, quoted by PostgreSQL.
     types = dict(zip(table.columns, table.types, strict=True))
     # By equality for the index, and by text, as changes are: equal values may be spelled differently (1.5 and 1.50).
     conditions = [
