@@ -57,7 +57,7 @@ class TableReader:
 
 
 async def _read(url: str, wanted: Wanted, most_rows: int, most_bytes: int) -> Rows:
-    connection = await connect(url, name="snapshot")
+    connection = await connect(url, name="rows")
     try:
         with away():
             async with deadline(connection, SECONDS):
