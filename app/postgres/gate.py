@@ -5,7 +5,7 @@ can't share it notifies. To sleep, the reader closes the gate: it takes the lock
 every writer that skipped NOTIFY has ended. While commits are rare the reader sleeps again with the gate still closed,
 because one notification and one read for each commit is the least that it can cost.
 
-Invariants (tests/unit/test_gate_model.py)
+Invariants (tests/unit/postgres/test_gate_model.py)
 - The reader sleeps only while the gate is closed, and only after one more read that began after the grant.
 - The reader drops a notification only before a read begins.
 - No request for the gate stays queued longer than the lock timeout, because a queued one makes every writer notify.

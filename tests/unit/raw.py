@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Any, ClassVar, Self
 
-from tests.unit.web import House
+from tests.unit.house import House
 
 HANDSHAKE = (
     b"GET /realtime/ws HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"

@@ -15,7 +15,7 @@ from app.model.observations import ConnectionClosed, ConnectionFailed
 from app.model.position import Snapshot
 from app.model.settings import Settings
 from harness.facts import eventually
-from tests.unit.web import House, running
+from tests.unit.house import House, running
 
 Pair = tuple[str | None, dict[str, Any]]
 

@@ -23,7 +23,7 @@ from app.model.settings import Settings
 from app.web import rate
 from app.web.sinks import HIGH_WATER, WebSocketSink
 from harness.facts import eventually, holds, turn
-from tests.unit.web import House, running
+from tests.unit.house import House, running
 
 LIMIT = 65536
 

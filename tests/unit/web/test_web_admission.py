@@ -13,7 +13,7 @@ from app.model.origin import Host, Origin
 from app.model.settings import Settings
 from app.web.admission import LINES
 from app.web.hosts import on_loopback
-from tests.unit.web import House, running
+from tests.unit.house import House, running
 
 EVENTS = "/realtime/events?channel=posts"
 

@@ -12,7 +12,7 @@ from app.web import rate
 from app.web.health import Readiness
 from app.web.ports import Facts
 from app.web.rate import Rate
-from tests.unit.web import HEALTHY, running
+from tests.unit.house import HEALTHY, running
 
 
 async def test_a_port_in_use_is_said_with_the_setting_that_mends_it() -> None:

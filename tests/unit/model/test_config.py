@@ -158,6 +158,6 @@ def test_a_password_among_the_parameters_is_hidden_too() -> None:
 
 
 def test_the_documented_settings_are_the_settings() -> None:
-    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    page = Path(__file__).parents[3] / "docs" / "settings.md"
     rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == NAMES

@@ -1,7 +1,7 @@
 """What app/web/ takes of aiohttp and asyncio that they nearly keep private (docs/decisions/0008), each by its name.
 
 Invariant: a release that moves one of them fails here first, with the name and the place of ours that uses it. Then:
-read the release's RequestHandler, change that place, run tests/unit/test_web_*.py, and raise the cap in pyproject.toml.
+read the release's RequestHandler, change that place, run tests/unit/web, and raise the cap in pyproject.toml.
 """
 
 import socket
@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def parser_slot(request: Any) -> bool:

@@ -12,7 +12,7 @@ from app.demo.pages import Demo
 from app.model.errors import DatabaseAway
 from app.web.origins import same_origin
 from harness.database import Database
-from tests.unit.web import House, running
+from tests.unit.house import House, running
 
 BIG = 1 << 63
 

@@ -20,8 +20,8 @@ from app.model.observations import ConnectionClosed, ConnectionFailed, Connectio
 from app.web.sinks import HIGH_WATER, PIECE
 from app.web.talk import FRAMES, Talk
 from harness.facts import eventually, holds, turn
+from tests.unit.house import House, running
 from tests.unit.raw import CLOSE, HANDSHAKE, LIVEZ, PING, PONG, STREAM, TEXT, Frame, Raw, frame, say
-from tests.unit.web import House, running
 
 
 @pytest.fixture
