@@ -19,6 +19,7 @@ import pytest
 from app import __version__
 from app.embedded.server import running
 from harness.cluster import ROOT, clean_environment, free_port
+from harness.database import Database
 from harness.facts import eventually
 
 
@@ -55,6 +56,63 @@ def test_a_bad_setting_is_one_line_and_exit_2() -> None:
     done = app("serve", SOBRANIE_PROT="1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "sobranie: SOBRANIE_PROT is not a setting; the nearest is SOBRANIE_PORT\n"
+
+
+UNREACHABLE = "postgresql://me:hush@127.0.0.1:1/none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url", "code", "said"),
+    [
+        ([], UNREACHABLE, 1, "127.0.0.1"),
+        (["--sql", "9999"], UNREACHABLE, 1, "9999"),
+        ([], "", 2, "DATABASE_URL is set and empty"),
+        (["--down"], UNREACHABLE, 2, "--down needs the revision"),
+    ],
+)
+def test_what_stands_in_the_way_of_a_migration_is_one_line(
+    arguments: list[str], url: str, code: int, said: str
+) -> None:
+    done = app("migrate", *arguments, DATABASE_URL=url)
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done
+    assert done.stderr.startswith("sobranie: ")
+    assert said in done.stderr
+    assert "hush" not in done.stdout + done.stderr
+
+
+def test_the_sql_of_a_migration_is_printed_with_no_database_at_all() -> None:
+    done = app("migrate", "--sql")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "CREATE TABLE realtime.events (" in done.stdout
+    assert "CREATE TABLE public.posts" in done.stdout
+    assert "CREATE TABLE public.posts" not in app("migrate", "--sql", "--no-tables").stdout
+
+
+async def test_migrate_leaves_tables_out_and_goes_down_again(empty_database: Database) -> None:
+    posts = "SELECT to_regclass('public.posts') IS NOT NULL"
+    assert app("migrate", "--no-tables", DATABASE_URL=empty_database.url).returncode == 0
+    assert not await empty_database.value(posts)
+    assert await empty_database.value("SELECT to_regclass('realtime.events') IS NOT NULL")
+    assert app("migrate", "--down", "base", DATABASE_URL=empty_database.url).returncode == 0
+    assert await empty_database.value("SELECT to_regnamespace('realtime') IS NULL")
+    assert app("migrate", "001", DATABASE_URL=empty_database.url).returncode == 0
+    assert not await empty_database.value(posts)
+    assert app("migrate", DATABASE_URL=empty_database.url).returncode == 0
+    assert await empty_database.value(posts)
+
+
+def test_alembic_alone_finds_the_embedded_database_too(directory: Path) -> None:
+    env = clean_environment(SOBRANIE_DATA=str(directory))
+
+    def alembic(*arguments: str) -> str:
+        command = [sys.executable, "-m", "alembic", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    alembic("upgrade", "head")
+    assert "(head)" in alembic("current")
+    assert not (directory / "postgres" / "postmaster.pid").exists()
 
 
 async def started(directory: Path, port: int) -> tuple[asyncio.subprocess.Process, str]:
