@@ -1,4 +1,4 @@
-"""Fixtures of the tests that read the log of a real PostgreSQL without a server around it."""
+"""Fixtures of the tests that read the event log of a real PostgreSQL without a server around it."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Writers whose transactions interleave at random, and what every reading of the log must agree with."""
+"""Writers whose transactions interleave at random, and what every reading of the event log must agree with."""
 
 import asyncio
 import json
@@ -153,6 +153,6 @@ async def truth(database: Database, *tables: str) -> State:
 
 
 async def logged(database: Database) -> set[tuple[int, int]]:
-    """(id, n) of every row change in the log."""
+    """(id, n) of every row change in the event log."""
     rows = await database.execute("SELECT id, n FROM realtime.events WHERE op IN ('I', 'U', 'D', 'T')")
     return {(row[0], row[1]) for row in rows}

@@ -1,4 +1,4 @@
-"""Leading: one at a time, another when it goes or falls silent, and the ring of the log turned meanwhile."""
+"""Leading: one at a time, another when it goes or falls silent, and the partitions turned meanwhile."""
 
 import asyncio
 import os
@@ -106,7 +106,7 @@ async def test_one_leads_and_the_other_takes_over_when_it_stops(database: Databa
             await eventually(lambda: leading.commits == 1)
             await eventually(lambda: leading.beats > 3)
             assert (waiting.commits, waiting.beats, waiting.count(Led)) == (0, 0, 0)
-            assert leading.count(EventLogState) == 1  # an hour's ring is turned every five seconds
+            assert leading.count(EventLogState) == 1  # those of an hour are turned every five seconds
         await eventually(lambda: second_to_last.leader.leading)
         await eventually(lambda: second_to_last.commits == 1)
 

@@ -1,4 +1,4 @@
-"""Which positions hold: through crashes where they were durable, never across another history of the log."""
+"""Which positions hold: through crashes where they were durable, never across another history of the database."""
 
 from dataclasses import replace
 

@@ -201,7 +201,7 @@ async def test_rows_that_vanish_in_the_midst_are_an_overrun(
 async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
     database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the real ring (adversarial 28): refused whole or cut off between portions, and exact from the floor on."""
+    """By the real partitions (adversarial 28): refused whole or cut off between portions, exact from the floor on."""
     monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
     head = await log.head()
     early = Position(head.incarnation, head.tag, head.position, head.lsn)

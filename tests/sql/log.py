@@ -1,4 +1,4 @@
-"""What is in the log, as the tests of the SQL read it."""
+"""What is in the event log, as the tests of the SQL read it."""
 
 import json
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ async def events(database: Database, since: int = 0, *, ops: str = "IUDTR") -> l
 
 
 async def after(database: Database, sql: str, *parameters: object) -> list[Event]:
-    """Runs `sql` in one connection; returns what it added to the log, generations left out."""
+    """Runs `sql` in one connection; returns what it added to the event log, generations left out."""
     since = await top(database)
     await database.execute(sql, *parameters)
     return await events(database, since)

@@ -1,4 +1,4 @@
-"""Whatever way SQL has to change rows, the log has exactly these changes (adversarial 5, 11, 13, 14, 17, 31)."""
+"""Whatever way SQL has to change rows, the event log has exactly these changes (adversarial 5, 11, 13, 14, 17, 31)."""
 
 import psycopg
 import pytest

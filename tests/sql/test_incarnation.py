@@ -36,7 +36,7 @@ async def test_a_clean_restart_changes_nothing_and_a_crash_does(own_cluster: Clu
     assert (second > first, fresh) == (True, True)
     assert await database.value("SELECT count(*) FROM realtime.recorded") == 0
     assert await database.value("SELECT recovery_end IS NOT NULL FROM realtime.incarnation WHERE n = %s", second)
-    assert len(await events(database)) == 1  # the log is the same database's: kept
+    assert len(await events(database)) == 1  # the event log is the same database's: kept
 
 
 async def test_a_promoted_standby_is_another_and_keeps_the_log(own_cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""A purge: rows that were written before the request leave the log, whatever their age, and nothing else does."""
+"""A purge: rows that were written before the request leave the event log, whatever their age. Nothing else does."""
 
 import asyncio
 from datetime import timedelta

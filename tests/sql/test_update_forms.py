@@ -1,4 +1,4 @@
-"""An UPDATE of one row goes another way than one of many: what it leaves in the log is the same."""
+"""An UPDATE of one row goes another way than one of many: what it leaves in the event log is the same."""
 
 import pytest
 
@@ -49,7 +49,7 @@ TABLES = {
 
 
 async def both(database: Database, table: str, change: str, before: str = "") -> tuple[list[object], list[object]]:
-    """What updating all rows at once leaves in the log, and what updating them one by one does; both are undone."""
+    """What updating all rows at once leaves in the event log, and what updating them one by one does; both are undone."""
     update = f"UPDATE {table} SET {change}"
     forms = (
         update,

@@ -1,4 +1,5 @@
-"""A model of the log's port, for interleavings: transactions lock rows, commit in any order, and are read by snapshot.
+"""A model of the event log's port, for interleavings: transactions lock rows, commit in any order, and are read by
+snapshot.
 
 Invariants, as PostgreSQL keeps them: who writes a row holds it until the end of the transaction; a statement's number
 is drawn while the row is held, a transaction's id whenever it first writes; a read sees what is committed at one moment
@@ -132,7 +133,7 @@ class World:
                 self.rows[name][key] = row
 
     def turn(self, within: list[Snapshot]) -> None:
-        """Empty a part of the log that all of these contain."""
+        """Empty a part of the event log that all of these contain."""
         found = [p for p in self.past if p.contains(self.horizon) and all(w.contains(p) for w in within)]
         if found:
             self.horizon = self.random.choice(found)

@@ -138,7 +138,7 @@ async def test_a_position_that_cannot_be_honoured_is_one_reset_from_which_the_st
 
 
 async def test_a_client_behind_what_left_the_log_is_overrun_and_memory_serves_none_of_it(stage: Stage) -> None:
-    """Its position was good when it was looked at: the ring turned before it was read (adversarial 28)."""
+    """Its position was good when it was looked at: the partitions turned before it was read (adversarial 28)."""
     start = stage.token
     for _ in range(3):
         await stage.commit()

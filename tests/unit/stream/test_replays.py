@@ -1,4 +1,4 @@
-"""Shared replays against the model of the log: exact for every position, and few reads however many ask."""
+"""Shared replays against the model of the event log: exact for every position, and few reads however many ask."""
 
 import asyncio
 from itertools import pairwise
@@ -186,7 +186,7 @@ async def test_what_left_the_log_is_served_no_more_and_what_is_younger_still_is(
 
 
 async def test_a_server_that_fell_back_to_where_a_client_waits_leaves_nobody_waiting() -> None:
-    """A position that lacks nothing any more is served by no read, however often the log is read."""
+    """A position that lacks nothing any more is served by no read, however often the event log is read."""
     world, positions = told(9, 10)
     front = positions[-1]
     with pytest.raises(DatabaseAway):
@@ -194,8 +194,8 @@ async def test_a_server_that_fell_back_to_where_a_client_waits_leaves_nobody_wai
 
 
 async def test_positions_whose_meet_is_before_the_floor_are_served_all_the_same() -> None:
-    """A floor may end with a transaction that was open: of what is cut back to before it the log has all, and not by
-    its own count."""
+    """A floor may end with a transaction that was open: of what is cut back to before it the event log has all, and not
+    by its own count."""
     world, _ = told(10, 30)
     front = world.now()
     x = FIRST + 10
@@ -232,7 +232,7 @@ async def test_whatever_fails_while_a_refusal_is_judged_is_told_to_those_who_wai
 
 
 async def test_pieces_that_weigh_little_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is looked at by whoever is not in the ring."""
+    """Each is looked at by whoever is not in History."""
     monkeypatch.setattr(app.stream.replays, "KEPT_STRETCHES", 8)
     world, positions = told(12, 60)
     world.held = 0
