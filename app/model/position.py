@@ -123,7 +123,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A snapshot of one incarnation of the log, as clients hold it.
+    """A snapshot of one incarnation of the event log, as clients hold it.
 
     `strict` positions were minted after everything in them was durable; those of `realtime.position()` were not, and so
     hold only within their incarnation. `lsn` is the WAL position that was durable (0 where unknown).
