@@ -21,7 +21,10 @@ from app.web.peer import leave
 from app.web.ports import Client, Connect
 from app.web.sinks import EventSink
 
-_PARAMETERS: Final = ("channel", "position", "snapshot")
+_PARAMETERS: Final = ("channel", "position", "snapshot", "lastEventId")
+# Where scripts that stand in for EventSource put the header's value, for a header of their own would be a preflight:
+# event-source-polyfill, Mercure's clients, and those of the time of XDomainRequest.
+_LAST_EVENT_ID: Final = ("lastEventId", "lastEventID", "Last-Event-ID", "last-event-id", "evs_last_event_id")
 _HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -132,7 +135,7 @@ def _asked(request: web.Request) -> tuple[list[str], str | None, bool]:
     """Channels, position, and whether rows are wanted. Raises BadRequest, which names the parameter."""
     query = request.query
     for name in query:
-        if name not in _PARAMETERS:
+        if name not in _PARAMETERS and name not in _LAST_EVENT_ID:
             raise BadRequest(f"unknown parameter {name!r}; there are {', '.join(_PARAMETERS)}"[:200], field=name[:80])
     if query.get("snapshot", "0") not in ("0", "1"):
         raise BadRequest("'snapshot' is 1 or 0", field="snapshot")
@@ -146,4 +149,9 @@ def _asked(request: web.Request) -> tuple[list[str], str | None, bool]:
 
 
 def _position(request: web.Request) -> str | None:
-    return request.headers.get("Last-Event-ID") or request.query.get("position") or None
+    known = [
+        request.headers.get("Last-Event-ID"),
+        *map(request.query.get, _LAST_EVENT_ID),
+        request.query.get("position"),
+    ]
+    return next(filter(None, known), None)

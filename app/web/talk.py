@@ -6,6 +6,7 @@ Invariants
 - A client that sends many small frames does not hold up the others.
 - What breaks the protocol of WebSocket ends the connection with its close code. The code arrives although what the peer
   still sends is thrown away.
+- What a client said before its own Close is answered first, unless that takes longer than PATIENCE.
 """
 
 import asyncio
@@ -30,7 +31,9 @@ NO_CODE: Final = 1005
 NORMAL: Final = 1000
 MASK: Final = 4  # bytes of it, behind a frame's size
 
-Said = str | bytes | None  # a message, a pong that waits until it can be sent, or a binary message
+PATIENCE: Final = 1.0  # seconds that a client's Close waits for the answers to what came before it
+
+Said = str | bytes | int | None  # a message, a pong that waits until it can be sent, a Close, or a binary message
 
 
 class Talk:
@@ -113,8 +116,13 @@ class Talk:
             case CloseConnection() if frames.state is ConnectionState.OPEN:  # wsproto says so, and not the client
                 self._fail(event.code, "protocol", event.reason or "")
             case CloseConnection():
-                self._sink.shut(NORMAL if event.code == NO_CODE else event.code)
-                self._sink.hang_up()
+                self._deaf = True
+                code = NORMAL if event.code == NO_CODE else event.code
+                if self._inbox is None:
+                    self._part(code)
+                else:
+                    self._put(code)
+                    asyncio.get_running_loop().call_later(PATIENCE, self._part, code)
 
     def _gather(self, event: TextMessage | BytesMessage) -> None:
         text = event.data if isinstance(event, TextMessage) else None
@@ -126,6 +134,12 @@ class Talk:
         if event.message_finished:
             said, self._said, self._size = self._said, "", 0
             self._put(said if text is not None else None)
+
+    def _part(self, code: int) -> None:
+        """Both ends say that this is the end."""
+        if not self._sink.closed and not self._sink.peer.lost:
+            self._sink.shut(code)
+            self._sink.hang_up()
 
     def _fail(self, code: int, reason: str, text: str) -> None:
         """End the connection with this close code.
@@ -154,7 +168,9 @@ class Talk:
                     with suppress(ConnectionResetError):
                         await self._sink.drained()
                 said = inbox.popleft()
-                if isinstance(said, bytes):
+                if isinstance(said, int):
+                    self._part(said)
+                elif isinstance(said, bytes):
                     self._sink.control(said)
                 elif not self._sink.closed:
                     await self._answer(said)

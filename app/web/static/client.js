@@ -6,7 +6,8 @@
 // Invariants: every change of every channel reaches `onchange` once and in order, whatever happens to the connection;
 // what the server can't honour is told by `onreset`, never passed over. For that it keeps the last position, and the
 // ids since: a unit that was cut off comes again, and its known part is dropped. Another server may cut the stream
-// elsewhere, so the known part may come again beyond the next position: an id is kept until it has come again.
+// elsewhere, so the known part may come again beyond the next position: an id is kept until it has come again. A channel
+// that the server has no more, or may not give, is told by `onerror` and left out; the others go on.
 //
 // Options: channels, position (where to begin; now if left out), transport ("websocket" or "sse"), and the callbacks
 // onchange(change), onposition(position), onreset({channels, reason, position}), onstate(state), onerror(error).
@@ -18,11 +19,18 @@ const NEXT_MINUTE = 60_000;
 // Close codes after which the same request would fail the same way (docs/protocol.md).
 const FINAL_CODES = new Set([1002, 1007, 1009, 4400, 4401, 4403]);
 const FINAL_ERRORS = new Set(["bad_channel", "bad_request", "forbidden", "too_large", "unauthorized"]);
+// Of these, those that are the matter of one channel where they name it.
+const CHANNEL_ERRORS = new Set(["bad_channel", "forbidden"]);
 const TOO_MANY = 4429;
 const REQUEST = 1;
 
-export function connect(url, options) {
-  return new Live(new URL(url, globalThis.location?.href), options);
+export function connect(url, options = {}) {
+  const needed = options.transport === "sse" ? "EventSource" : "WebSocket";
+  if (typeof globalThis[needed] !== "function") throw new TypeError(`there is no ${needed} here`);
+  const channels = [options.channels ?? []].flat();
+  if (channels.length === 0 || channels.some((name) => typeof name !== "string"))
+    throw new TypeError('channels: a list of at least one name, such as ["posts"]');
+  return new Live(new URL(url, globalThis.location?.href), { ...options, channels });
 }
 
 class Live {
@@ -45,7 +53,7 @@ class Live {
     this.#url = url;
     this.#options = options;
     this.#open = options.transport === "sse" ? openEvents : openSocket;
-    this.#channels = [...options.channels];
+    this.#channels = options.channels;
     this.position = options.position ?? null;
     this.state = { name: "paused" };
     globalThis.addEventListener?.("online", this.#online);
@@ -108,7 +116,7 @@ class Live {
         return this.#tell("live");
       case "unsubscribed":
         this.#channels = this.#channels.filter((channel) => !message.channels.includes(channel));
-        return;
+        return this.#channels.length === 0 ? this.close("no channel is left") : undefined;
       case "reconnect":
         this.#farewell = message;
         return;
@@ -148,11 +156,21 @@ class Live {
   #refused(error) {
     this.#call("onerror", error);
     if (this.state.name === "live") return; // the connection stays; an `unsubscribed` follows where a channel went
-    if (FINAL_ERRORS.has(error.code)) this.close(error.message);
+    if (CHANNEL_ERRORS.has(error.code) && this.#leaveOut(error.channel)) this.#dial();
+    else if (FINAL_ERRORS.has(error.code)) this.close(error.message);
     else this.#ended({ reason: error.message });
   }
 
-  #ended({ final = false, delay = null, reason }) {
+  // Whether the others can go on without it.
+  #leaveOut(channel) {
+    const others = this.#channels.filter((name) => name !== channel);
+    const found = others.length > 0 && others.length < this.#channels.length;
+    if (found) this.#channels = others;
+    return found;
+  }
+
+  #ended({ final = false, delay = null, error = null, reason }) {
+    if (error !== null) return this.#refused(error);
     if (final) return this.close(reason);
     this.#hangUp();
     const wait = this.#farewell?.after_ms ?? delay ?? this.#backoff();
@@ -176,7 +194,7 @@ class Live {
     try {
       this.#options[name]?.(value);
     } catch (mistake) {
-      globalThis.reportError(mistake);
+      report(mistake);
     }
   }
 
@@ -184,6 +202,12 @@ class Live {
     this.state = { name, ...details };
     this.#call("onstate", this.state);
   }
+}
+
+// As an error that nobody caught; console.error where there is no such thing (Node, older browsers).
+function report(mistake) {
+  if (typeof globalThis.reportError === "function") globalThis.reportError(mistake);
+  else console.error(mistake);
 }
 
 function openSocket(url, request, on) {
@@ -223,8 +247,8 @@ async function whyRefused(address) {
   try {
     const answer = await fetch(address, { signal: given.signal });
     const final = answer.status >= 400 && answer.status <= 404;
-    const problem = final ? await answer.json().catch(() => ({})) : {};
-    return { final, reason: problem.message ?? `the server answered ${answer.status}` };
+    const said = final ? await answer.json().catch(() => null) : null;
+    return { final, error: said?.type === "error" ? said : null, reason: `the server answered ${answer.status}` };
   } catch {
     return { reason: "the server can't be reached" };
   } finally {

@@ -22,11 +22,12 @@ START = """(async () => {{
   const {{ connect }} = await import("/client.js");
   window.mistakes = []; addEventListener("error", (event) => mistakes.push(event.message));
   window.got = []; window.resets = []; window.errors = []; window.states = [];
-  window.live = connect("{path}", {{ channels: ["posts"], transport: "{transport}",
+  window.live = connect("{path}", {{ channels: {channels}, transport: "{transport}",
     onchange: (c) => {{ got.push(c.id); if (c.id === "throw") throw new Error("a mistake of the page"); }},
     onreset: (m) => resets.push(m.reason), onerror: (m) => errors.push(m.code),
     onstate: (s) => states.push(s.name + (s.reason ? ": " + s.reason : "")) }});
 }})()"""
+GONE = {"type": "error", "id": 1, "code": "bad_channel", "message": "no table 'gone'", "channel": "gone"}
 Said = Callable[["Peer"], Awaitable[None]]
 
 
@@ -79,9 +80,12 @@ class Script:
         return ws
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        asked = {"channels": request.query.getall("channel"), "position": request.query.get("position")}
+        asked: dict[str, Any] = {"channels": request.query.getall("channel"), "position": request.query.get("position")}
         if asked["position"] == "refused":
             return web.json_response({"type": "error", "code": "bad_channel", "message": "no such table"}, status=400)
+        if "gone" in asked["channels"]:
+            self.attempts.append(asked)
+            return web.json_response(GONE, status=400)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await self._play(request, Peer(asked, None, response))
@@ -128,8 +132,9 @@ async def browser(script: Script) -> AsyncIterator[Browser]:
         yield made
 
 
-async def start(browser: Browser, transport: str = "websocket") -> None:
-    await browser.run(START.format(path="/ws" if transport == "websocket" else "/events", transport=transport))
+async def start(browser: Browser, transport: str = "websocket", channels: str = "['posts']") -> None:
+    path = "/ws" if transport == "websocket" else "/events"
+    await browser.run(START.format(path=path, transport=transport, channels=channels))
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
@@ -202,7 +207,7 @@ async def test_a_channel_that_is_refused_is_final_and_told(script: Script, brows
 
 
 async def test_an_event_stream_that_is_refused_is_final_and_says_why(script: Script, browser: Browser) -> None:
-    await browser.run(START.format(path="/events?position=refused", transport="sse"))
+    await browser.run(START.format(path="/events?position=refused", transport="sse", channels="['posts']"))
     await browser.sees("live.state.name === 'closed'", "closed")
     assert await browser.run("live.state.reason") == "no such table"
 
@@ -245,3 +250,65 @@ async def test_a_pause_keeps_the_position_and_a_resume_goes_on_from_it(script: S
     await browser.run("live.resume()")
     await eventually(lambda: len(script.attempts) == 2)
     assert script.attempts[1]["position"] == "P1"
+
+
+async def test_a_mistake_in_the_page_costs_it_no_change_where_errors_can_not_be_reported(
+    script: Script, browser: Browser
+) -> None:
+    async def say(peer: Peer) -> None:
+        await peer.say(subscribed("P0"), changes("a", "throw", "b", position="P1"))
+        await stay(peer)
+
+    script.parts = [say]
+    await browser.run("delete window.reportError; window.said = []; console.error = (e) => said.push(String(e))")
+    await start(browser)
+    await browser.sees("live.position === 'P1'", "the unit")
+    assert await browser.run("got.join()") == "a,throw,b"
+    assert "a mistake of the page" in await browser.run("said.join()")
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+async def test_a_channel_that_is_gone_is_left_out_and_the_others_go_on(
+    script: Script, browser: Browser, transport: str
+) -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.say(GONE)
+        await stay(peer)
+
+    async def serve(peer: Peer) -> None:
+        await peer.say(subscribed("P0"), changes("a", position="P1"))
+        await stay(peer)
+
+    # An EventSource hides the answer, so the client asks twice.
+    script.parts = [refuse, serve] if transport == "websocket" else [refuse, refuse, serve]
+    await start(browser, transport, "['posts', 'gone', 'more']")
+    await browser.sees("live.position === 'P1'", "the unit of the others")
+    asked = [attempt["channels"] for attempt in script.attempts]
+    assert asked[0] == ["posts", "gone", "more"]
+    assert asked[-1] == ["posts", "more"]
+    assert await browser.run("[errors.join(), live.state.name].join()") == "bad_channel,live"
+
+
+async def test_a_client_whose_last_channel_goes_is_closed(script: Script, browser: Browser) -> None:
+    async def unwatch(peer: Peer) -> None:
+        await peer.say(subscribed("P0"), GONE, {"type": "unsubscribed", "channels": ["posts"]})
+        await stay(peer)
+
+    script.parts = [unwatch]
+    await start(browser)
+    await browser.sees("live.state.name === 'closed'", "closed")
+    assert await browser.run("live.state.reason") == "no channel is left"
+
+
+@pytest.mark.parametrize("options", ["undefined", "{}", "{ channels: [] }", "{ channels: [1] }"])
+async def test_no_channels_are_a_mistake_that_is_told_at_once(script: Script, browser: Browser, options: str) -> None:
+    told = await browser.run(
+        f"(async () => {{ const {{ connect }} = await import('/client.js');"
+        f"try {{ connect('/ws', {options}); }} catch (e) {{ return e.message; }} }})()"
+    )
+    assert told == 'channels: a list of at least one name, such as ["posts"]'
+
+
+async def test_one_channel_may_be_named_by_itself(script: Script, browser: Browser) -> None:
+    await start(browser, channels="'posts'")
+    await eventually(lambda: [asked["channels"] for asked in script.attempts] == [["posts"]])

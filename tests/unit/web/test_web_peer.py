@@ -104,6 +104,8 @@ async def test_much_behind_the_handshake_in_one_segment_is_heard(house: House) -
 
 # Frames.
 
+CLOSED = frame(CLOSE, b"\x0b\xb8")  # 3000
+
 
 async def test_frames_may_be_cut_anywhere(house: House) -> None:
     said = (
@@ -131,6 +133,19 @@ async def test_a_ping_in_the_midst_of_a_message_is_answered_at_once(house: House
     assert await raw.frame() == (PONG, b"between")
     raw.writer.write(frame(0, text[22:]))
     assert (await raw.until("pong"))["id"] == "é"
+
+
+@pytest.mark.parametrize("last", [CLOSED, CLOSED + say(type="ping", id=9), CLOSED + b"\xff" * 100])
+async def test_what_was_said_before_a_close_is_answered_before_it_is(house: House, last: bytes) -> None:
+    said = say(type="subscribe", channels=["posts"]) + b"".join(say(type="ping", id=n) for n in range(3))
+    raw = await welcomed(house, said + frame(PING, b"!") + last)
+    seen = await raw.frames()
+    kinds = [json.loads(data)["type"] for opcode, data in seen if opcode == TEXT]
+    assert kinds == ["subscribed", "position", "pong", "pong", "pong"]
+    assert (PONG, b"!") in seen
+    assert code(seen[-1]) == 3000
+    raw.writer.close()
+    await eventually(lambda: house.observed(ConnectionClosed, lambda o: getattr(o, "code", None) == 3000))
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,29 @@ async def test_last_event_id_beats_the_position_of_the_url(house: House, get: Ge
     assert bodies == [["one", "two"], ["two"]]
 
 
+@pytest.mark.parametrize("name", ["lastEventId", "lastEventID", "Last-Event-ID", "last-event-id", "evs_last_event_id"])
+async def test_polyfills_put_the_last_event_id_into_the_url(house: House, get: Get, name: str) -> None:
+    """It beats the position that the page began with, which the URL repeats; the header beats both."""
+    old = house.broadcaster.point.token
+    await house.insert(body="one")
+    new = house.broadcaster.point.token
+    await house.insert(body="two")
+    newest = house.broadcaster.point.token
+    await house.insert(body="three")
+    for headers, last, wanted in (
+        ((), new, ["two", "three"]),
+        ((), "", ["one", "two", "three"]),
+        ((f"Last-Event-ID: {newest}",), new, ["three"]),
+    ):
+        raw = await get(f"/realtime/events?channel=posts&position={old}&{name}={last}", *headers)
+        await raw.head()
+        await raw.chunk()
+        found: list[str] = []
+        while "three" not in found:
+            found += [change["data"]["body"] for change in (await raw.event())[1].get("changes", [])]
+        assert found == wanted
+
+
 @pytest.mark.parametrize(
     ("query", "code", "named"),
     [
