@@ -63,6 +63,7 @@ async def _serve(settings: Settings) -> int:
         server = await _unless(stop, _start(settings, observe, stack))
         if server is None:
             return 0
+        raise_file_limit()
         siblings = Siblings(Path(settings.worker), metrics.render) if settings.worker else None
         render = siblings.render if siblings is not None else _awaited(metrics.render)
         web = _web(settings, server, render, observe)
@@ -74,7 +75,6 @@ async def _serve(settings: Settings) -> int:
             stack.push_async_callback(siblings.stop)
         collect_rarely()
         give_back()
-        raise_file_limit()
         observe(Served(web.url, __version__))
         await stop.wait()
         asked = time.monotonic()

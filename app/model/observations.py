@@ -150,6 +150,22 @@ class ConnectionFailed(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class SocketCut(Observation):
+    """A socket without a stream was cut: "silent" sent no whole request in time, "too_large" too much of one, and
+    "crowded" made room for another."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Observation):
+    """A client was sent away because there are as many `connections` as may be; told once a minute at most."""
+
+    connections: int
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class PageRefused(Observation):
     """A page was refused for its `origin`, or for the `host` that it asked for; `reason` says for which. Both are cut,
     and told a few times a minute at most: without them nobody finds the setting that is wrong."""

@@ -58,6 +58,7 @@ class Settings:
     data: str = ".data"
     workers: int = 1
     io_uring: bool = True
+    connections: int | None = None
     worker: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -251,6 +252,7 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_ROWS_MAX": _Setting("rows_max", _count),
     "SOBRANIE_ROWS_BYTES": _Setting("rows_bytes", _size("64kB", "4GB")),
     "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
+    "SOBRANIE_CONNECTIONS": _Setting("connections", _count),
     "SOBRANIE_WORKERS": _Setting("workers", _workers),
     "SOBRANIE_IO_URING": _Setting("io_uring", _flag),
     "SOBRANIE_DATA": _Setting("data", str),

@@ -39,6 +39,8 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.ConnectionOpened: DEBUG,
     observe.ConnectionClosed: DEBUG,
     observe.ConnectionFailed: DEBUG,
+    observe.SocketCut: DEBUG,
+    observe.Full: WARNING,
     observe.PageRefused: WARNING,
     observe.MessagesReceived: None,
     observe.Refused: DEBUG,

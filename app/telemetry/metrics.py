@@ -103,6 +103,9 @@ class Metrics:
         failed = self._counter(
             "sobranie_connections_failed_total", "Connections refused, or ended by an error", "transport", "reason"
         )
+        cut = self._counter("sobranie_sockets_cut_total", "Sockets without a stream that were cut", "reason")
+        for reason in ("silent", "too_large", "crowded"):
+            cut.labels(reason)
         lagging = self._gauge("sobranie_clients_lagging", "Slow readers that are fed from history at their own pace")
         for transport in active:
             opened.labels(transport)
@@ -114,6 +117,7 @@ class Metrics:
         self._on(observe.ConnectionOpened, open_)
         self._on(observe.ConnectionClosed, lambda o: active[o.transport].dec())
         self._on(observe.ConnectionFailed, lambda o: failed.labels(o.transport, o.reason).inc())
+        self._on(observe.SocketCut, lambda o: cut.labels(o.reason).inc())
         self._on(observe.Lagging, lambda o: lagging.inc(o.delta))
 
     def _messages(self) -> None:

@@ -1,24 +1,49 @@
-"""The clients that are connected now, so that a stop can tell each of them to come back.
+"""The clients that are here now: there is room for so many, each WebSocket is pinged, and a stop tells all to come back.
 
-Invariant: from `stop` on no client stays longer than the time that it states.
+Invariants: from `stop` on no client stays longer than the time that it states; `sockets` counts every socket that was
+taken over and is open.
 """
 
 import asyncio
 import random
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from aiohttp import web
 
 from app.core import wire
 from app.model.errors import CloseCode
-from app.model.observations import ConnectionClosed, ConnectionOpened, MessagesSent, Observer, Timeout
+from app.model.observations import (
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionOpened,
+    Full,
+    MessagesSent,
+    Observer,
+    Timeout,
+    Transport,
+)
 from app.web.sinks import LINGER, EventSink, WebSocketSink
 
+AT_ONCE: Final = 32  # clients that are pinged in one turn of the event loop
+FULL_SECONDS: Final = 60.0  # between two lines that say that there is no room
 AnySink = WebSocketSink | EventSink
 
 
 class Clients:
-    def __init__(self, observe: Observer) -> None:
+    """At most `most` at once. `clock` is in seconds and never goes back."""
+
+    def __init__(self, observe: Observer, most: int = sys.maxsize, clock: Callable[[], float] = time.monotonic) -> None:
         self._observe = observe
+        self._most = most
+        self._clock = clock
+        self._full_told = -FULL_SECONDS
+        self._expected = 0  # of event streams that have not begun yet
         self._sinks: set[AnySink] = set()
+        self._leaving: set[AnySink] = set()
         self._gone = asyncio.Event()
         self.stopping = False
 
@@ -29,11 +54,53 @@ class Clients:
         if self.stopping:
             self._dismiss(sink)
 
+    @property
+    def sockets(self) -> int:
+        return len(self._sinks) + len(self._leaving)
+
+    def has_no_room(self, transport: Transport) -> bool:
+        """Whether there is no room for another one, which is to be sent away."""
+        if len(self._sinks) + self._expected < self._most:
+            return False
+        self._observe(ConnectionFailed(transport, "full"))
+        now = self._clock()
+        if now - self._full_told >= FULL_SECONDS:
+            self._full_told = now
+            self._observe(Full(self._most, "more servers, a higher limit of open files, or SOBRANIE_CONNECTIONS"))
+        return True
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """A client is to join at the end of the block, and has its place from now on."""
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
+
+    def see_off(self, sink: AnySink, request: web.Request) -> None:
+        """Take over the socket of a client that is served nothing but the end that its sink has. Raises
+        ConnectionResetError where the client has gone."""
+        sink.peer.take(request, left=lambda: self._leaving.discard(sink))
+        self._leaving.add(sink)
+
     def leave(self, sink: AnySink) -> None:
         self._sinks.discard(sink)
         self._observe(ConnectionClosed(sink.transport, time.monotonic() - sink.since, sink.code))
         if self.stopping and not self._sinks:
             self._gone.set()
+
+    async def ping(self, every: float) -> None:
+        """Ping each WebSocket every so many seconds, forever. Who does not answer is not cut for it: TCP tells who has
+        gone (app.web.sinks), and a client that is stopped or slow is none of these."""
+        while True:
+            began = time.monotonic()
+            for n, sink in enumerate(list(self._sinks), 1):
+                if isinstance(sink, WebSocketSink):
+                    sink.ping()
+                if n % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
 
     async def stop(self) -> None:
         """Ask all to come back, at times spread so that the others are not run over, and wait until they have gone.

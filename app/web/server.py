@@ -19,6 +19,7 @@ from app.model.errors import StartError
 from app.model.observations import Observer
 from app.model.settings import Settings
 from app.web.admission import Admission
+from app.web.capacity import Capacity
 from app.web.clients import Clients
 from app.web.health import Readiness, at_the_machine
 from app.web.hosts import Hosts
@@ -26,12 +27,14 @@ from app.web.listen import why
 from app.web.origins import Origins
 from app.web.ports import Connect, Health, Pages, Render
 from app.web.sse import EventStreams
+from app.web.visitors import Visitors
 from app.web.ws import WebSockets
 
 BACKLOG: Final = 4096  # a fleet's clients come back at the same time, and wait in the kernel
 ACCEPTS: Final = 1  # connections taken in one turn of the event loop: a handshake is a millisecond's work
 KEEPALIVE: Final = 75.0  # seconds that an idle HTTP connection stays
 STATIC: Final = Path(__file__).parent / "static"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ANY_NAME: Final = frozenset({"/realtime/ws", "/realtime/events", "/livez", "/readyz"})
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -51,9 +54,12 @@ class Server:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._clients = Clients(observe)
+        capacity = Capacity.here(settings.connections)
+        self._clients = Clients(observe, capacity.streams)
+        self._visitors = Visitors(capacity.sockets, lambda: self._clients.sockets, observe)
         self._readiness = Readiness(health, settings.ready_grace)
         self._runners: list[web.AppRunner] = []
+        self._pinging: asyncio.Task[None] | None = None
         origins = Origins(settings.origins)
         self._admission = Admission(Hosts(settings.host, settings.hosts, origins), origins, observe)
         self._ws = WebSockets(connect, self._clients, self._admission, observe)
@@ -72,6 +78,7 @@ class Server:
         except BaseException:
             await self._close()
             raise
+        self._pinging = asyncio.create_task(self._clients.ping(settings.heartbeat), name="ping")
 
     async def stop(self) -> None:
         """Take no more connections, tell every client when to come back, and wait for them, a few seconds at most."""
@@ -88,7 +95,7 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=wire.INBOUND_BYTES, middlewares=[self._under_our_name])
+        app = web.Application(client_max_size=wire.INBOUND_BYTES, middlewares=[self._visit, self._under_our_name])
         app.on_response_prepare.append(_anonymous)
         routes = app.router
         routes.add_get("/realtime/ws", self._ws.handle, allow_head=False)
@@ -104,7 +111,7 @@ class Server:
         return app
 
     def _metrics_application(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self._visit])
         app.on_response_prepare.append(_anonymous)
         app.router.add_get("/metrics", self._render)
         self._add_health(app, lambda _: True)
@@ -118,9 +125,15 @@ class Server:
         return at_the_machine(request) and self._admission.hosts.allow(request)
 
     @web.middleware
-    async def _under_our_name(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def _visit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._visitors.begin_request(request.protocol)
+        try:
+            return await handler(request)
+        finally:
+            self._visitors.end_request(request.protocol)
+
+    @web.middleware
+    async def _under_our_name(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse what asks for a name that is not ours. Streams say so themselves, and a probe may name anything."""
         if request.path not in _ANY_NAME:
             refusal = self._admission.refusal(request)
@@ -147,13 +160,17 @@ class Server:
         await runner.setup()
         try:
             shared = self._settings.worker is not None
-            await _Site(runner, host, port, backlog=ACCEPTS, reuse_port=shared).start()
+            site = _Site(runner, host, port, backlog=ACCEPTS, reuse_port=shared)
+            await site.serve(self._visitors)
         except OSError as problem:
             raise StartError(why(problem, host, port, setting)) from problem
         address: tuple[str, int] = runner.addresses[0]
         return address[1]
 
     async def _close(self) -> None:
+        self._visitors.close()
+        if self._pinging is not None:
+            self._pinging.cancel()
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
@@ -162,9 +179,18 @@ class Server:
 class _Site(web.TCPSite):
     """asyncio takes as many connections at once as the kernel's queue is long: here the queue alone is long."""
 
-    async def start(self) -> None:
-        await super().start()
-        assert isinstance(self._server, asyncio.Server)
+    async def serve(self, visitors: Visitors) -> None:
+        """In place of `start`: each connection is one of the visitors."""
+        await web.BaseSite.start(self)
+        assert self._runner.server is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            visitors.factory(self._runner.server),
+            self._host,
+            self._port,
+            backlog=self._backlog,
+            reuse_address=self._reuse_address,
+            reuse_port=self._reuse_port,
+        )
         for listening in self._server.sockets:
             with listening.dup() as same:
                 same.listen(BACKLOG)

@@ -34,6 +34,7 @@ PEER_TIMEOUT: Final = 180.0
 HIGH_WATER: Final = 64 << 10  # bytes of backlog above which `drained` waits
 LOW_WATER: Final = 16 << 10  # bytes of backlog at which it returns
 PIECE: Final = 128 << 10  # bytes that asyncio's transport gets at once: two messages to a client that is fed
+PING: Final = b"\x89\x00"  # a whole frame with no data
 _RETRY: Final = b"retry: %d\n\n"
 
 
@@ -162,6 +163,10 @@ class WebSocketSink(_Sink):
         """A frame of the WebSocket protocol itself."""
         if not self.closed:
             self._send(frame)
+
+    def ping(self) -> None:
+        """Have the client say something: some proxies end what flows one way only."""
+        self.control(PING)
 
     def _end(self, code: int, reason: str) -> None:
         # 1005 and 1006 mean that there was no code: they must never be on the wire (RFC 6455, 7.4.1).

@@ -51,9 +51,13 @@ class EventStreams:
         except BadRequest as problem:
             return self._refuse(request, problem)
         with contextlib.suppress(ConnectionResetError):
-            answer = await self._stream(request, channels, position, snapshot)
-            if answer is not None:
-                return answer
+            if self._clients.has_no_room("sse"):
+                await self._send_away(request)
+            else:
+                with self._clients.expecting():
+                    answer = await self._stream(request, channels, position, snapshot)
+                if answer is not None:
+                    return answer
         return await leave(request)
 
     async def _stream(
@@ -82,6 +86,15 @@ class EventStreams:
             if not streaming:
                 client.close()
         return None
+
+    async def _send_away(self, request: web.Request) -> None:
+        """There is no room: the client comes back by itself. Raises ConnectionResetError where it has gone."""
+        sink = EventSink(request)
+        sink.write([wire.error(Unavailable("this server has as many clients as it may"))])
+        sink.close(CloseCode.GOING_AWAY, "full")
+        await self._begin(request)
+        self._clients.see_off(sink, request)
+        sink.begin(random.randint(5000, 15000))
 
     async def _begin(self, request: web.Request) -> None:
         """Send the head of the answer."""

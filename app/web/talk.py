@@ -27,6 +27,8 @@ from app.web.sinks import HIGH_WATER, WebSocketSink
 
 QUEUE: Final = 4  # messages that wait; with more of them nothing is read
 FRAMES: Final = 32  # that one client has read in one turn of the event loop: 256 kB may be 40,000 of them
+PONG: Final = b"\x8a\x80"  # the beginning of an empty one, as clients send it; its mask follows
+PONG_BYTES: Final = 6
 NO_CODE: Final = 1005
 NORMAL: Final = 1000
 MASK: Final = 4  # bytes of it, behind a frame's size
@@ -78,6 +80,8 @@ class Talk:
 
     def hear(self, data: bytes) -> None:
         """Take what the client sent; where that is a lot, the rest of it in later turns of the event loop."""
+        if data[:2] == PONG and len(data) == PONG_BYTES and self._frames is None:
+            return  # the answer to our ping, by itself: by far the most that most clients ever say
         if not self._deaf:
             frames = self._frames or Connection(ConnectionType.SERVER)
             frames.receive_data(data)

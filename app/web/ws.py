@@ -4,6 +4,7 @@ Invariant: whatever a client sends, what follows is a message or a close code of
 """
 
 import contextlib
+import random
 from typing import Final
 
 from aiohttp import web
@@ -35,13 +36,18 @@ class WebSockets:
         self._observe = observe
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        if self._clients.has_no_room("ws"):
+            # A browser tells its page the same of this as of a lost connection, and the page comes back. To accept the
+            # handshake first would take what there is too little of.
+            headers = {"Retry-After": str(random.randint(5, 15))}
+            raise web.HTTPServiceUnavailable(text="this server has as many clients as it may\n", headers=headers)
         head = self._accept(request)
         refusal = self._admission.refusal(request, "ws")
         with contextlib.suppress(ConnectionResetError):
             if refusal is None:
                 self._take_over(request, head)
             else:
-                _turn_away(request, head, refusal)
+                self._turn_away(request, head, refusal)
         return await leave(request)
 
     def _accept(self, request: web.Request) -> bytes:
@@ -69,12 +75,12 @@ class WebSockets:
         self._clients.join(sink)
         sink.peer.take(request, hear=talk.hear, left=talk.left)
 
-
-def _turn_away(request: web.Request, head: bytes, refusal: ClientError) -> None:
-    """A browser shows a page neither the status nor the text of a handshake that failed, and a page that knows no
-    reason tries for ever: so the handshake is taken, and the refusal is a close code. Raises ConnectionResetError."""
-    sink = WebSocketSink(request)
-    sink.control(head)
-    sink.shut(CloseCode.FORBIDDEN, refusal.message)
-    sink.finish()
-    sink.peer.take(request, left=lambda: None)
+    def _turn_away(self, request: web.Request, head: bytes, refusal: ClientError) -> None:
+        """A browser shows a page neither the status nor the text of a handshake that failed, and a page that knows no
+        reason tries for ever: so the handshake is taken, and the refusal is a close code. Raises ConnectionResetError.
+        """
+        sink = WebSocketSink(request)
+        sink.control(head)
+        sink.shut(CloseCode.FORBIDDEN, refusal.message)
+        sink.finish()
+        self._clients.see_off(sink, request)

@@ -10,7 +10,7 @@ from app.telemetry.metrics import Metrics
 ONLY_LOGGED = {
     observe.Served, observe.Stopped, observe.Noted, observe.WorkerStarted, observe.WorkerEnded,
     observe.WorkerHeard, observe.WorkerHung, observe.WorkerNotStarted, observe.EventLogTurnBlocked,
-    observe.EventLogTurnFree, observe.FanOut, observe.PageRefused,  # counted as ConnectionFailed
+    observe.EventLogTurnFree, observe.FanOut, observe.PageRefused, observe.Full,  # counted as ConnectionFailed
 }  # fmt: skip
 
 

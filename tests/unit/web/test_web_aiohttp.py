@@ -38,6 +38,14 @@ NEEDED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "leave: cancels the handler and lets go of the request",
         lambda r: callable(r.protocol.connection_lost) and r.protocol._manager.handler_cancellation is True,
     ),
+    "RequestHandler._request_count, _current_request, _upgraded": (
+        "Visitor.data_received: whether the head of a request has its end",
+        lambda r: r.protocol._request_count == 1 and r.protocol._current_request is r and r.protocol._upgraded is False,
+    ),
+    "RequestHandler.__init__, Server._kwargs": (
+        "Visitors.factory: a protocol of our own in place of aiohttp's",
+        lambda r: type(r.protocol)(r.protocol._manager, loop=r.protocol._loop, **r.protocol._manager._kwargs),
+    ),
     "TransportSocket._sock of asyncio": (
         "_plain: the socket that bursts are written to",
         lambda r: type(r.transport.get_extra_info("socket")._sock) is socket.socket,

@@ -148,6 +148,37 @@ async def test_what_was_said_before_a_close_is_answered_before_it_is(house: Hous
     await eventually(lambda: house.observed(ConnectionClosed, lambda o: getattr(o, "code", None) == 3000))
 
 
+async def test_each_websocket_is_pinged_live_or_fed_and_who_does_not_answer_stays(house: House) -> None:
+    subscribe = say(type="subscribe", channels=["posts"])
+    new, live, stream = await welcomed(house), await welcomed(house, subscribe), await Raw.connect(house, STREAM)
+    await live.until("position")
+    await stream.reader.readuntil(b'"position"')
+    pinging = asyncio.create_task(house.server._clients.ping(0.02))
+    for raw in (new, live):
+        for _ in range(3):
+            assert await raw.frame() == (PING, b"")
+    [key] = await house.insert()
+    while (heard := await live.frame()) == (PING, b""):
+        pass
+    assert json.loads(heard[1])["changes"][0]["row"] == key
+    assert b"\x89\x00" not in await stream.reader.readuntil(key.encode())
+    pinging.cancel()
+
+
+async def test_pongs_are_taken_wherever_they_stand_and_cost_a_client_no_parser(house: House) -> None:
+    raw = await welcomed(house)
+    [sink] = house.server._clients._sinks
+    for pong in (frame(PONG), frame(PONG) * 3, frame(PONG, b"unasked")):
+        raw.writer.write(pong)
+        await raw.writer.drain()
+    raw.writer.write(frame(TEXT, b'{"type":"pi', fin=False) + frame(PONG))
+    await asyncio.sleep(0)
+    raw.writer.write(frame(PONG))
+    raw.writer.write(frame(0, b'ng","id":1}'))
+    assert (await raw.until("pong"))["id"] == 1
+    assert not sink.closed
+
+
 @pytest.mark.parametrize(
     ("broken", "wanted"),
     [
