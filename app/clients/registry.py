@@ -8,6 +8,7 @@ import time
 from typing import Final, Protocol
 
 from app.core import wire
+from app.core.session import NAMES_LIMIT
 from app.model.errors import ResetReason
 from app.model.observations import Observer
 from app.stream.lookup import Lookup
@@ -42,6 +43,7 @@ class Registry:
             "inbound_bytes": wire.INBOUND_BYTES,
             "outbound_bytes": broadcaster.hub.limit,
             "channels": CHANNEL_LIMIT,
+            "channel_names": NAMES_LIMIT,
         }
         self.welcome = wire.welcome(server_id, version, heartbeat, limits)
         self._all: set[Registered] = set()

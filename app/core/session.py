@@ -7,12 +7,17 @@ Invariant: everything up to `point` has been sent for every channel in `channels
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from enum import Enum
+from typing import Final
 
 from app.core import wire
 from app.core.audience import Channel, Point
 from app.core.index import Seen
 from app.model.channel import Topic
 from app.model.errors import BadChannel, BadRequest, ResetReason
+
+# Characters of the names of one connection's channels: each is held several times, and a stranger may open many
+# connections. A thousand names of 131 characters fit, so three UUIDs each.
+NAMES_LIMIT: Final = 128 << 10
 
 
 class State(Enum):
@@ -44,6 +49,10 @@ class Session:
                 raise BadRequest(f"{name!r} is subscribed already", field="channels")
         if len(self.channels) + len(names) > self.limit:
             raise BadRequest(f"a connection has at most {self.limit} channels", field="channels")
+        if sum(map(len, self.channels)) + sum(map(len, names)) > NAMES_LIMIT:
+            raise BadRequest(
+                f"the names of a connection's channels have at most {NAMES_LIMIT} characters in all", field="channels"
+            )
 
     def check_unsubscribe(self, names: Iterable[str]) -> None:
         for name in names:

@@ -15,10 +15,12 @@ import psycopg
 from psycopg import sql
 
 from app.model.change import Table
+from app.model.channel import NAME_LIMIT
 from app.model.errors import BadChannel
 from app.postgres.connect import Connection, away, deadline
 from app.postgres.queries import SQL
 
+CANONICAL_CHARACTERS: Final = 256  # of a value and its canonical form, above which it is asked for again each time
 CANONICAL_LIMIT: Final = 10_000
 _TEXTS: Final = frozenset({"text", "character varying"})
 _INTEGERS: Final = {"smallint": 1 << 15, "integer": 1 << 31, "bigint": 1 << 63}
@@ -91,7 +93,10 @@ class Catalog:
             return value
         known = self._canonical.get((kind, value))
         if known is None:
-            known = self._canonical[kind, value] = await self._cast(kind, column, value)
+            known = await self._cast(kind, column, value)
+            if len(value) + len(known) > CANONICAL_CHARACTERS:
+                return known
+            self._canonical[kind, value] = known
             if len(self._canonical) > CANONICAL_LIMIT:
                 self._canonical.popitem(last=False)
         self._canonical.move_to_end((kind, value))
@@ -99,7 +104,9 @@ class Catalog:
 
     async def _cast(self, kind: str, column: str, value: str) -> str:
         # The type can't be a parameter. It is the output of format_type, quoted by PostgreSQL.
-        query = sql.SQL("SELECT (%s::text::{kind})::text").format(kind=sql.SQL(kind))
+        # 1e131071 is a numeric of 131 kB: the text is cut where no channel could be named by it.
+        most = sql.Literal(NAME_LIMIT + 1)
+        query = sql.SQL("SELECT left((%s::text::{kind})::text, {most})").format(kind=sql.SQL(kind), most=most)
         try:
             async with self._borrowed() as connection:
                 row = await (await connection.execute(query, (value,), prepare=False)).fetchone()
@@ -108,6 +115,11 @@ class Catalog:
             raise BadChannel(f"{value!r} is no value of {table_type(kind)} for {column!r}: {reason}") from error
         if row is None or row[0] is None:
             raise BadChannel(f"{value!r} is no value of {table_type(kind)} for {column!r}")
+        if len(row[0]) > NAME_LIMIT:
+            raise BadChannel(
+                f"{value!r} for {column!r} is over {NAME_LIMIT} characters in its canonical form, which is more than a "
+                "channel's name may have"
+            )
         return str(row[0])
 
     @asynccontextmanager

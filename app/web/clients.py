@@ -1,4 +1,4 @@
-"""The clients that are here now: there is room for so many, each WebSocket is pinged, and a stop tells all to come back.
+"""The clients that are here: there is room for so many, each WebSocket is pinged, and a stop tells all to come back.
 
 Invariants: from `stop` on no client stays longer than the time that it states; `sockets` counts every socket that was
 taken over and is open.

@@ -104,6 +104,21 @@ async def test_what_is_no_value_of_the_type_is_a_bad_channel(
         await log.catalog.canonical(table, column, value)
 
 
+@pytest.mark.parametrize("value", ["1e131071", "1e-16000", "-1.5e100000", "1" * 1500 + "e1000"])
+async def test_a_short_value_whose_canonical_form_is_huge_is_refused_and_not_kept(
+    database: Database, log: PostgresEventLog, value: str
+) -> None:
+    await database.execute("CREATE TABLE big (n numeric PRIMARY KEY); SELECT realtime.watch('big')")
+    await log.head()
+    table = await log.catalog.current("public", "big")
+    assert table is not None
+    with pytest.raises(BadChannel, match="over 2048 characters in its canonical form"):
+        await log.catalog.canonical(table, "n", value)
+    assert await log.catalog.canonical(table, "n", "1e2000") == "1" + "0" * 2000
+    assert await log.catalog.canonical(table, "n", "1e2") == "100"
+    assert log.catalog._canonical == {("numeric", "1e2"): "100"}
+
+
 async def test_the_spelling_is_the_one_that_events_carry(database: Database, log: PostgresEventLog) -> None:
     """Else a channel would be silently empty."""
     await database.execute(TYPES)

@@ -50,6 +50,22 @@ def test_what_can_not_be_added_is_refused_with_the_field(names: list[str], probl
     session.check_subscribe(["a", "b"])
 
 
+def test_the_names_of_a_connection_have_a_bound_together() -> None:
+    """A stranger's thousand names of 2 kB would be megabytes on each of its connections."""
+    session = Session(1000)
+    name = "x" * 1024
+    session.channels |= {f"{n}{name}"[:1024]: CHANNELS["posts"] for n in range(100, 227)}
+    with pytest.raises(BadRequest, match="131072 characters in all") as refused:
+        session.check_subscribe(["a" * 1024, "b"])
+    assert refused.value.field == "channels"
+    session.check_subscribe(["a" * 1024])
+
+
+def test_a_thousand_names_of_three_uuids_are_within_the_bound() -> None:
+    uuid = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
+    Session(1000).check_subscribe([f"t:a={uuid[:-4]}{n:04},b={uuid},c={uuid}" for n in range(1000)])
+
+
 def test_only_what_is_subscribed_can_be_given_up() -> None:
     session = Session(3)
     session.channels["posts"] = CHANNELS["posts"]

@@ -15,8 +15,8 @@ from app.web import clients, visitors
 from app.web.capacity import APART, Capacity
 from app.web.visitors import HEAD_BYTES
 from harness.facts import eventually, holds
+from tests.unit.house import House, running
 from tests.unit.raw import HANDSHAKE, LIVEZ, STREAM, Raw, say
-from tests.unit.web import House, running
 
 SOCKETS = 16  # that there may be, in these tests
 
@@ -126,7 +126,7 @@ async def test_the_setting_is_the_limit(few_files: None) -> None:
 
 async def test_streams_that_wait_for_the_database_have_their_place(few_files: None) -> None:
     async with running(settings=Settings(port=0, connections=2)) as house:
-        free, look_up, asked = asyncio.Event(), house.broadcaster.look_up, 0
+        free, look_up, asked = asyncio.Event(), house.registry.lookup.look_up, 0
 
         async def slow(*details: object) -> object:
             nonlocal asked
@@ -134,7 +134,7 @@ async def test_streams_that_wait_for_the_database_have_their_place(few_files: No
             await free.wait()
             return await look_up(*details)  # type: ignore[arg-type]
 
-        house.broadcaster.look_up = slow  # type: ignore[method-assign,assignment]
+        house.registry.lookup.look_up = slow  # type: ignore[method-assign,assignment]
         waiting = [await Raw.connect(house, STREAM) for _ in range(2)]
         await eventually(lambda: asked == 2)
         third = await Raw.connect(house, STREAM)
