@@ -1,7 +1,7 @@
-"""The real web edge on the real flow, with a log in memory in place of PostgreSQL, on a real port.
+"""The real web edge on the real flow, with an event log in memory in place of PostgreSQL, on a real port.
 
-The log keeps every transaction that a test commits and answers as the one in the database does: differences and replays
-by snapshot. Nothing of the product is replaced above it.
+The event log keeps every transaction that a test commits and answers as the one in the database does: differences and
+replays by snapshot. Nothing of the product is replaced above it.
 """
 
 import time

@@ -260,7 +260,7 @@ class Play:
         self.clients += before
 
     def _honoured(self, client: Client) -> None:
-        """`reset` exactly where the log does not reach back, or a definition began since."""
+        """`reset` exactly where the event log does not reach back, or a definition began since."""
         position = Position.decode(client.stream.name.split()[-1]).snapshot
         expired = not position.contains(self.world.horizon)
         older = [made for made in self.world.tables.values() if not position.sees(made.xid)]

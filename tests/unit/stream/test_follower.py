@@ -1,4 +1,4 @@
-"""What the bus says is never trusted: a batch is applied only where the server has its start, else the log is read."""
+"""A bus is never trusted: a batch is applied only where the server has its start, else it reads the event log."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
