@@ -110,7 +110,9 @@ class Table:
 @dataclass(slots=True, eq=False)
 class Change:
     """One event of the event log. `number` is its statement's, `n` the row's within the statement. `op` is a letter:
-    I, U, D and T as in ACTIONS; R and G as in app.core.control. `at` is in microseconds since 1970 (UTC)."""
+    I, U, D and T as in ACTIONS; R and G as in app.core.control. `at` is in microseconds since 1970 (UTC).
+
+    It has many attributes: they are the columns of the event log, which all are needed to make its JSON."""
 
     number: int
     n: int

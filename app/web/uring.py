@@ -42,7 +42,10 @@ _AGAIN: Final = (errno.EINTR, errno.EAGAIN, errno.EBUSY)
 
 
 class UringSender:
-    """One ring, for one thread. Raises OSError where the kernel has none for us."""
+    """One io_uring, for one thread. Raises OSError where the kernel has none for us.
+
+    It has many attributes because they are the places and views of the memory that the kernel shares (io_uring_setup).
+    """
 
     def __init__(self, entries: int = ENTRIES) -> None:
         if sys.byteorder != "little" or struct.calcsize("P") != 8:

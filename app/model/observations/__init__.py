@@ -1,0 +1,116 @@
+"""Everything about the running server that can be observed, as one vocabulary.
+
+Each module says what happened and knows nothing of logs or metrics, which are two readings of the same facts.
+
+Invariants
+- There is no I/O here.
+- No fact carries a secret. No fact but PageRefused carries a client's value.
+- What happens to each message is told once for a batch and audience, with a count.
+"""
+
+from typing import Final
+
+from app.model.observations.base import Observation, Observer, Transport, fan
+from app.model.observations.clients import (
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionOpened,
+    Delivered,
+    Full,
+    Lagging,
+    MessagesReceived,
+    MessagesSent,
+    PageRefused,
+    Refused,
+    Replayed,
+    ReplayRead,
+    Reset,
+    SocketCut,
+)
+from app.model.observations.database import (
+    BatchRead,
+    DatabaseBack,
+    DatabaseLost,
+    EventLogState,
+    EventLogTurnBlocked,
+    EventLogTurned,
+    EventLogTurnFree,
+    Gate,
+    HistoryBytes,
+    IncarnationChanged,
+    LeaderEnded,
+    Led,
+    QueueUsage,
+    Resigned,
+    SafetyPollFound,
+    WatchProblem,
+)
+from app.model.observations.process import (
+    Failed,
+    FanOut,
+    Noted,
+    Served,
+    Stopped,
+    Timeout,
+    WorkerEnded,
+    WorkerHeard,
+    WorkerHung,
+    WorkerNotStarted,
+    WorkerStarted,
+)
+
+__all__ = [
+    "FACTS",
+    "BatchRead",
+    "ConnectionClosed",
+    "ConnectionFailed",
+    "ConnectionOpened",
+    "DatabaseBack",
+    "DatabaseLost",
+    "Delivered",
+    "EventLogState",
+    "EventLogTurnBlocked",
+    "EventLogTurnFree",
+    "EventLogTurned",
+    "Failed",
+    "FanOut",
+    "Full",
+    "Gate",
+    "HistoryBytes",
+    "IncarnationChanged",
+    "Lagging",
+    "LeaderEnded",
+    "Led",
+    "MessagesReceived",
+    "MessagesSent",
+    "Noted",
+    "Observation",
+    "Observer",
+    "PageRefused",
+    "QueueUsage",
+    "Refused",
+    "ReplayRead",
+    "Replayed",
+    "Reset",
+    "Resigned",
+    "SafetyPollFound",
+    "Served",
+    "SocketCut",
+    "Stopped",
+    "Timeout",
+    "Transport",
+    "WatchProblem",
+    "WorkerEnded",
+    "WorkerHeard",
+    "WorkerHung",
+    "WorkerNotStarted",
+    "WorkerStarted",
+    "fan",
+]
+
+# The whole vocabulary: the tests of logs and metrics see to it that none is forgotten.
+FACTS: Final = frozenset(
+    kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, Observation) and kind is not Observation
+)

@@ -1,0 +1,129 @@
+"""What can be observed of the database and the event log."""
+
+from dataclasses import dataclass
+
+from app.model.observations.base import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLost(Observation):
+    """A connection that is needed has ended; clients stay and wait."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseBack(Observation):
+    """All connections stand again, after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Led(Observation):
+    """This server leads the fleet now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resigned(Observation):
+    """This server leads no longer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderEnded(Observation):
+    """The leader kept its lock and was silent: this server ended its backend."""
+
+    pid: int
+    silent_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(Observation):
+    """Hot: writers skip NOTIFY and the reader polls. Not hot: parked until a NOTIFY."""
+
+    hot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRead(Observation):
+    """A difference that was read from the event log and was not empty; `seconds` is the time of the read."""
+
+    commits: int
+    changes: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyPollFound(Observation):
+    """The poll that should never find anything found commits: a wake-up was lost, but no change was."""
+
+    commits: int
+
+
+@dataclass(frozen=True, slots=True)
+class IncarnationChanged(Observation):
+    """The event log may have lost a tail or moved to another primary; positions are re-based."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryBytes(Observation):
+    """The batches that are kept in memory."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventLogState(Observation):
+    """The event log in the database: its size, the age of its oldest event, what it has above its limit, and for how
+    long it has been unable to turn."""
+
+    bytes: int
+    age_seconds: float
+    excess_bytes: int = 0
+    blocked_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EventLogTurned(Observation):
+    """A partition of the event log was emptied; positions before it are expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventLogTurnBlocked(Observation):
+    """The oldest partition of the event log should be emptied, and could not be for so long; the event log grows
+    meanwhile. This is told when it begins, and from time to time. `remedy` is what ends it, where somebody can."""
+
+    seconds: float
+    excess_bytes: int
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventLogTurnFree(Observation):
+    """What was told by EventLogTurnBlocked is over, after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUsage(Observation):
+    """How full PostgreSQL's notification queue is, 0 to 1; a full one fails every NOTIFY of the whole cluster."""
+
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class WatchProblem(Observation):
+    """A watched table whose capture is not whole, and the SQL that mends it."""
+
+    schema: str
+    table: str
+    problem: str
+    remedy: str
