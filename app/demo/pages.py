@@ -5,11 +5,15 @@ It is there only where it is asked for, because it lets everybody write.
 Invariants
 - Only pages of this server may write.
 - What is wrong with a request is said with the field's name.
+- The page takes CONNECTIONS of the database's at most, and a request that finds no place is told so: whoever may write
+  through it may not take PostgreSQL's slots from the application.
 - The page's first rows and the position that it subscribes from are of one snapshot, so nothing is missed between.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +26,9 @@ from app.demo.fields import TABLES
 from app.model.errors import BadRequest, DatabaseAway
 
 STATIC: Final = Path(__file__).parent / "static"
+CONNECTIONS: Final = 4  # to the database, at once
+QUEUE: Final = 64  # requests that wait for one of them
+ANSWER_SECONDS: Final = 15.0  # for one request, with the time for which it waits
 CLOCK_SECONDS: Final = 60.0  # after which the database's clock is looked at again
 ROWS: Final = 20  # newest rows that the page begins with
 _HEADERS: Final = {
@@ -50,7 +57,9 @@ class Demo:
     whether a request comes from a page of this server."""
 
     def __init__(self, database: Database, psql: str, is_ours: Callable[[web.Request], bool]) -> None:
-        self._database = database
+        self._open = database
+        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._asked = 0
         self._is_ours = is_ours
         self._psql = f"{psql} -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
         self._ahead = 0.0  # seconds that the database's clock is ahead of this process's
@@ -67,9 +76,14 @@ class Demo:
         app.router.add_patch(row, self._guarded(self._update))
         app.router.add_delete(row, self._guarded(self._delete))
 
+    @asynccontextmanager
+    async def _database(self) -> AsyncIterator[AsyncConnection[Any]]:
+        async with self._free, await self._open() as connection:
+            yield connection
+
     async def _state(self, _: web.Request) -> web.Response:
         """The newest rows, and the position of the very snapshot that they were read in."""
-        async with await self._database() as connection, connection.transaction():
+        async with self._database() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             rows = {name: await _newest(connection, name) for name in TABLES}
             position = await _value(connection, SQL("SELECT realtime.position()").format())
@@ -79,7 +93,7 @@ class Demo:
         """The database's clock now, in ms. It is answered at once: the page takes it as of the middle of the round
         trip."""
         if time.monotonic() > self._clock_until:
-            async with await self._database() as connection:
+            async with self._database() as connection:
                 self._ahead = min([await _ahead(connection) for _ in range(5)])[1]
                 self._clock_until = time.monotonic() + CLOCK_SECONDS
         return web.json_response({"now": (time.time() + self._ahead) * 1000}, headers=_NO_STORE)
@@ -93,7 +107,7 @@ class Demo:
             SQL(", ").join(map(Identifier, values)),
             SQL(", ").join([Placeholder()] * len(values)),
         )
-        async with await self._database() as connection:
+        async with self._database() as connection:
             row = await _value(connection, query, *values.values())
         return web.json_response({"row": str(row)}, status=201)
 
@@ -118,7 +132,7 @@ class Demo:
         key = int(request.match_info["id"])
         row = None
         if abs(key) < 1 << 63:
-            async with await self._database() as connection:
+            async with self._database() as connection:
                 row = await _value(connection, query, *values, key)
         if row is None:
             return _problem(404, f"there is no row {key} in {request.match_info['table']}")
@@ -130,14 +144,22 @@ class Demo:
         async def guarded(request: web.Request) -> web.StreamResponse:
             if not self._is_ours(request):
                 return _problem(403, "only the demo page itself may do this")
+            if self._asked >= CONNECTIONS + QUEUE:
+                return _problem(503, "too many requests wait for the database; try again")
+            self._asked += 1
             try:
-                return await handler(request)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    return await handler(request)
+            except TimeoutError:
+                return _problem(503, f"not done within {ANSWER_SECONDS:g} seconds; try again")
             except BadRequest as problem:
                 return _problem(400, problem.message, problem.field)
             except DatabaseAway as problem:
                 return _problem(503, f"the database is away: {problem}")
             except Error as problem:
                 return _problem(409, problem.diag.message_primary or "the database refused this")
+            finally:
+                self._asked -= 1
 
         return guarded
 

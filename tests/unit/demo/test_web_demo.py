@@ -1,13 +1,16 @@
 """The demo page's interface on a real PostgreSQL: what it writes, and how it says what is wrong."""
 
+import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, TCPConnector
 
+from app.demo import pages
 from app.demo.pages import Demo
 from app.model.errors import DatabaseAway
 from app.web.origins import same_origin
@@ -143,3 +146,51 @@ async def test_a_database_that_is_away_is_said() -> None:
 
     async with running(Demo(away, "psql", same_origin)) as house, ClientSession(house.url) as http:
         assert await asked(http, "GET", "state") == (503, {"error": "the database is away: no answer"})
+
+
+async def test_however_many_write_at_once_few_connections_are_taken_and_each_is_answered(database: Database) -> None:
+    open_now = most = 0
+
+    class Counted(psycopg.AsyncConnection[Any]):
+        async def close(self) -> None:
+            nonlocal open_now
+            open_now -= not self.closed
+            await super().close()
+
+    async def connect() -> psycopg.AsyncConnection[Any]:
+        nonlocal open_now, most
+        made = await Counted.connect(database.url, autocommit=True)
+        open_now += 1
+        most = max(most, open_now)
+        return made
+
+    async with running(Demo(connect, "psql", same_origin)) as house, ClientSession(house.url) as http:
+        body = {"author_id": 1, "title": "x"}
+        answers = await asyncio.gather(*(asked(http, "POST", "posts", body) for _ in range(60)))
+        assert {status for status, _ in answers} == {201}
+        assert await database.execute("SELECT count(*) FROM posts") == [(60,)]
+    assert 1 < most <= pages.CONNECTIONS
+    assert open_now == 0
+
+
+async def test_a_database_that_does_not_answer_is_told_and_holds_nobody_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(pages, "QUEUE", 6)
+    connector = TCPConnector(limit=0)
+
+    async def silent() -> psycopg.AsyncConnection[Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with (
+        running(Demo(silent, "psql", same_origin)) as house,
+        ClientSession(house.url, connector=connector) as http,
+    ):
+        for _ in range(2):
+            answers = await asyncio.gather(*(asked(http, "GET", "state") for _ in range(20)))
+            assert {status for status, _ in answers} == {503}
+            said = Counter(answer["error"] for _, answer in answers)
+            assert said["not done within 0.3 seconds; try again"] == pages.CONNECTIONS + 6
+            assert said["too many requests wait for the database; try again"] == 20 - pages.CONNECTIONS - 6
