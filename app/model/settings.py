@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from app.model.database_url import check_url, redact_url
 from app.model.errors import SettingsError
 from app.model.origin import EVERYBODY, OPAQUE, Host, Origin
 
@@ -19,7 +20,6 @@ LogFormat = Literal["json", "console"]
 LONGEST_ID: Final = 63  # characters of a server's
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
-_PASSWORD: Final = re.compile(r"(?<=//)([^:@/?#]*):.*@|(?<=[?&])((?:ssl)?password=)[^&]*", re.DOTALL)
 BUSES: Final = ("postgres",)  # what SOBRANIE_BUS may name, by its scheme: app.backend.open_bus opens each
 # Known buses that this version does not have: refused with a line of their own.
 _LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
@@ -94,11 +94,6 @@ class Settings:
     def with_database(self, url: str) -> "Settings":
         """The same settings with the embedded database's URL filled in."""
         return replace(self, database_url=url)
-
-
-def redact_url(url: str) -> str:
-    """Without passwords; one with a raw `@` or `/` in it is hidden too."""
-    return _PASSWORD.sub(lambda m: f"{m[2]}***" if m[2] else f"{m[1]}:***@", url)
 
 
 @dataclass(frozen=True)
@@ -188,10 +183,10 @@ def _size(least: str, most: str) -> Callable[[str], int]:
 
 
 def _database_url(text: str) -> str:
-    if not re.match(r"postgres(ql)?://", text):
-        raise _Bad("not a libpq URI; it begins with postgresql://")
-    if any(character.isspace() or not character.isprintable() for character in text):
-        raise _Bad("holds a space, a line break or a control character")
+    try:
+        check_url(text)
+    except ValueError as problem:
+        raise _Bad(str(problem)) from None
     return text
 
 

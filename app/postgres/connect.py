@@ -9,13 +9,14 @@ Invariants
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
-from psycopg import conninfo
+from psycopg import conninfo, pq
 
 from app.model.errors import DatabaseAway, SettingsError
 from app.postgres.queries import SQL
@@ -67,7 +68,17 @@ def _conninfo(url: str, name: str) -> str:
         return conninfo.make_conninfo(url, application_name=f"sobranie {name}")
     except psycopg.ProgrammingError:
         # libpq's own message may quote the whole text, password and all.
-        raise SettingsError("DATABASE_URL is no connection string of PostgreSQL") from None
+        raise SettingsError(f"DATABASE_URL is no connection string of PostgreSQL{_wrong_parameter(url)}") from None
+
+
+def _wrong_parameter(url: str) -> str:
+    """Which parameter of the URL libpq does not know: `schema` is Prisma's, `pool_timeout` a pool's."""
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"ssl"}
+    names = [pair.partition("=")[0] for pair in url.partition("?")[2].split("&")]
+    wrong = next((name for name in names if re.fullmatch(r"[A-Za-z_]{1,40}", name) and name not in known), None)
+    if wrong is None:
+        return ": is all that is special in it percent-encoded?"
+    return f": it has the parameter {wrong!r}, which is not one of libpq's; leave it out"
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from typing import Any, Final, TextIO
 import structlog
 
 from app.model import observations as observe
+from app.model.database_url import redact_url
 from app.model.observations import Observation
-from app.model.settings import LogFormat, redact_url
+from app.model.settings import LogFormat
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 

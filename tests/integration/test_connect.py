@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from app.model.errors import DatabaseAway
+from app.model.errors import DatabaseAway, SettingsError
 from app.postgres.connect import away, connect, deadline
 from app.postgres.queries import SQL, parse
 from harness.database import Database
@@ -43,3 +43,19 @@ def test_every_statement_names_what_it_uses_with_its_schema() -> None:
         for ours in (b"events", b"event_log_state", b"generations", b"incarnation", b"meta"):
             for before in (b"FROM ", b"JOIN "):
                 assert before + ours + b" " not in statement, name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ("schema=public", "'schema'"),
+        ("sslmode=disable&pgbouncer=true", "'pgbouncer'"),
+        ("sslmode=disable&connection_limit=5&pool_timeout=2", "'connection_limit'"),
+        ("ssl=hunter2&%zz", "percent-encoded"),
+        ("hunter2=x", "'hunter2'"),
+    ],
+)
+async def test_a_parameter_that_libpq_does_not_know_is_named(parameters: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named) as refused:
+        await connect(f"postgresql://u:secret99@127.0.0.1/d?{parameters}", name="test")
+    assert "secret99" not in str(refused.value)

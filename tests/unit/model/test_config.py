@@ -2,13 +2,16 @@
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.model.database_url import redact_url
 from app.model.errors import SettingsError
-from app.model.settings import NAMES, Settings, redact_url
+from app.model.settings import NAMES, Settings
 
 
 def refused(**env: str) -> str:
@@ -144,6 +147,10 @@ passwords = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), 
 @given(passwords)
 def test_no_password_is_in_what_people_see_of_a_url(password: str) -> None:
     url = f"postgresql://user:{password}@db.example:5432/app?sslmode=require"
+    assert redact_url(url) == "postgresql://user:***@db.example:5432/app?sslmode=require"
+    if set("@/?") & set(password):  # libpq would take a part of it for the host, and print it
+        assert password not in refused(DATABASE_URL=url)
+        url = url.replace(password, quote(password, safe=""))
     settings = Settings.from_env({"DATABASE_URL": url})
     assert settings.database_url == url
     assert settings.redacted == "postgresql://user:***@db.example:5432/app?sslmode=require"
@@ -161,3 +168,44 @@ def test_the_documented_settings_are_the_settings() -> None:
     page = Path(__file__).parents[3] / "docs" / "settings.md"
     rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == NAMES
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hun@ter2@h/d",
+        "postgresql://u:hun/ter2@h/d",
+        "postgresql://u:hun?ter2@h/d",
+        "postgresql://u:hun#ter2@h@x/d",
+        "postgresql://u:hun:ter2@h:x/d",
+        "postgresql://h:hunter2/d",
+        "postgresql://u@hun:ter2",
+        "postgresql+psycopg://u:hunter2@h/d",
+        "jdbc:postgresql://h/d?password=hunter2",
+    ],
+)
+def test_a_url_whose_password_libpq_would_print_in_part_is_refused_without_it(url: str) -> None:
+    said = refused(DATABASE_URL=url)
+    assert said.startswith("DATABASE_URL: ")
+    assert not any(part in said for part in ("hun", "ter2"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://",
+        "postgres:///d",
+        "postgresql://u@/d?host=/run/pg&application_name=a@b",
+        "postgresql://u:p%40ss%2F:x@h1:5432,h2,[::1]:5433/d?target_session_attrs=primary",
+        "postgresql://%2Frun%2Fpostgresql/d",
+        "postgresql://u:p#w@h/d",
+    ],
+)
+def test_what_libpq_takes_is_taken(url: str) -> None:
+    assert Settings.from_env({"DATABASE_URL": url}).database_url == url
+    assert psycopg.conninfo.conninfo_to_dict(url) is not None
+
+
+def test_every_secret_of_a_url_is_hidden() -> None:
+    shown = redact_url("postgresql://u@h/d?oauth_client_secret=hunter2&sslpassword=hunter2&password=hunter2&user=u")
+    assert "hunter2" not in shown
