@@ -74,8 +74,10 @@ def _conninfo(url: str, name: str) -> str:
 def _wrong_parameter(url: str) -> str:
     """Which parameter of the URL libpq does not know: `schema` is Prisma's, `pool_timeout` a pool's."""
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"ssl"}
-    names = [pair.partition("=")[0] for pair in url.partition("?")[2].split("&")]
-    wrong = next((name for name in names if re.fullmatch(r"[A-Za-z_]{1,40}", name) and name not in known), None)
+    # Behind a password a name may be the rest of one that has an & in it.
+    shown = re.split(r"[?&](?:password|sslpassword|oauth_client_secret)=", url)[0]
+    names = [pair.partition("=")[0] for pair in shown.partition("?")[2].split("&") if "=" in pair]
+    wrong = next((name for name in names if re.fullmatch(r"[A-Za-z]\w{0,39}", name) and name not in known), None)
     if wrong is None:
         return ": is all that is special in it percent-encoded?"
     return f": it has the parameter {wrong!r}, which is not one of libpq's; leave it out"

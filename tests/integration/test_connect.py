@@ -53,6 +53,7 @@ def test_every_statement_names_what_it_uses_with_its_schema() -> None:
         ("sslmode=disable&connection_limit=5&pool_timeout=2", "'connection_limit'"),
         ("ssl=hunter2&%zz", "percent-encoded"),
         ("hunter2=x", "'hunter2'"),
+        ("password=a&secret99=x", "percent-encoded"),
     ],
 )
 async def test_a_parameter_that_libpq_does_not_know_is_named(parameters: str, named: str) -> None:
