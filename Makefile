@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long test-version storm ledger chaos bench bench-quick lint format lock clean
+.PHONY: help setup run test test-long test-version storm ledger chaos conformance bench bench-quick lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -72,6 +72,9 @@ ledger: $(DEV) ## the ledger test at its full length: 60 s of writers, reconnect
 
 chaos: $(DEV) ## faults at random under load, judged: minutes=3 seed=(any) every=6 (seconds) out=(a picture, SVG)
 	$(BIN)/python -m tests.chaos minutes=$(minutes) seed=$(seed) every=$(every) out=$(out)
+
+conformance: $(DEV) ## Autobahn's WebSocket cases against the web edge (needs a Python 2.7); cases="1.* 7.*" for some
+	@set -f; $(BIN)/python -m tests.conformance.autobahn $(cases)
 
 bench: $(DEV) ## measure everything side by side (15 minutes) and write docs/benchmarks.md; parts="fanout delay" for some
 	$(BIN)/python -m bench $(parts)
