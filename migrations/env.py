@@ -9,11 +9,13 @@ every right there is. With `--sql` no database is asked, and the whole run is pr
 import logging
 import os
 import pkgutil
+import re
 from typing import Any
 
 import psycopg
 from alembic import context
 from alembic.util import CommandError
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import Diagnostic
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
@@ -36,11 +38,29 @@ def url() -> str:
     return str(pkgutil.resolve_name(context.config.get_main_option("embedded_url") or "")())
 
 
+def parameters() -> dict[str, Any]:
+    """What DATABASE_URL says. An error names what is wrong and holds nothing of a password: libpq ends one at the first
+    `@`, `/` or `?`, takes what follows for a host or a port, and prints that."""
+    given = url()
+    try:
+        found = conninfo_to_dict(given)
+    except psycopg.ProgrammingError as error:
+        unknown = re.search(r'invalid (?:URI query parameter|connection option)[: ]+"([A-Za-z]\w{0,39})"', str(error))
+        if unknown is None or "password=" in given.partition(unknown[1])[0]:
+            raise CommandError("DATABASE_URL is no connection string of PostgreSQL") from None
+        raise CommandError(
+            f"DATABASE_URL has the parameter {unknown[1]!r}, which is not one of libpq's; leave it out"
+        ) from None
+    if "@" in str(found.get("host", "")) or re.search("[^0-9,]", str(found.get("port", ""))):
+        raise CommandError("DATABASE_URL: in a user or a password @ is written %40, / %2F, ? %3F and : %3A")
+    return found
+
+
 def connect() -> psycopg.Connection:
     try:
-        made = psycopg.connect(url(), application_name="sobranie-migrations")
+        made = psycopg.connect(**(parameters() | {"application_name": "sobranie-migrations"}))
     except psycopg.OperationalError as error:
-        raise CommandError(f"DATABASE_URL: {error}".strip()) from error
+        raise CommandError(f"DATABASE_URL: {' '.join(str(error).split())}") from error
     made.add_notice_handler(tell)
     home.check_encoding(made)
     made.execute("SET search_path TO pg_catalog, pg_temp")

@@ -46,6 +46,26 @@ async def test_a_schema_that_is_not_ours_is_refused_and_untouched(fresh: Databas
     assert await fresh.execute(CATALOG) == before
 
 
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://u:hunter2@127.0.0.1:1/d", "Connection refused"),
+        ("postgresql://u:hunter2@127.0.0.1:1/d?schema=public", "the parameter 'schema'"),
+        ("host=127.0.0.1 password=hunter2 schema=public", "no connection string"),
+        ("host=127.0.0.1 port=1 password=hunter2", "Connection refused"),
+        ("postgresql://h/d?password=a&hunter2=b", "no connection string"),
+        ("postgresql://u:hun@hunter2@127.0.0.1:1/d", "@ is written %40"),
+        ("postgresql://u:hunter2/x@127.0.0.1:1/d", "/ %2F"),
+        ("hunter2", "no connection string"),
+    ],
+)
+def test_a_url_that_does_not_work_is_one_line_without_a_part_of_its_password(url: str, named: str) -> None:
+    said = refusal(url)
+    assert named in said
+    assert "hunter2" not in said
+    assert "Traceback" not in said
+
+
 async def test_what_others_built_on_ours_stops_a_downgrade(fresh: Database) -> None:
     migrate(fresh.url)
     await fresh.execute("CREATE VIEW report AS SELECT count(*) FROM realtime.events")
