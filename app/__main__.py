@@ -1,7 +1,9 @@
 """The command line: `sobranie`, or `python -m app`. It only picks a command; each has its file in app/cli/.
 
-Invariants: exit codes are 0 done or stopped in order, 1 could not start, 2 a bad setting; whatever stands in the way of
-a start is one line on stderr, never a traceback.
+Invariants
+- The exit code is 0 where all was done or stopped in order, 1 where the start failed, 2 for a bad setting, and 128 plus
+  its number for a signal that came before the server served.
+- Whatever stands in the way of a start is one line on stderr, never a traceback.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from typing import Final
 from app import __version__
 from app.cli import migrate, serve
 from app.model.errors import SettingsError, StartError
-from app.process.signals import ends
+from app.process.signals import ending_signals
 
 COMMANDS: Final = (serve, migrate)
 HELP: Final = """\
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.run is None:
         _parser().print_help()
         return 0
-    for number in ends():
+    for number in ending_signals():
         if number is not signal.SIGINT:
             signal.signal(number, _terminate)
     try:
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _terminate(number: int, _: FrameType | None) -> None:
-    """Until the server has its own handler: unwind, so that what was started is stopped."""
+    """Handle a signal until the server has its own handler: unwind the stack, so that what was started is stopped."""
     sys.exit(128 + number)
 
 

@@ -1,7 +1,8 @@
 """What a server follows, opened: the database, and the bus that the settings name.
 
-A new bus is one file in `app/bus/`, one case of `open_bus`, and its scheme in app.model.settings.BUSES, which are what
-a setting may name. A bus is imported where it is asked for alone, so that nobody needs the library of another.
+A new bus is one file in `app/bus/`, one case of `open_bus`, and its scheme in app.model.settings.BUSES, which lists
+what SOBRANIE_BUS may name. `open_bus` imports a bus only when the setting names it, so that nobody needs the client
+library of a bus that he does not use.
 """
 
 from datetime import timedelta
@@ -30,7 +31,8 @@ def open_backend(settings: Settings, observe: Observer) -> Backend:
         rows=event_log,
         bus=bus,
         lead=partial(Leader, url, retention, observe=observe),
-        listening=lambda: bus.ready,  # this bus is what LISTENs: `ready` is that it does
+        # The PostgreSQL bus is what LISTENs. With another bus a server needs no notification, and this is always true.
+        listening=lambda: bus.ready,
     )
 
 

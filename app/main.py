@@ -1,7 +1,7 @@
-"""The roof: it puts the edges together, and has a server live from start to stop.
+"""The roof: it puts the edges together, and runs one server from its start to its stop.
 
-Start: refuse what can't work, take the position of the event log, serve. Stop: take leave of clients, end the tasks,
-close the connections. The concrete edges are known here, in app.backend (what is followed) and in app.server.
+Start: refuse what can't work, take the position of the event log, serve. Stop: tell the clients to come back, end the
+tasks, close the connections. Only this module, app.backend (what is followed) and app.server know concrete edges.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from app.postgres.checks import check
 from app.postgres.connect import connect
 from app.process import workers
 from app.process.resources import collect_rarely, give_back, raise_file_limit
-from app.process.signals import ends
+from app.process.signals import ending_signals
 from app.server import Server
 from app.telemetry.logs import Logs
 from app.telemetry.metrics import Metrics
@@ -40,12 +40,12 @@ T = TypeVar("T")
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM; the exit code. Raises StartError."""
+    """Serve until a signal ends the process. Returns the exit code. Raises StartError."""
     return asyncio.run(_serve(settings))
 
 
 def keep(settings: Settings) -> int:
-    """Serve with several processes (app.process.workers); the exit code. Raises StartError."""
+    """Serve with several processes (app.process.workers). Returns the exit code. Raises StartError."""
     logs = Logs(settings.log_format, settings.log_level, server_id=settings.server_id)
     logs.install()
     return workers.keep(settings, logs, hold_port, lives)
@@ -60,15 +60,15 @@ async def _serve(settings: Settings) -> int:
     for note in settings.notes:
         observe(Noted(note))
     async with AsyncExitStack() as stack:
-        server = await _unless(stop, _start(settings, observe, stack))
+        server = await _run_unless_stopped(stop, _start(settings, observe, stack))
         if server is None:
             return 0
         raise_file_limit()
         siblings = Siblings(Path(settings.worker), metrics.render) if settings.worker else None
-        render = siblings.render if siblings is not None else _awaited(metrics.render)
+        render = siblings.render if siblings is not None else _as_coroutine(metrics.render)
         web = _web(settings, server, render, observe)
-        if siblings is not None:  # clients have the other workers meanwhile
-            await _ready(server.health, stop)
+        if siblings is not None:  # until then the other workers serve the clients
+            await _wait_until_ready(server.health, stop)
         await web.start()
         if siblings is not None:
             await siblings.start()
@@ -84,9 +84,10 @@ async def _serve(settings: Settings) -> int:
 
 
 def _asked_to_stop(settings: Settings) -> asyncio.Event:
-    """Set by a signal, and for a worker by the end of its standard input: its keeper holds that, and never writes."""
+    """An event that a signal sets. A worker's is also set by the end of its standard input: the keeper holds the other
+    end and writes nothing, so the input ends when the keeper does."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in ends():
+    for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
 
     def orphaned() -> None:
@@ -113,23 +114,24 @@ def _web(settings: Settings, server: Server, metrics: Render, observe: Observer)
     )
 
 
-async def _ready(health: Callable[[], Facts], stop: asyncio.Event) -> None:
-    """Wait until changes can flow, for a few seconds at most."""
+async def _wait_until_ready(health: Callable[[], Facts], stop: asyncio.Event) -> None:
+    """Wait until changes can flow, for READY_SECONDS at most."""
     for _ in range(round(READY_SECONDS / READY_STEP)):
         if flows(health()) or stop.is_set():
             return
         await asyncio.sleep(READY_STEP)
 
 
-def _awaited(render: Callable[[], bytes]) -> Render:
+def _as_coroutine(render: Callable[[], bytes]) -> Render:
     async def answer() -> bytes:
         return render()
 
     return answer
 
 
-async def _unless(stop: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `start`, which is cancelled where `stop` comes first (a start may wait for the network)."""
+async def _run_unless_stopped(stop: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `start`. Where `stop` comes first `start` is cancelled, for it may wait for the network, and the
+    result is None."""
     starting, stopping = asyncio.create_task(start), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -141,7 +143,7 @@ async def _unless(stop: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | Non
 
 
 async def _start(settings: Settings, observe: Observer, stack: AsyncExitStack) -> Server:
-    """A server that follows its backend, begun. Raises StartError."""
+    """A server that has begun to follow its backend. `stack` stops both. Raises StartError."""
     url = settings.database_url
     assert url is not None
     await check(url)

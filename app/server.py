@@ -75,7 +75,7 @@ class Server:
     # What the leader does.
 
     async def _pull(self) -> int:
-        """Read what is new, for all; how many commits that were."""
+        """Read what is new and publish it. Returns how many commits that were."""
         batch = await self.broadcaster.pull()
         if batch is None:
             return 0

@@ -1,7 +1,9 @@
 """`migrate`: bring the schema `realtime` of a database to a revision, or print the SQL that would.
 
-Invariants: it works from every directory; the migrations are the ones that belong to this version of the program, which
-lie in app/schema/ in the wheel, and at the root of the repository in a checkout.
+Invariants
+- It works from every directory.
+- The migrations are the ones that belong to this version of the program. They lie in app/schema/ in the wheel, and at
+  the root of the repository in a checkout.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from app.model.errors import StartError
 from app.model.settings import Settings
-from app.process.signals import ends
+from app.process.signals import ending_signals
 
 PACKAGES: Final = Path(__file__).resolve().parents[2]  # where Python finds this `app`, and no other
 
@@ -40,8 +40,8 @@ def run(asked: argparse.Namespace) -> int:
             print(f"psql line:  {embedded.psql(url)}", flush=True)
             return _serve(settings.with_database(url))
         finally:
-            # From here on it is a matter of milliseconds; a second Ctrl-C must not leave the database running.
-            for number in ends():
+            # Stopping the database takes milliseconds, and a second Ctrl-C must not leave it running.
+            for number in ending_signals():
                 signal.signal(number, signal.SIG_IGN)
 
 

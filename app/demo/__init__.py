@@ -1,1 +1,1 @@
-"""The demo page."""
+"""The demo page: its files, and the JSON interface by which its forms write rows."""

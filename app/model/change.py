@@ -110,7 +110,9 @@ class Table:
 @dataclass(slots=True, eq=False)
 class Change:
     """One event of the event log. `number` is its statement's, `n` the row's within the statement. `op` is a letter:
-    I, U, D and T as in ACTIONS; R and G as in app.core.control. `at` is in microseconds since 1970 (UTC).
+    I, U, D and T as in ACTIONS; R and G as in app.core.control. `depth` counts the triggers that the statement ran in,
+    `mark` is its WAL position (docs/capture.md, section 1). `at` is in microseconds since 1970 (UTC). `half` is "d" or
+    "i" where an UPDATE that changes the key was split into a DELETE and an INSERT, and this is one of the two.
 
     It has many attributes: they are the columns of the event log, which all are needed to make its JSON."""
 
@@ -127,7 +129,7 @@ class Change:
     new: bytes | None
     old: bytes | None
     half: str = ""
-    command: int | None = None  # of its transaction, that logged it
+    command: int | None = None  # which command of the transaction logged it (cmin)
     _whole: bytes | None = field(default=None, init=False)  # the body in the form that nearly all want
 
     @property
@@ -162,7 +164,8 @@ class Change:
 
 @dataclass(slots=True)
 class Transaction:
-    """The changes of one transaction in order, and the tables whose definition it changed (`reset: schema`)."""
+    """The changes of one transaction in order, and the tables whose definition it changed (`reset: schema`). `last` is
+    the number of its last event, by which transactions are ordered."""
 
     xid: int
     last: int
@@ -175,7 +178,8 @@ class Batch:
     """Everything that became visible between two snapshots (normalised), durable, in order.
 
     `transactions` is None where that is too much to hold: whoever needs it reads the event log. `schema` names the
-    tables of its G and R events in either case. `highest` is the highest transaction with an event in `upto`.
+    tables of its G and R events in either case. `highest` is the highest transaction with an event in `upto`. `lsn` is
+    the WAL position that was durable then, 0 where there was no event. `size` is in bytes of memory, about.
     `seen_at` is the monotonic clock (seconds) when the fleet saw it first.
     """
 

@@ -21,7 +21,7 @@ LONGEST_ID: Final = 63  # characters of a server's
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 BUSES: Final = ("postgres",)  # what SOBRANIE_BUS may name, by its scheme: app.backend.open_bus opens each
-# Known buses that this version does not have: refused with a line of their own.
+# Known buses that this version does not have. They are refused with a line of their own, before BUSES is looked at.
 _LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
 
 
@@ -33,7 +33,8 @@ class _Bad(ValueError):
 class Settings:
     """Durations in seconds, sizes in bytes. `database_url` is a libpq URI; None means the embedded database.
 
-    `worker` is no setting but its keeper's word: the path of this process's own socket, where several share a port."""
+    It has an attribute for each setting, and two more. `worker` comes from the keeper of several workers: it is the
+    path of this worker's own socket. `notes` are what an operator should know of the settings."""
 
     database_url: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 
 
-def ends() -> Iterator[signal.Signals]:
+def ending_signals() -> Iterator[signal.Signals]:
     """SIGINT and SIGTERM, and SIGHUP (the terminal has gone), unless that is ignored, as under nohup."""
     yield signal.SIGINT
     yield signal.SIGTERM

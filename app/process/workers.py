@@ -23,7 +23,7 @@ from typing import Final
 from app.model.errors import StartError
 from app.model.observations import Observer, WorkerEnded, WorkerHeard, WorkerHung, WorkerNotStarted, WorkerStarted
 from app.model.settings import Settings
-from app.process.signals import ends
+from app.process.signals import ending_signals
 from app.stream.backoff import backoff
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ Lives = Callable[[Path], Awaitable[bool]]
 
 
 def keep(settings: Settings, observe: Observer, hold: Hold, lives: Lives) -> int:
-    """Serve with `settings.workers` processes until SIGINT or SIGTERM; the exit code. Raises StartError."""
+    """Serve with `settings.workers` processes until a signal. Returns the exit code. Raises StartError."""
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(hold(settings.host, settings.port, "SOBRANIE_PORT"))
         metrics_port = settings.metrics_port
@@ -76,13 +76,13 @@ class Keeper:
         self._code = 0
 
     async def run(self) -> int:
-        for number in ends():
+        for number in ending_signals():
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         await asyncio.gather(*(self._keep_worker(n) for n in range(1, self._settings.workers + 1)))
         return self._code
 
     async def _keep_worker(self, number: int) -> None:
-        """One worker, again and again."""
+        """Run one worker, and start it again whenever it ends."""
         name = f"{self._settings.server_id}-{number}"
         pauses = backoff()
         while not self._stop.is_set():
@@ -94,7 +94,7 @@ class Keeper:
                 await asyncio.wait_for(self._stop.wait(), next(pauses))
 
     async def _run_worker(self, name: str) -> None:
-        """From its start to its end."""
+        """Run a worker from its start to its end."""
         try:
             process = await self._spawn(name)
         except OSError as problem:
@@ -112,11 +112,12 @@ class Keeper:
             self._stop.set()
 
     def _served(self) -> bool:
-        """Whether any of them ever has. Who has may leave its socket; the directory goes only by a stranger's hand."""
+        """Whether any worker has served yet. A worker makes its socket when it serves, and the file may outlive it.
+        Where the directory is gone somebody else removed it, so nobody can tell, and the answer is yes."""
         return not self._directory.exists() or any(self._directory.iterdir())
 
     async def _watch(self, name: str, process: asyncio.subprocess.Process) -> None:
-        """End a worker that hangs: the kernel gives it clients all the same."""
+        """Kill a worker that hangs, because the kernel goes on giving it clients."""
         heard: float | None = None  # a start may take its time
         while True:
             await asyncio.sleep(ASK_SECONDS)
@@ -140,7 +141,7 @@ class Keeper:
         )  # fmt: skip
 
     async def _wait_for_end(self, name: str, process: asyncio.subprocess.Process) -> int:
-        """Its exit code. It is asked to end when the keeper is."""
+        """Wait until the worker has ended, and ask it to when the keeper is asked. Returns its exit code."""
         ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(self._stop.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

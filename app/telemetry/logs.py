@@ -116,7 +116,8 @@ class Logs:
 
 
 class _Lines:
-    """A line is one write: lines of threads never mix. An unwritable stderr never stops the server."""
+    """Writes each line with one call, so that the lines of several threads never mix. A stderr that can't be written
+    never stops the server."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -190,6 +191,6 @@ def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
 
 
 def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The renderer quotes the facts; the words of a library's line may hold a line break."""
+    """Escape control characters in the words of a library's line. The facts are quoted by the renderer."""
     event["event"] = _CONTROL.sub(lambda match: repr(match[0])[1:-1], str(event["event"]))
     return event

@@ -1,6 +1,6 @@
 """The metrics: the other reading of app.model.observations, in the Prometheus text format.
 
-The names, labels and buckets are a contract with dashboards (docs/protocol.md).
+The names, labels and buckets are a contract with dashboards (docs/operations.md).
 
 Invariants
 - A label is never a value of a client, so the number of series is bounded by tables and fixed words.
@@ -178,7 +178,7 @@ class Metrics:
         lost = self._counter("sobranie_database_lost_total", "Times that a needed database connection ended")
         leader = self._gauge("sobranie_leader", "1 on the server that leads")
         hot = self._gauge("sobranie_gate_hot", "1 while the leader polls, 0 while it waits for NOTIFY")
-        ended = self._counter("sobranie_leaders_ended_total", "Silent leaders whose backend this server ended")
+        ended = self._counter("sobranie_leaders_ended_total", "Silent leaders whose session this server ended")
         incarnations = self._counter("sobranie_incarnation_changes_total", "Times that positions were re-based")
         event_log_bytes = self._gauge("sobranie_event_log_bytes", "Size of the event log in the database")
         log_age = self._gauge("sobranie_event_log_age_seconds", "Age of the oldest event in the event log")

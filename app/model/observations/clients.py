@@ -38,7 +38,8 @@ class SocketCut(Observation):
 
 @dataclass(frozen=True, slots=True)
 class Full(Observation):
-    """A client was sent away because there are as many `connections` as may be; told once a minute at most."""
+    """A client was sent away, because there are `connections` already and no more may be. This is told once a minute
+    at most."""
 
     connections: int
     remedy: str

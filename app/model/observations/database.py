@@ -33,7 +33,7 @@ class Resigned(Observation):
 
 @dataclass(frozen=True, slots=True)
 class LeaderEnded(Observation):
-    """The leader kept its lock and was silent: this server ended its backend."""
+    """The leader kept its lock and was silent, so this server ended the leader's database session."""
 
     pid: int
     silent_seconds: float

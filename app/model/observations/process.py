@@ -64,7 +64,7 @@ class WorkerHeard(Observation):
 
 @dataclass(frozen=True, slots=True)
 class WorkerHung(Observation):
-    """A worker did not answer, or not end when it was asked to, for so many seconds, and is killed."""
+    """A worker is killed. It did not answer, or did not end when it was asked to, for so many seconds."""
 
     worker: str
     pid: int
