@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long test-version storm ledger chaos conformance bench bench-quick lint format lock clean
+.PHONY: help setup run test test-long test-version generator storm ledger chaos conformance bench bench-quick lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -60,6 +60,9 @@ test: $(DEV) ## run all tests
 test-long: $(DEV) ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots, a long stall
 	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 STALL_SECONDS=300 $(BIN)/python -m pytest tests/faults/test_promotion.py \
 		tests/faults/test_positions.py tests/e2e/test_snapshot.py tests/e2e/test_stall.py -o faulthandler_timeout=3600
+
+generator: $(DEV) ## transactions at random over tables with triggers, replayed and compared: statements=20000
+	STATEMENTS=$(or $(statements),20000) $(BIN)/python -m pytest tests/sql/test_worlds.py -o faulthandler_timeout=3600
 
 storm: $(DEV) ## 10,000 clients that come back at once, with few and with many positions
 	STORM_CLIENTS=10000 $(BIN)/python -m pytest tests/e2e/test_storm.py

@@ -376,7 +376,7 @@ CREATE FUNCTION realtime.capture_1() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; mark text; name text;
+  ord bigint; depth smallint := pg_trigger_depth();
   new_json json; old_json json; new_vals text[]; old_vals text[];
   saved_timezone text;
 BEGIN
@@ -384,27 +384,30 @@ BEGIN
     saved_timezone := current_setting('TimeZone');
     PERFORM set_config('TimeZone', 'UTC', true);
   END IF;
+  IF depth > 1 THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;
   IF TG_OP = 'INSERT' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'I'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'I'::"char", here.depth, here.ord, clock_timestamp(),
       k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
     IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'U'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'U'::"char", here.depth, here.ord, clock_timestamp(),
       w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT  coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT  coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
     ELSE
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
       w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
     END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'D'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'D'::"char", here.depth, here.ord, clock_timestamp(),
       NULL::text[], k.vals, NULL::json, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSE
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'T'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'T'::"char", here.depth, here.ord, clock_timestamp(),
       NULL::text[], NULL::text[], NULL::json, NULL::json;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
@@ -422,7 +425,7 @@ CREATE FUNCTION realtime.capture_2() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; mark text; name text;
+  ord bigint; depth smallint := pg_trigger_depth();
   new_json json; old_json json; new_vals text[]; old_vals text[];
   saved_timezone text;
 BEGIN
@@ -430,27 +433,30 @@ BEGIN
     saved_timezone := current_setting('TimeZone');
     PERFORM set_config('TimeZone', 'UTC', true);
   END IF;
+  IF depth > 1 THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;
   IF TG_OP = 'INSERT' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'I'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'I'::"char", here.depth, here.ord, clock_timestamp(),
       k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
     IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'U'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'U'::"char", here.depth, here.ord, clock_timestamp(),
       w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT  coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT  coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
     ELSE
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
       w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
     END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'D'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'D'::"char", here.depth, here.ord, clock_timestamp(),
       NULL::text[], k.vals, NULL::json, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
   ELSE
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'T'::"char", pg_trigger_depth()::smallint, NULL::bigint, clock_timestamp(),
+    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'T'::"char", here.depth, here.ord, clock_timestamp(),
       NULL::text[], NULL::text[], NULL::json, NULL::json;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
@@ -468,7 +474,7 @@ CREATE FUNCTION realtime.capture_source(rel oid, gen integer, vals text[], hidde
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; mark text; name text;
+  ord bigint; depth smallint := pg_trigger_depth();
   new_json json; old_json json; new_vals text[]; old_vals text[];
 %s
 BEGIN
@@ -479,14 +485,8 @@ BEGIN
 %s  RETURN NULL;
 END $s$,
     s.declare, s.pin,
-    CASE WHEN mark AND level = 's' THEN $s$
-  name := concat('realtime.mark_', TG_RELID, '_', TG_OP);
-  mark := current_setting(name, true);
-  ord := (coalesce(nullif(split_part(mark, ' ', -1), '')::pg_lsn, pg_current_wal_insert_lsn()) - '0/0'::pg_lsn)::bigint;
-  IF pg_trigger_depth() > 1 THEN
-    PERFORM set_config(name, left(mark, -length(split_part(mark, ' ', -1)) - 1), true);
-  END IF;$s$ ELSE '' END,
-    CASE WHEN level = 's' THEN realtime.statement_source(rel, gen, vals, hidden, mark) ELSE realtime.row_source(rel, gen, vals, hidden) END,
+    CASE WHEN mark AND level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
+    CASE WHEN level = 's' THEN realtime.statement_source(rel, gen, vals, hidden) ELSE realtime.row_source(rel, gen, vals, hidden) END,
     s.unpin)
   FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,
       coalesce(string_agg(format($s$  IF current_setting(%1$L) %2$s THEN
@@ -613,7 +613,7 @@ DECLARE
 BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
     WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-      AND (d.refobjid = to_regproc(format('realtime.%I', capture)) OR d.refobjid = 'realtime.mark'::regproc AND t.tgrelid = rel)
+      AND d.refobjid = to_regproc(format('realtime.%I', capture))
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;
@@ -751,12 +751,12 @@ BEGIN
   RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, true FROM realtime.incarnation i WHERE i.n = made;
 END $$;
 
-CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, ord text, body text) RETURNS text
+CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
   SELECT format($s$INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), %s, %s::int, pg_current_xact_id(), %s, %s::"char", pg_trigger_depth()::smallint, %s::bigint, clock_timestamp(),
-      %s;$s$, id, n, gen, op, ord, body)
+    SELECT realtime.slot(), %s, %s::int, pg_current_xact_id(), %s, %s::"char", here.depth, here.ord, clock_timestamp(),
+      %s;$s$, id, n, gen, op, body)
 $_$;
 
 CREATE FUNCTION realtime.json_source(hidden text[], source text) RETURNS text
@@ -794,16 +794,25 @@ CREATE FUNCTION realtime.located() RETURNS TABLE(gen integer, rel oid)
   FROM realtime.generations g WHERE NOT g.ended
 $$;
 
-CREATE FUNCTION realtime.mark() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-DECLARE
-  name text := pg_catalog.concat('realtime.mark_', TG_RELID, '_', TG_OP);
-BEGIN
-  PERFORM pg_catalog.set_config(name, pg_catalog.concat(CASE WHEN pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 1
-    THEN '' ELSE pg_catalog.current_setting(name, true) END, ' ', pg_catalog.pg_current_wal_insert_lsn()), true);
-  RETURN NULL;
-END $$;
+CREATE FUNCTION realtime.mark_source() RETURNS text
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+  SELECT $s$
+  DECLARE
+    letter text := lower(left(TG_OP, 1));
+    name text := concat(TG_ARGV[0], depth - 1);
+    note text := current_setting(name, true);
+  BEGIN
+    IF strpos(note, letter) > 0 IS NOT TRUE THEN
+      name := concat(TG_ARGV[0], depth);
+      note := current_setting(name, true);
+      depth := depth + (strpos(note, letter) > 0 IS TRUE)::int;
+    END IF;
+    ord := (coalesce(nullif(split_part(note, ' ', 1), '')::pg_lsn, pg_current_wal_insert_lsn()) - '0/0')::bigint;
+    note := replace(note, letter, '');
+    PERFORM set_config(name, CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+  END;$s$
+$_$;
 
 CREATE FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) RETURNS pg_snapshot
     LANGUAGE plpgsql
@@ -875,6 +884,22 @@ CREATE FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) RETU
     FROM realtime.purges o WHERE o.n = ANY (requests)) l
   WHERE p.n = l.n AND p.slots <> l.rest
 $$;
+
+CREATE FUNCTION realtime.note_source(note text, op text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+  SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
+    replace(split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L, ''), %2$L), true) IS NOT NULL$s$, note, op)
+$_$;
+
+CREATE FUNCTION realtime.place_source() RETURNS text
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+  SELECT $s$
+  IF depth > 1 THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;$s$
+$_$;
 
 CREATE FUNCTION realtime."position"() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -997,10 +1022,10 @@ CREATE FUNCTION realtime.row_source(rel oid, gen integer, vals text[], hidden te
     END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
     realtime.json_source(hidden, 'NEW'), realtime.vals_source(vals, rel, 'r', 'here.new_json'),
     realtime.json_source(hidden, 'OLD'), realtime.vals_source(vals, rel, 'r', 'here.old_json'),
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'NULL', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
 $_$;
 
 CREATE FUNCTION realtime.sees(s pg_snapshot, slot integer) RETURNS boolean
@@ -1039,11 +1064,10 @@ CREATE FUNCTION realtime.slot() RETURNS smallint
     LANGUAGE sql STABLE
     AS $$SELECT 0::smallint$$;
 
-CREATE FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[], mark boolean) RETURNS text
+CREATE FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[]) RETURNS text
     LANGUAGE plpgsql STABLE
     AS $_$
 DECLARE
-  ord text := CASE WHEN mark THEN 'here.ord' ELSE 'NULL' END;
   each text := 'nextval(''realtime.event_id'')';
   nulls text := (SELECT string_agg(format('NULL::text AS %I', v), ', ') FROM unnest(vals) v);
   -- as LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between
@@ -1068,18 +1092,18 @@ BEGIN
   ELSE
     %s
   END IF;$s$,
-    realtime.insert_source(gen, each, '0', '''I''', ord, format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''U''', ord, format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE o.r *<> w.r',
+    realtime.insert_source(gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE o.r *<> w.r',
       realtime.json_source(hidden, 'w.r'), realtime.json_source(hidden, 'o.r'),
       format(side, '', 'old_rows', vals_of_x, 'o'), format(side, '', 'new_rows', vals_of_x, 'w'))),
     realtime.insert_source(gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
-      'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', ord, format(
+      'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
       'w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
       CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
       CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
       format(side, counted, 'old_rows', vals_of_x, 'o'), format(side, counted, 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, each, '0', '''D''', ord, format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''T''', ord, 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
+    realtime.insert_source(gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
 END $_$;
 
 CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
@@ -1114,21 +1138,20 @@ EXCEPTION WHEN insufficient_privilege THEN
   RETURN;
 END $$;
 
-CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, type smallint, sql text)
+CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, type smallint, marked boolean, sql text)
     LANGUAGE sql STABLE
     AS $$
-  SELECT rel, v.name, v.type, format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%s)', v.name, v.event,
-      rel::regclass, v.how, CASE WHEN v.type = 30 THEN 'mark' ELSE capture END, v.arg)
+  SELECT rel, v.name, v.type, mark, format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION realtime.%I(%s)',
+      v.name, v.event, rel::regclass, v.how, CASE WHEN mark THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END, capture,
+      CASE WHEN mark THEN quote_literal(n.note) END)
   FROM (VALUES
-    ('realtime_insert', 4::smallint, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
-    ('realtime_update', 16::smallint, 'AFTER UPDATE',
-      'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
-    ('realtime_delete', 8::smallint, 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT', ''),
-    ('realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT', '''T'''),
-    ('realtime_mark', 30::smallint, 'BEFORE INSERT OR UPDATE OR DELETE', 'FOR EACH STATEMENT', '')
-  ) v(name, type, event, how, arg) WHERE level = 's' AND (mark OR v.type <> 30)
+    ('realtime_insert', 4::smallint, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'i'),
+    ('realtime_update', 16::smallint, 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', 'u'),
+    ('realtime_delete', 8::smallint, 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', 'd'),
+    ('realtime_truncate', 32::smallint, 'AFTER TRUNCATE', '', 't')
+  ) v(name, type, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
   UNION ALL
-  SELECT m.relid, v.name, v.type, CASE WHEN m.relid = rel OR v.type = 32 THEN
+  SELECT m.relid, v.name, v.type, false, CASE WHEN m.relid = rel OR v.type = 32 THEN
     format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, capture,
       CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
   FROM (VALUES
@@ -1273,10 +1296,10 @@ CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, cap
   SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
     WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END
   FROM realtime.triggers(rel, level, mark, capture) e
-  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
+  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-        AND (d.refobjid = to_regproc(format('realtime.%I', capture)) OR d.refobjid = 'realtime.mark'::regproc AND t.tgrelid = rel)) t
-    ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type
+        AND d.refobjid = to_regproc(format('realtime.%I', capture))) t
+    ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
   WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled NOT IN ('O', 'A')
 $$;
 
@@ -1287,8 +1310,8 @@ CREATE TRIGGER realtime_delete AFTER DELETE ON public.notifications REFERENCING 
 CREATE TRIGGER realtime_delete AFTER DELETE ON public.posts REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
 CREATE TRIGGER realtime_insert AFTER INSERT ON public.notifications REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
 CREATE TRIGGER realtime_insert AFTER INSERT ON public.posts REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
-CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2('T');
-CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1('T');
+CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
+CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.notifications REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.posts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
 
@@ -1321,15 +1344,17 @@ REVOKE ALL ON FUNCTION realtime.form(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.incarnate() TO realtime_reader;
 
-REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op text, ord text, body text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(hidden text[], source text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.located() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.mark() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal_routes(rel regclass, routes text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.note_source(note text, op text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.place_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.purge() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.recapture() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.refuse(rel regclass) FROM PUBLIC;
@@ -1339,7 +1364,7 @@ REVOKE ALL ON FUNCTION realtime.row_source(rel oid, gen integer, vals text[], hi
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[], mark boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.still_route(rel oid, route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.switch(slot integer, age interval) FROM PUBLIC;
 

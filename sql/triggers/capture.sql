@@ -11,16 +11,6 @@
 -- - settings that change how values are rendered are set only where they are off and put back at once. Only those
 --   that matter to a column of the table are looked at.
 
--- The statement's mark: a WAL position taken before it, kept as a stack so that nested statements find their own.
-CREATE OR REPLACE FUNCTION realtime.mark() RETURNS trigger LANGUAGE plpgsql AS $f$
-DECLARE
-  name text := pg_catalog.concat('realtime.mark_', TG_RELID, '_', TG_OP);
-BEGIN
-  PERFORM pg_catalog.set_config(name, pg_catalog.concat(CASE WHEN pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 1
-    THEN '' ELSE pg_catalog.current_setting(name, true) END, ' ', pg_catalog.pg_current_wal_insert_lsn()), true);
-  RETURN NULL;
-END $f$;
-
 -- The settings that can change how the table's rows are rendered (types are followed into domains, arrays,
 -- composites and ranges; a type that we do not know may depend on all of them).
 CREATE OR REPLACE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF text LANGUAGE sql STABLE AS $f$
@@ -57,18 +47,17 @@ $f$;
 -- INSERT INTO realtime.events ... SELECT. Columns in the table's order, each of its exact type: PostgreSQL then needs no node
 -- of its own to convert them. An UPDATE draws one id for all its pairs; elsewhere each row draws its own, which spares
 -- a window over the rows. `body` is new_vals, old_vals, new, old and FROM.
-CREATE OR REPLACE FUNCTION realtime.insert_source(gen int, id text, n text, op text, ord text, body text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+CREATE OR REPLACE FUNCTION realtime.insert_source(gen int, id text, n text, op text, body text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
   SELECT format($s$INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), %s, %s::int, pg_current_xact_id(), %s, %s::"char", pg_trigger_depth()::smallint, %s::bigint, clock_timestamp(),
-      %s;$s$, id, n, gen, op, ord, body)
+    SELECT realtime.slot(), %s, %s::int, pg_current_xact_id(), %s, %s::"char", here.depth, here.ord, clock_timestamp(),
+      %s;$s$, id, n, gen, op, body)
 $f$;
 
 -- An UPDATE of one row goes a short way: two windows and a FULL JOIN cost it a third of what its capture costs. A statement's
 -- old and new rows are equal in number wherever statement triggers are used: what moves a row to another partition, and
 -- shows one of the two, is caught by row triggers. So one new row has one old row, and is its pair.
-CREATE OR REPLACE FUNCTION realtime.statement_source(rel oid, gen int, vals text[], hidden text[], mark bool) RETURNS text LANGUAGE plpgsql STABLE AS $f$
+CREATE OR REPLACE FUNCTION realtime.statement_source(rel oid, gen int, vals text[], hidden text[]) RETURNS text LANGUAGE plpgsql STABLE AS $f$
 DECLARE
-  ord text := CASE WHEN mark THEN 'here.ord' ELSE 'NULL' END;
   each text := 'nextval(''realtime.event_id'')';
   nulls text := (SELECT string_agg(format('NULL::text AS %I', v), ', ') FROM unnest(vals) v);
   -- as LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between
@@ -93,18 +82,18 @@ BEGIN
   ELSE
     %s
   END IF;$s$,
-    realtime.insert_source(gen, each, '0', '''I''', ord, format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''U''', ord, format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE o.r *<> w.r',
+    realtime.insert_source(gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE o.r *<> w.r',
       realtime.json_source(hidden, 'w.r'), realtime.json_source(hidden, 'o.r'),
       format(side, '', 'old_rows', vals_of_x, 'o'), format(side, '', 'new_rows', vals_of_x, 'w'))),
     realtime.insert_source(gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
-      'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', ord, format(
+      'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
       'w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
       CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
       CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
       format(side, counted, 'old_rows', vals_of_x, 'o'), format(side, counted, 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, each, '0', '''D''', ord, format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''T''', ord, 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
+    realtime.insert_source(gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
+    realtime.insert_source(gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
 END $f$;
 
 CREATE OR REPLACE FUNCTION realtime.row_source(rel oid, gen int, vals text[], hidden text[]) RETURNS text LANGUAGE sql STABLE AS $f$
@@ -124,10 +113,38 @@ CREATE OR REPLACE FUNCTION realtime.row_source(rel oid, gen int, vals text[], hi
     END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
     realtime.json_source(hidden, 'NEW'), realtime.vals_source(vals, rel, 'r', 'here.new_json'),
     realtime.json_source(hidden, 'OLD'), realtime.vals_source(vals, rel, 'r', 'here.old_json'),
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'NULL', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
+$f$;
+
+-- Where tables bear no mark a nested statement still notes the WAL position, to be found among those that do.
+CREATE OR REPLACE FUNCTION realtime.place_source() RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT $s$
+  IF depth > 1 THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;$s$
+$f$;
+
+-- Takes the action's letter out of the note (realtime.note_source), whose position is the mark. It was made one level
+-- less deep than the trigger is, or on the same one by a cascade, which is a statement nested in a trigger of PostgreSQL's.
+CREATE OR REPLACE FUNCTION realtime.mark_source() RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT $s$
+  DECLARE
+    letter text := lower(left(TG_OP, 1));
+    name text := concat(TG_ARGV[0], depth - 1);
+    note text := current_setting(name, true);
+  BEGIN
+    IF strpos(note, letter) > 0 IS NOT TRUE THEN
+      name := concat(TG_ARGV[0], depth);
+      note := current_setting(name, true);
+      depth := depth + (strpos(note, letter) > 0 IS TRUE)::int;
+    END IF;
+    ord := (coalesce(nullif(split_part(note, ' ', 1), '')::pg_lsn, pg_current_wal_insert_lsn()) - '0/0')::bigint;
+    note := replace(note, letter, '');
+    PERFORM set_config(name, CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+  END;$s$
 $f$;
 
 -- The whole function body. The gate: a writer that can't share advisory lock 1 has a parked reader to wake (docs/capture.md).
@@ -135,7 +152,7 @@ CREATE OR REPLACE FUNCTION realtime.capture_source(rel oid, gen int, vals text[]
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; mark text; name text;
+  ord bigint; depth smallint := pg_trigger_depth();
   new_json json; old_json json; new_vals text[]; old_vals text[];
 %s
 BEGIN
@@ -146,14 +163,8 @@ BEGIN
 %s  RETURN NULL;
 END $s$,
     s.declare, s.pin,
-    CASE WHEN mark AND level = 's' THEN $s$
-  name := concat('realtime.mark_', TG_RELID, '_', TG_OP);
-  mark := current_setting(name, true);
-  ord := (coalesce(nullif(split_part(mark, ' ', -1), '')::pg_lsn, pg_current_wal_insert_lsn()) - '0/0'::pg_lsn)::bigint;
-  IF pg_trigger_depth() > 1 THEN
-    PERFORM set_config(name, left(mark, -length(split_part(mark, ' ', -1)) - 1), true);
-  END IF;$s$ ELSE '' END,
-    CASE WHEN level = 's' THEN realtime.statement_source(rel, gen, vals, hidden, mark) ELSE realtime.row_source(rel, gen, vals, hidden) END,
+    CASE WHEN mark AND level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
+    CASE WHEN level = 's' THEN realtime.statement_source(rel, gen, vals, hidden) ELSE realtime.row_source(rel, gen, vals, hidden) END,
     s.unpin)
   FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,
       coalesce(string_agg(format($s$  IF current_setting(%1$L) %2$s THEN

@@ -23,9 +23,10 @@ DROP FUNCTION realtime.recapture(), realtime.watch(regclass, text[]), realtime.u
   realtime.wrong_triggers(oid, "char", bool, text), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),
   realtime.begin_generation(oid, text[], "char", bool, int), realtime.end_generation(int), realtime.announce(int);
 DROP FUNCTION realtime.capture_source(oid, int, text[], text[], "char", bool), realtime.row_source(oid, int, text[], text[]),
-  realtime.statement_source(oid, int, text[], text[], bool), realtime.insert_source(int, text, text, text, text, text),
+  realtime.statement_source(oid, int, text[], text[]), realtime.insert_source(int, text, text, text, text),
+  realtime.mark_source(), realtime.place_source(),
   realtime.json_source(text[], text), realtime.vals_source(text[], oid, "char", text), realtime.settings(oid, text[]);
-DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.describe(oid), realtime.form(oid), realtime.json_type(oid),
+DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.note_source(text, text), realtime.describe(oid), realtime.form(oid), realtime.json_type(oid),
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);
 DROP TABLE realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
   realtime.alive, realtime.incarnation, realtime.generations, realtime.event_log_state, realtime.events;

@@ -21,8 +21,8 @@ CREATE TABLE realtime.events (
   xid xid8 NOT NULL,
   gen int NOT NULL,
   op "char" NOT NULL,          -- I U D T; R partitions changed behind the parent's back; G a generation begins or ends
-  depth smallint NOT NULL,     -- pg_trigger_depth(): over 1 for changes made by triggers and cascades
-  ord bigint,                  -- WAL position before the statement began; null where the table bears no mark trigger
+  depth smallint NOT NULL,     -- over 1 for changes made by triggers, and by cascades where the table is marked
+  ord bigint,                  -- the mark: WAL position when the rows had been written; null where nothing nests
   at timestamptz NOT NULL,
   new_vals text[], old_vals text[],   -- the columns of generations.vals as text
   new json, old json                  -- the whole row; raw newlines of json columns are left in

@@ -111,10 +111,10 @@ RETURNS TABLE (relid oid, name text, problem text) LANGUAGE sql STABLE AS $f$
   SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
     WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END
   FROM realtime.triggers(rel, level, mark, capture) e
-  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
+  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-        AND (d.refobjid = to_regproc(format('realtime.%I', capture)) OR d.refobjid = 'realtime.mark'::regproc AND t.tgrelid = rel)) t
-    ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type
+        AND d.refobjid = to_regproc(format('realtime.%I', capture))) t
+    ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
   WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled NOT IN ('O', 'A')
 $f$;
 
@@ -152,7 +152,7 @@ DECLARE
 BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
     WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-      AND (d.refobjid = to_regproc(format('realtime.%I', capture)) OR d.refobjid = 'realtime.mark'::regproc AND t.tgrelid = rel)
+      AND d.refobjid = to_regproc(format('realtime.%I', capture))
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;

@@ -1,11 +1,24 @@
 """What the order of nested statements is told by: the mark, the depth, the id (adversarial 2, 3, 12)."""
 
 import asyncio
+import json
 import random
+from collections.abc import AsyncIterator
 from itertools import pairwise
 
+import pytest
+
+from app.postgres.event_log import PostgresEventLog
 from harness.database import Database, rows_of
 from tests.sql.log import Event, after, contents, events, ops, replayed
+
+
+@pytest.fixture
+async def log(database: Database) -> AsyncIterator[PostgresEventLog]:
+    made = PostgresEventLog(database.url, lambda seen: None)
+    yield made
+    await made.close()
+
 
 TOUCH = """
 CREATE TABLE t (id int PRIMARY KEY, v int, seen int DEFAULT 0);
@@ -91,3 +104,104 @@ async def test_many_writers_on_few_rows_leave_one_chain_per_row(database: Databa
         chain = [e for e in found if e.new and e.new["id"] == row]
         assert all(b.old == a.new for a, b in pairwise(chain))
     assert replayed(found) == await contents(database, "posts")
+
+
+PARENTS = """
+CREATE TABLE par (id int PRIMARY KEY);
+CREATE TABLE chi (id int PRIMARY KEY, p int NOT NULL REFERENCES par {cascade});
+CREATE FUNCTION make() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;
+CREATE TRIGGER make {when} ON {table} FOR EACH ROW EXECUTE FUNCTION make();
+SELECT realtime.watch(t) FROM unnest('{{par,chi}}'::regclass[]) t"""
+CHILD = "INSERT INTO chi VALUES (NEW.id * 10, NEW.id)"
+PARENT = "INSERT INTO par VALUES (NEW.p) ON CONFLICT DO NOTHING"
+
+
+@pytest.mark.parametrize(
+    ("body", "when", "table", "statement"),
+    [
+        (CHILD, "AFTER INSERT", "par", "INSERT INTO par VALUES (1), (2)"),
+        (f"INSERT INTO audit VALUES (1); {CHILD}; INSERT INTO audit VALUES (2)", "AFTER INSERT", "par", "INSERT INTO par VALUES (1), (2)"),
+        (PARENT, "BEFORE INSERT", "chi", "INSERT INTO chi VALUES (10, 1), (20, 2), (30, 1)"),
+        (f"INSERT INTO audit VALUES (1); {PARENT}", "BEFORE INSERT", "chi", "INSERT INTO chi VALUES (10, 1), (20, 2)"),
+    ],
+    ids=["after", "after, with an audit", "before", "before, with an audit"],
+)  # fmt: skip
+@pytest.mark.parametrize("cascade", ["", "ON DELETE CASCADE"])
+async def test_a_child_comes_after_its_parent_whichever_triggers_make_them(
+    database: Database, log: PostgresEventLog, body: str, when: str, table: str, statement: str, cascade: str
+) -> None:
+    """The rows of several tables come in the order in which they were written."""
+    await database.execute("CREATE TABLE audit (v int)")
+    await database.execute(PARENTS.format(cascade=cascade, body=body, when=when, table=table))
+    start = (await log.head()).position
+    await database.execute(statement)
+    batch = await log.difference(start)
+    assert batch is not None
+    assert batch.transactions is not None
+    there: set[str] = set()
+    for change in batch.transactions[0].changes:
+        new = json.loads(change.new or b"{}")
+        if change.table.name == "par":
+            there.add(new["id"])
+        else:
+            assert new["p"] in there
+    assert len(batch.transactions[0].changes) == len(there) + len(await contents(database, "chi"))
+
+
+AGAIN = "WITH d AS (DELETE FROM t RETURNING *) INSERT INTO t SELECT * FROM d"
+
+
+@pytest.mark.parametrize(
+    "part", ["", " LIMIT 1", " ON CONFLICT DO NOTHING", " LIMIT 1 ON CONFLICT (id) DO UPDATE SET v = 9"]
+)
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "",
+        "BEFORE UPDATE ON t FOR EACH ROW",
+        "BEFORE INSERT OR DELETE ON t",
+        "AFTER INSERT OR DELETE ON t",
+        "AFTER INSERT OR DELETE ON t FOR EACH ROW",
+    ],
+)
+async def test_what_a_query_removes_precedes_what_it_adds(
+    database: Database, log: PostgresEventLog, part: str, trigger: str
+) -> None:
+    """Even where the row comes back as it was, so that no chain tells."""
+    await database.execute(
+        """CREATE TABLE audit (v text); CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2);
+           CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO audit VALUES (TG_OP); RETURN coalesce(NEW, OLD); END $$;"""
+        + (f"CREATE TRIGGER audit {trigger} EXECUTE FUNCTION audit();" if trigger else "")
+        + "SELECT realtime.watch('t')"
+    )
+    before = await contents(database, "t")
+    start = (await log.head()).position
+    await database.execute(AGAIN + part)
+    batch = await log.difference(start)
+    assert batch is not None
+    assert batch.transactions is not None
+    state = dict(before)
+    for change in batch.transactions[0].changes:
+        if change.old is not None:
+            old = json.loads(change.old)
+            assert state.pop(old["id"], None) == old
+        if change.new is not None:
+            new = json.loads(change.new)
+            assert new["id"] not in state
+            state[new["id"]] = new
+    assert state == await contents(database, "t")
+
+
+async def test_rows_that_a_trigger_of_truncate_makes_outlive_it(database: Database, log: PostgresEventLog) -> None:
+    await database.execute(
+        """CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);
+           CREATE FUNCTION seed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (7); RETURN NULL; END $$;
+           CREATE TRIGGER aa AFTER TRUNCATE ON t EXECUTE FUNCTION seed(); SELECT realtime.watch('t')"""
+    )
+    start = (await log.head()).position
+    await database.execute("TRUNCATE t")
+    batch = await log.difference(start)
+    assert batch is not None
+    assert batch.transactions is not None
+    assert [c.op for c in batch.transactions[0].changes] == ["T", "I"]
