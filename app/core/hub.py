@@ -116,7 +116,8 @@ class Hub:
     def fan_out(self, batch: Batch, before: Point, after: Point) -> list[Delivery]:
         """Give every live connection its part of the batch.
 
-        A connection whose part is large, or whose table changed its definition, falls behind instead, at `before`.
+        A connection whose part is large, or whose table changed its definition, falls behind instead, at `before`. So
+        does one that has a channel in a table of a batch that is too large to hold; the others stay live.
         """
         self._set_aside(batch, before)
         matched: defaultdict[Channel, list[tuple[int, str, bytes]]] = defaultdict(list)
@@ -147,10 +148,10 @@ class Hub:
         return Delivery(messages, group.send(messages, before, after, self._burst))
 
     def _set_aside(self, batch: Batch, before: Point) -> None:
+        topics: set[Topic] = {table.relid for table in batch.schema}
         if batch.transactions is None:
-            aside: Iterable[Channel] = self._channels.values()
-        else:
-            aside = [c for t in batch.schema if t.relid in self._topics for c in self._topics[t.relid].all()]
+            topics = set(self._topics) if batch.touched is None else topics | batch.touched
+        aside = [channel for topic in topics & self._topics.keys() for channel in self._topics[topic].all()]
         for member in {m for channel in aside for m in channel.members}:
             member.fall_behind(before)
 

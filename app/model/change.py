@@ -178,9 +178,10 @@ class Batch:
     """Everything that became visible between two snapshots (normalised), durable, in order.
 
     `transactions` is None where that is too much to hold: whoever needs it reads the event log. `schema` names the
-    tables of its G and R events in either case. `highest` is the highest transaction with an event in `upto`. `lsn` is
-    the WAL position that was durable then, 0 where there was no event. `size` is in bytes of memory, about.
-    `seen_at` is the monotonic clock (seconds) when the fleet saw it first.
+    tables of its G and R events in either case, and `touched` the tables (relids) of what is too much to hold; None
+    says that any may be among them. `highest` is the highest transaction with an event in `upto`. `lsn` is the WAL
+    position that was durable then, 0 where there was no event. `size` is in bytes of memory, about. `seen_at` is the
+    monotonic clock (seconds) when the fleet saw it first.
     """
 
     since: Snapshot
@@ -191,6 +192,7 @@ class Batch:
     schema: list[Table]
     size: int
     seen_at: float
+    touched: frozenset[int] | None = None
 
 
 @dataclass(slots=True)

@@ -68,15 +68,16 @@ class Reading:
     async def _extent(
         self, connection: Connection, since: Snapshot, start: Snapshot, found: Difference, seen_at: float
     ) -> Batch:
-        """The batch of what is too large to hold: where it ends, and the definitions that change in it."""
+        """The batch of what is too large to hold: where it ends, its tables, and the definitions that change in it."""
         lows, highs = pages.ranges(start, found.snapshot)
         cursor = await connection.cursor(binary=True).execute(SQL["extent"], {"lows": lows, "highs": highs})
         row = await cursor.fetchone()
         assert row is not None
         check_reaches(Snapshot.parse(row[0]), since)
-        gens = row[2] or []
-        await self._catalog.load(connection, gens)
+        gens, touched = row[2] or [], row[3] or []
+        await self._catalog.load(connection, {*gens, *touched})
         schema: list[Table] = [self._catalog.generations[gen] for gen in gens]
+        relids = frozenset(self._catalog.generations[gen].relid for gen in touched)
         highest = max(since.xmax - 1, row[1])
         upto = found.snapshot.normalised(highest)
-        return Batch(since, upto, highest, found.written, None, schema, PORTION_BYTES, seen_at)
+        return Batch(since, upto, highest, found.written, None, schema, PORTION_BYTES, seen_at, relids)

@@ -144,6 +144,8 @@ async def test_what_is_too_much_to_hold_is_announced_without_its_changes(
     batch = await read(log, position)
     assert batch.transactions is None
     assert [table.name for table in batch.schema] == ["fresh"]
+    relids = await database.value("SELECT array_agg(oid::bigint) FROM pg_class WHERE relname IN ('posts', 'fresh')")
+    assert batch.touched == frozenset(relids)
     assert batch.upto.xmax == batch.highest + 1
     assert len(story.ids(await story.replayed(log, position, batch.upto))) == 30000
     assert await nothing(log, batch.upto)

@@ -228,7 +228,8 @@ class World:
         size = sum(c.size for t in found for c in t.changes)
         held = None if sum(len(t.changes) for t in found) > self.held else found
         upto = self.raw().normalised(highest)
-        batch = Batch(since, upto, highest, self._next, held, list(schema.values()), size, time.monotonic())
+        now, touched = time.monotonic(), {c.table.relid for t in found for c in self.committed[t.xid]}
+        batch = Batch(since, upto, highest, self._next, held, list(schema.values()), size, now, frozenset(touched))
         await self._reach()
         return batch
 

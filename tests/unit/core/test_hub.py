@@ -118,6 +118,16 @@ def test_schema_and_bulk_put_members_aside_before_the_batch() -> None:
     assert member.behind == [BEFORE, BEFORE]
 
 
+def test_a_bulk_puts_only_those_aside_who_have_a_channel_in_its_tables() -> None:
+    hub = Hub()
+    routed, other = Member(hub, "t:a=1"), Member(hub)
+    hub.acquire(TABLE.relid + 1, "u").join(other)
+    bulk = batch(held=False)
+    bulk.touched = frozenset({TABLE.relid, TABLE.relid + 2})
+    hub.fan_out(bulk, BEFORE, AFTER)
+    assert (routed.behind, other.behind) == ([BEFORE], [])
+
+
 def test_the_last_user_takes_the_channel_with_it() -> None:
     hub = Hub()
     held = [hub.acquire(TABLE.relid, name, route, values) for name, route, values in
