@@ -33,6 +33,9 @@ def check_url(text: str) -> None:
         raise ValueError("has two @ before the host: in a user or a password an @ is written %40")
     if "@" in match[2]:
         raise ValueError("has an @ behind its first /: in a user or a password a / is written %2F, an @ %40")
+    names = [pair.partition("=")[0] for pair in match[3].split("&")]
+    if "@" in "".join(names) or ("@" in match[3] and "@" not in match[1]):
+        raise ValueError("has an @ behind its first ?: in a user or a password a ? is written %3F, an @ everywhere %40")
     if not all(_HOSTS.fullmatch(host) for host in hosts.split(",")):
         raise ValueError(
             "has a host with a port that is no number: in a user or a password : is written %3A, / %2F, ? %3F, @ %40"
