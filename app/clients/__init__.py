@@ -1,1 +1,1 @@
-"""The clients of one server: their connections, and how each is fed."""
+"""The clients of one server: the connection of each, how channels join it, how it is fed, and the registry of all."""

@@ -82,7 +82,7 @@ class CatchUp:
 
     def reset(self, channels: Mapping[str, Channel], reason: ResetReason) -> None:
         """Tell the client that these channels go on from the connection's position, and that changes before it are
-        lost."""
+        lost. The tables of these channels are doubted from now on."""
         assert self.session.point is not None
         self._observe(Reset(reason.value, len(channels)))
         self._outbox.send(wire.reset(list(channels), reason, self.session.point.token))

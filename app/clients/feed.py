@@ -2,7 +2,7 @@
 
 Before each message a feed waits until the client has taken what it was sent, and then for a turn. So a client that
 reads slowly costs a bounded amount of memory, and holds neither anything in the database nor a place that others wait
-for; and many feeds at once leave the event loop to the live stream. A `Feed` belongs to one use under the connection's
+for. Many feeds at once leave the event loop to the live stream. A `Feed` is made for one replay, under the connection's
 lock.
 """
 

@@ -59,7 +59,8 @@ class Joining:
             session.point = self._broadcaster.point if snapshot is None else self._catchup.point(snapshot)
             self._begun, snapshot = snapshot, None
         if snapshot is None:
-            # A refused client gets its position with the `reset`: an EventSource cut between would never hear it.
+            # A client whose position was refused gets the new one with the `reset`, not before. An EventSource that is
+            # cut in between would come back with the new position, and never hear of the reset.
             self._outbox.send(wire.subscribed(id, names, session.point.token if refused is None else None))
         else:
             await self._catch_up_to(snapshot)
@@ -69,8 +70,8 @@ class Joining:
         if refused is not None:
             self._catchup.reset(new, refused)
         elif session.point.token is not None and (self._begun != session.point.snapshot or self._catchup.at_the_front):
-            # Not the client's own position while more is to come: a client that holds the beginning of the unit that
-            # follows would take it to be closed, and the repetition to be new.
+            # The client's own position is not sent back while more follows. The client may hold the beginning of the
+            # next unit. It would take that unit for closed, and the repetition of its beginning for new changes.
             self._outbox.send(wire.position(session.point.token))
 
     async def _catch_up_to(self, snapshot: Snapshot) -> None:

@@ -1,1 +1,1 @@
-"""What is sent to whom: pure state machines, with no I/O and no event loop."""
+"""What is sent to whom, in which order and in which bytes: pure code, with no I/O and no event loop."""

@@ -22,7 +22,8 @@ from app.model.position import Snapshot
 
 
 class Socket(Protocol):
-    """A socket that does not block. `send` is how many bytes the kernel took, or OSError; `fileno` -1 once closed."""
+    """A socket that does not block. `send` returns how many bytes the kernel took, or raises OSError. `fileno` is -1
+    once the socket is closed."""
 
     def send(self, data: bytes, /) -> int: ...
 

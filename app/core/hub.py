@@ -26,7 +26,7 @@ class _Listeners:
     """The channels of one topic."""
 
     whole: Channel | None = None
-    seen_whole: list[tuple[Channel, Form]] = field(default_factory=list)  # by the channel of the whole topic
+    seen_whole: list[tuple[Channel, Form]] = field(default_factory=list)  # what `matches` finds where there is no route
     routed: dict[tuple[str, ...], dict[Values, Channel]] = field(default_factory=dict)
 
     def all(self) -> Iterator[Channel]:
@@ -57,7 +57,7 @@ class Hub:
         self._channels: dict[tuple[Topic, str], Channel] = {}
 
     def acquire(self, topic: Topic, name: str, route: tuple[str, ...] = (), values: tuple[str, ...] = ()) -> Channel:
-        """The channel of this name, made where nobody has it yet. Each acquire wants its release."""
+        """The channel of this name, made where nobody has it yet. Each acquire is undone by one release."""
         channel = self._channels.get((topic, name))
         if channel is None:
             channel = self._channels[topic, name] = Channel(name, topic, route, values, text_json(name))

@@ -15,7 +15,8 @@ from app.model.change import Change, Form, Table, Transaction, Values
 from app.model.channel import Topic
 
 Seen = tuple[Change, Channel, Form]
-# Its statement; whether the row stays in the channel, for those that leave go first; its place; the channel's route.
+# By which what a channel sees is sorted: the number of the statement, whether the row stays in the channel (those that
+# leave it come first), the place of the change, the rank of the channel's route.
 _Order = tuple[int, bool, int, int]
 _Entry = tuple[_Order, Change, Form]
 _Placed = tuple[int, int, Change]  # statement, place
@@ -40,7 +41,7 @@ class Index:
                     self._changes[change.table.relid].append((number, place, change))
 
     def seen(self, channels: Collection[Channel]) -> list[Seen]:
-        """In order."""
+        """What these channels see, in order."""
         found: list[tuple[_Order, Change, Channel, Form]] = []
         for channel in channels:
             if channel.topic in self._changes:

@@ -1,6 +1,5 @@
 """A connection as a state machine, with no I/O: its channels, its one position, and the messages of a unit for it.
 
-States: NEW has no position yet; FEEDING gets history at its own pace; LIVE is a member of the hub; CLOSED is the end.
 Invariant: everything up to `point` has been sent for every channel in `channels`.
 """
 
@@ -21,9 +20,9 @@ NAMES_LIMIT: Final = 128 << 10
 
 
 class State(Enum):
-    NEW = "new"
-    FEEDING = "feeding"
-    LIVE = "live"
+    NEW = "new"  # has no position yet
+    FEEDING = "feeding"  # gets history at its own pace
+    LIVE = "live"  # is a member of the hub
     CLOSED = "closed"
 
 

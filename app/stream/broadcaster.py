@@ -35,8 +35,8 @@ class StreamListener(Protocol):
         ...
 
 
-async def _keep(batch: Batch) -> None:
-    """Publish to nobody."""
+async def _publish_to_nobody(batch: Batch) -> None:
+    """What a server without a fleet does with a batch: nothing."""
 
 
 class Broadcaster:
@@ -51,7 +51,7 @@ class Broadcaster:
         head: LogHead,
         history_bytes: int,
         observe: Observer,
-        publish: Publish = _keep,
+        publish: Publish = _publish_to_nobody,
     ) -> None:
         self.event_log = event_log
         self.hub = hub
@@ -115,8 +115,8 @@ class Broadcaster:
     def _advance(self, head: LogHead) -> None:
         """Be at least at `head`, all of whose events were read since.
 
-        A server that saw a transaction open would otherwise stay behind one that saw it ended, for as long as nothing
-        happens, where the transaction wrote nothing that is watched."""
+        A transaction that wrote no event ends without a batch. A server that saw it open would stay behind a server
+        that saw it ended, until the next event."""
         now = time.monotonic()
         self.apply(Batch(self.point.snapshot, head.position, head.highest, head.lsn, [], [], 0, now))
 
@@ -139,7 +139,8 @@ class Broadcaster:
         self._observe_deliveries(batch, deliveries)
 
     def rebase(self, head: LogHead, reason: ResetReason | None) -> None:
-        """Go on in the incarnation of `head`: with a reason from there, else from the position that was reached."""
+        """Go on in the incarnation of `head`. With a reason the stream goes on from `head`; without one it goes on from
+        the position that it had reached, which holds there too."""
         self.epoch += 1
         self._head = head
         position = self.point.snapshot if reason is None else head.position

@@ -4,7 +4,7 @@ Invariants
 - A batch is applied only where the server has its start; otherwise the event log is read.
 - A lost wake-up costs at most a second.
 - Without a beat for SILENT_SECONDS the event log is read each second all the same.
-- After DEAD_SECONDS the leader's backend is ended, because a stopped process keeps its lock for ever.
+- After DEAD_SECONDS the leader's database session is ended, because a stopped process keeps its lock for ever.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ RETRY_SECONDS = 0.5
 
 
 class Follower:
-    """A `Receiver`. `depose` ends the backend of a leader that was silent for so many seconds."""
+    """A `Receiver`. `depose` ends the database session of a leader that was silent for so many seconds."""
 
     def __init__(self, broadcaster: Broadcaster, depose: Callable[[float], Awaitable[None]], observe: Observer) -> None:
         self.broadcaster = broadcaster

@@ -68,7 +68,7 @@ class History:
 
     def after(self, position: Snapshot) -> Stretch | None:
         """The stretch that serves `position`, which lacks something that the server has; None where that is not in
-        memory."""
+        memory. A stretch that is too large for one unit is cut first: what the history holds stays the same."""
         if not position.contains(self.floor):
             return None
         first = self._first(position)

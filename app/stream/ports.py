@@ -73,7 +73,7 @@ class EventLog(Protocol):
     async def difference(self, since: Snapshot) -> Batch | None:
         """All that is committed, durable, and not in `since`; None where there is nothing new.
 
-        The batch has no transactions where some that `since` leaves open have ended, and wrote nothing. Raises
+        The list of transactions is empty where some that were open in `since` have ended without an event. Raises
         PositionRefused: EXPIRED where the event log no longer reaches back to `since`, LOST where it is of another
         history.
         """
@@ -91,7 +91,7 @@ class EventLog(Protocol):
         """The same in whole transactions, as stretches of about PORTION_BYTES, each from where the one before ends.
 
         A transaction that is too large to hold is a stretch of its own and is not read: `replay` reads it. After a
-        refusal `floor` is fresh.
+        refusal the next call of `floor` gets a new answer.
         """
         ...
 
@@ -141,8 +141,8 @@ class Bus(Protocol):
     """What carries the leader's batches, or the news of them, to all servers.
 
     A bus may lose, repeat or reorder: each server applies a batch only from where it stands, and reads a hole from the
-    event log. A bus must not fall silent for ever: it connects again by itself. What its own server said, where it
-    comes back, it does not hand to the receiver.
+    event log. A bus must not fall silent for ever: it connects again by itself. It never
+    hands to its receiver what the receiver's own server sent.
 
     A bus that carries whole batches has three things to see to. Snapshots of two incarnations can't be compared, so a
     batch travels with its incarnation, and one of another than the receiver's is a wake-up. `Batch.seen_at` is the
@@ -216,7 +216,7 @@ class Lead(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """All that a server follows. PostgreSQL is one; another server, which this one relays, could be another.
+    """All that a server follows. PostgreSQL is the only one so far.
 
     `listening` says whether the notifications of the database reach this server, as far as it needs them.
     """

@@ -152,9 +152,7 @@ class Replays:
         run = max(serving, key=lambda run: run.reached.xmax, default=None)
         if run is None or (not run.near(position) and len(self._runs) < RUNS):
             start = reduce(Snapshot.meet, self._unserved(position), position)
-            if not start.contains(
-                floor
-            ):  # a meet is cut off where what it does not see begins, and the floor may end so
+            if not start.contains(floor):  # a meet is cut back, so it may lack what each of its positions has
                 start = position
             run = _Run(start, self._front(), self._event_log.stretches(start, self._front()))
             del self._runs[: max(0, len(self._runs) + 1 - RUNS)]
