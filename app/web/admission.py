@@ -5,7 +5,7 @@ Host (at most LINES a minute; the metrics count the others).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from app.web.hosts import Hosts
 from app.web.origins import Origins
 
 LINES: Final = 10
+_ANY_NAME: Final = frozenset({"/realtime/ws", "/realtime/events", "/livez", "/readyz"})
 _LONGEST: Final = 200  # characters of a header in the log
 _REMEDY: Final = {
     "host": "if the name is yours, list it in SOBRANIE_HOSTS",
@@ -50,6 +51,17 @@ class Admission:
             self._observe(ConnectionFailed(transport, reason))
         self._tell(request, reason)
         return problem
+
+    @web.middleware
+    async def only_our_names(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Refuse what asks for a name that is not ours. Streams say so themselves, and a probe may name anything."""
+        if request.path not in _ANY_NAME:
+            refusal = self.refusal(request)
+            if refusal is not None:
+                return web.Response(status=403, text=f"{refusal.message}\n")
+        return await handler(request)
 
     def _tell(self, request: web.Request, reason: str) -> None:
         origin, host = request.headers.get("Origin", ""), request.headers.get("Host", "")

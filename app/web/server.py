@@ -35,7 +35,6 @@ ACCEPTS: Final = 1  # connections taken in one turn of the event loop: a handsha
 KEEPALIVE: Final = 75.0  # seconds that an idle HTTP connection stays
 STATIC: Final = Path(__file__).parent / "static"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_ANY_NAME: Final = frozenset({"/realtime/ws", "/realtime/events", "/livez", "/readyz"})
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -60,8 +59,8 @@ class Server:
         self._readiness = Readiness(health, settings.ready_grace)
         self._runners: list[web.AppRunner] = []
         self._pinging: asyncio.Task[None] | None = None
-        origins = Origins(settings.origins)
-        self._admission = Admission(Hosts(settings.host, settings.hosts, origins), origins, observe)
+        self._observe = observe
+        self._admission = self._under_names_of(settings.host)
         self._ws = WebSockets(connect, self._clients, self._admission, observe)
         self._sse = EventStreams(connect, self._clients, self._admission, observe)
         self._pages = pages
@@ -74,7 +73,7 @@ class Server:
             self.port = await self._serve(self._application(), settings.host, settings.port, "SOBRANIE_PORT")
             if settings.metrics_port is not None:
                 host = settings.metrics_host or settings.host
-                await self._serve(self._metrics_application(), host, settings.metrics_port, "SOBRANIE_METRICS_PORT")
+                await self._serve(self._metrics_application(host), host, settings.metrics_port, "SOBRANIE_METRICS_PORT")
         except BaseException:
             await self._close()
             raise
@@ -95,7 +94,9 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=wire.INBOUND_BYTES, middlewares=[self._visit, self._under_our_name])
+        app = web.Application(
+            client_max_size=wire.INBOUND_BYTES, middlewares=[self._visit, self._admission.only_our_names]
+        )
         app.on_response_prepare.append(_anonymous)
         routes = app.router
         routes.add_get("/realtime/ws", self._ws.handle, allow_head=False)
@@ -110,12 +111,17 @@ class Server:
             self._pages.add_to(app)
         return app
 
-    def _metrics_application(self) -> web.Application:
-        app = web.Application(middlewares=[self._visit])
+    def _metrics_application(self, host: str) -> web.Application:
+        admission = self._under_names_of(host)
+        app = web.Application(middlewares=[self._visit, admission.only_our_names])
         app.on_response_prepare.append(_anonymous)
         app.router.add_get("/metrics", self._render)
-        self._add_health(app, lambda _: True)
+        self._add_health(app, admission.hosts.allow)
         return app
+
+    def _under_names_of(self, host: str) -> Admission:
+        origins = Origins(self._settings.origins)
+        return Admission(Hosts(host, self._settings.hosts, origins), origins, self._observe)
 
     def _add_health(self, app: web.Application, trusted: Callable[[web.Request], bool]) -> None:
         app.router.add_get("/livez", self._readiness.livez)
@@ -131,15 +137,6 @@ class Server:
             return await handler(request)
         finally:
             self._visitors.end_request(request.protocol)
-
-    @web.middleware
-    async def _under_our_name(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse what asks for a name that is not ours. Streams say so themselves, and a probe may name anything."""
-        if request.path not in _ANY_NAME:
-            refusal = self._admission.refusal(request)
-            if refusal is not None:
-                return web.Response(status=403, text=f"{refusal.message}\n")
-        return await handler(request)
 
     async def _render(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._metrics(), headers={"Content-Type": _METRICS_TYPE})

@@ -13,6 +13,7 @@ from app.model.origin import Host, Origin
 from app.model.settings import Settings
 from app.web.admission import LINES
 from app.web.hosts import on_loopback
+from harness.cluster import free_port
 from tests.unit.house import House, running
 
 EVENTS = "/realtime/events?channel=posts"
@@ -267,6 +268,18 @@ async def test_a_server_that_others_reach_answers_under_any_name_unless_some_are
             url = f"http://127.0.0.1:{house.server.port}/metrics"
             async with http.get(url, headers={"Host": "other.example"}) as answer:
                 assert answer.status == wanted
+
+
+async def test_the_address_for_metrics_answers_under_its_own_names_too(http: ClientSession) -> None:
+    port = free_port()
+    settings = Settings(host="0.0.0.0", port=0, metrics_host="127.0.0.1", metrics_port=port)
+    async with running(settings=settings) as house:
+        house.facts["watches"] = [{"schema": "s", "table": "secret", "problem": "p", "remedy": "SELECT 1"}]
+        for host, status, named in (("localhost", 200, True), ("evil.example", 403, False)):
+            async with http.get(f"http://127.0.0.1:{port}/metrics", headers={"Host": host}) as answer:
+                assert answer.status == status
+            async with http.get(f"http://127.0.0.1:{port}/readyz", headers={"Host": host}) as answer:
+                assert ("secret" in await answer.text()) is named
 
 
 @pytest.mark.parametrize(
