@@ -1,4 +1,4 @@
 """The web edge: WebSocket, server-sent events, health, metrics and the demo page, on aiohttp.
 
-It knows the flow only through the small protocols of `ports.py`; concrete things are handed in by the roof.
+It knows the rest of the server only through the small Protocols of `ports.py`. The roof hands in what fulfils them.
 """

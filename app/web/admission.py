@@ -1,7 +1,9 @@
-"""Whom this server talks to at all: who asks for it under one of its names, from a page that may.
+"""Which requests are served: those that ask for this server by one of its names (Hosts), and, of streams, those for a
+page that may use it (Origins).
 
-Invariant: who is refused hears why, in words that a page can read, and the log has one line with the Origin and the
-Host (at most LINES a minute; the metrics count the others).
+Invariants
+- Whoever is refused is told why, in words that a page can read.
+- The log has one line with the Origin and the Host, at most LINES a minute. The metrics count every refused stream.
 """
 
 import time
@@ -39,7 +41,7 @@ class Admission:
         self._since = 0.0
 
     def refusal(self, request: web.Request, transport: Transport | None = None) -> Forbidden | None:
-        """Why this request is not served; None where it is."""
+        """Why this request is not served; None where it is. A refusal is counted and logged here."""
         if not self.hosts.allow(request):
             reason, host = "host", request.headers.get("Host", "")
             problem = Forbidden(f"this server does not answer to the name {host[:60]!r} (SOBRANIE_HOSTS)")

@@ -1,7 +1,8 @@
-"""The clients that are here: there is room for so many, each WebSocket is pinged, and a stop tells all to come back.
+"""The clients that are connected: how many may be, the pings of WebSockets, and the stop that tells all to come back.
 
-Invariants: from `stop` on no client stays longer than the time that it states; `sockets` counts every socket that was
-taken over and is open.
+Invariants
+- From `stop` on no client stays longer than `stop` says.
+- `sockets` counts every socket that was taken over and is open.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Clients:
         self.stopping = False
 
     def join(self, sink: AnySink) -> None:
-        """A client is here, until it does `leave`."""
+        """Count this client in, until `leave`. During a stop it is told at once to come back."""
         self._sinks.add(sink)
         self._observe(ConnectionOpened(sink.transport))
         if self.stopping:
@@ -59,7 +60,8 @@ class Clients:
         return len(self._sinks) + len(self._leaving)
 
     def has_no_room(self, transport: Transport) -> bool:
-        """Whether there is no room for another one, which is to be sent away."""
+        """Whether there is no room for another one. Where there is none, the caller sends the client away, and that is
+        counted and logged here."""
         if len(self._sinks) + self._expected < self._most:
             return False
         self._observe(ConnectionFailed(transport, "full"))
@@ -71,7 +73,7 @@ class Clients:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """A client is to join at the end of the block, and has its place from now on."""
+        """Keep a place for a client that joins at the end of the block."""
         self._expected += 1
         try:
             yield
@@ -91,8 +93,8 @@ class Clients:
             self._gone.set()
 
     async def ping(self, every: float) -> None:
-        """Ping each WebSocket every so many seconds, forever. Who does not answer is not cut for it: TCP tells who has
-        gone (app.web.sinks), and a client that is stopped or slow is none of these."""
+        """Ping each WebSocket every so many seconds, forever. A client that does not answer is not cut off for it,
+        because it may only be stopped or slow. TCP tells which have gone (app.web.sinks)."""
         while True:
             began = time.monotonic()
             for n, sink in enumerate(list(self._sinks), 1):
@@ -103,7 +105,7 @@ class Clients:
             await asyncio.sleep(max(0.0, every - (time.monotonic() - began)))
 
     async def stop(self) -> None:
-        """Ask all to come back, at times spread so that the others are not run over, and wait until they have gone.
+        """Tell all to come back, each at another time so that no server is run over, and wait until they have gone.
 
         Takes at most LINGER seconds and a little.
         """

@@ -1,8 +1,9 @@
 """/livez: the process runs. /readyz: a change can really flow from the database to a client of this server.
 
-Invariants: a stranger learns whether changes flow, and no name, table or SQL; a server that was ready stays ready,
-"degraded", for a grace when something goes: all servers lose the database at once, and a balancer that drops them all
-turns a pause into an outage.
+Invariants
+- A stranger learns whether changes flow, and no name, table or SQL.
+- A server that was ready still answers 200, as "degraded", for a grace after something failed. All servers lose the
+  database at once, and a balancer that drops them all turns a pause into an outage.
 """
 
 import time
@@ -29,7 +30,7 @@ class Readiness:
         self.stopping = False
 
     def look(self) -> tuple[int, dict[str, object]]:
-        """The HTTP status and the body of /readyz now."""
+        """The HTTP status and the body of /readyz now. The grace begins with the first look that finds a failure."""
         facts = self._health()
         now = self._clock()
         if flows(facts):

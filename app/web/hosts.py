@@ -1,9 +1,11 @@
 """The names under which this server answers: the defence against DNS rebinding.
 
 A page of a stranger's site may have its own name resolve to 127.0.0.1, and is then of the same origin as a server that
-listens there. So a server on loopback answers only under its own names. Invariants: an address is no name, and a name
-without a dot (`localhost`, `sobranie`) is none that a stranger can register, so both are always answered; a server that
-others can reach is checked only where SOBRANIE_HOSTS asks for it.
+listens there. So a server on loopback answers only under its own names.
+
+Invariants
+- An address and a name without a dot (`localhost`, `sobranie`) are always answered. No stranger can register one.
+- A server that other machines can reach checks names only where SOBRANIE_HOSTS asks for it.
 """
 
 import socket
@@ -25,7 +27,7 @@ class Hosts:
         self._known += [origin.host for origin in origins.listed]
 
     def allow(self, request: web.Request) -> bool:
-        """Who names no host (HTTP/1.0) is no browser."""
+        """Whether the request may be answered. One that names no host (HTTP/1.0) comes from no browser, and may."""
         header = request.headers.get("Host")
         if not self._checked or header is None:
             return True
@@ -38,5 +40,5 @@ def on_loopback(bound: str) -> bool:
     try:
         found = {info[4][0] for info in socket.getaddrinfo(bound, None, type=socket.SOCK_STREAM)}
     except OSError:
-        return False  # the start says it
+        return False  # to listen there will fail, and that error says more
     return all(ip_address(str(address).partition("%")[0]).is_loopback for address in found)

@@ -1,8 +1,10 @@
 """Which web pages may use this server: by default those that it could have served itself.
 
 A browser sends Origin with every WebSocket handshake, cross-site fetch and cross-site event stream, and a page can't
-forge it. Who sends none is no browser page of another site. Invariant: an answer is readable with the page's cookies
-(Access-Control-Allow-Credentials) only where its origin is listed by name, never by `*`.
+forge it. A request without Origin comes from no page of another site.
+
+Invariant: a page can read an answer to a request with cookies (Access-Control-Allow-Credentials) only where its origin
+is listed by name, never by `*`.
 """
 
 import re

@@ -143,7 +143,7 @@ class Server:
 
     async def _serve(self, app: web.Application, host: str, port: int, setting: str) -> int:
         logger = logging.getLogger("aiohttp.server")
-        logger.addFilter(_ours)
+        logger.addFilter(_not_bad_http)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -174,7 +174,8 @@ class Server:
 
 
 class _Site(web.TCPSite):
-    """asyncio takes as many connections at once as the kernel's queue is long: here the queue alone is long."""
+    """asyncio has one number for the length of the kernel's queue and for how many connections it takes at once. Here
+    the queue is long, and few are taken at once."""
 
     async def serve(self, visitors: Visitors) -> None:
         """In place of `start`: each connection is one of the visitors."""
@@ -193,13 +194,14 @@ class _Site(web.TCPSite):
                 same.listen(BACKLOG)
 
 
-def _ours(line: logging.LogRecord) -> bool:
-    """A request that is no HTTP is its client's affair, and its bytes have no business in the log."""
+def _not_bad_http(line: logging.LogRecord) -> bool:
+    """Whether the line tells of anything but a request that is no HTTP. That is its client's affair, and the line would
+    hold the client's bytes."""
     return line.exc_info is None or not isinstance(line.exc_info[1], HttpProcessingError)
 
 
 async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:
-    """No versions of what this is made of for strangers."""
+    """Hide from strangers which libraries this server is made of, and their versions."""
     response.headers["Server"] = "sobranie"
 
 

@@ -144,9 +144,9 @@ class _Sink(ABC):
         free = self._waiting is None and not self._socket.get_write_buffer_size()
         self._route(self._raw if free and self.peer.open and self.code is None else None)
 
-    def _route(self, line: socket.socket | None) -> None:
-        if line is not self.direct:
-            self.direct = line
+    def _route(self, direct: socket.socket | None) -> None:
+        if direct is not self.direct:
+            self.direct = direct
             if self.rerouted is not None:
                 self.rerouted()
 
@@ -191,9 +191,9 @@ class WebSocketSink(_Sink):
 
 
 class EventSink(_Sink):
-    """What is written before the response has begun is kept: whether there will be a stream is not known yet.
+    """Keeps what is written before the response has begun, because until then there may be an error and no stream.
 
-    History must wait for `drained`, and so for the beginning: only a few messages are ever kept.
+    History waits for `drained`, which waits for the beginning. So only a few messages are ever kept.
     """
 
     __slots__ = ("_chunked", "_early")

@@ -63,7 +63,7 @@ class EventStreams:
     async def _stream(
         self, request: web.Request, channels: list[str], position: str | None, snapshot: bool
     ) -> web.Response | None:
-        """Subscribe, and begin the stream; or the answer that there will be none.
+        """Subscribe, and begin the stream. Returns the answer to send where there will be none.
 
         Raises ConnectionResetError where the client has gone."""
         sink = EventSink(request)
@@ -122,7 +122,7 @@ class EventStreams:
         return _problem(400, problem, self._origins.headers(request))
 
     def _turn_away(self, request: web.Request, problem: ClientError) -> web.Response:
-        """The page may read that it is refused, and nothing else: or it takes it for a server that is away."""
+        """Answer 403, and let the page read why. Otherwise it would take the server for one that is away."""
         origin = request.headers.get("Origin")
         readable = {"Access-Control-Allow-Origin": origin} if origin is not None else {}
         return _problem(403, problem, readable | {"Vary": "Origin"})

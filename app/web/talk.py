@@ -89,7 +89,7 @@ class Talk:
                 self._frames = frames
 
     def _read(self, frames: Connection) -> bool:
-        """Whether these were all the frames that are there; otherwise they will be read."""
+        """Handle FRAMES frames at most. True where no more were there; otherwise the rest is read later."""
         for read, event in enumerate(frames.events(), 1):
             self._on(event, frames)
             if self._deaf:
@@ -140,7 +140,7 @@ class Talk:
             self._put(said if text is not None else None)
 
     def _part(self, code: int) -> None:
-        """Both ends say that this is the end."""
+        """Answer the client's Close, and close the socket."""
         if not self._sink.closed and not self._sink.peer.lost:
             self._sink.shut(code)
             self._sink.hang_up()

@@ -1,8 +1,11 @@
 """HTTP connections that are no stream: each takes a file descriptor, and whoever opens sockets could take them all.
 
-Invariants: sockets are never so many that the database's connections, or a request to /livez, find no descriptor: one
-too many costs the place of whoever has been silent for longest; who has sent no whole request within HEAD_SECONDS is
-cut, and so is one with more than HEAD_BYTES of it; a request that is being answered is never cut.
+Invariants
+- There are never so many sockets that the database's connections or a request to /livez find no descriptor. Where one
+  more comes, the visitor that has been silent for longest is cut off.
+- A visitor that has sent no whole request within HEAD_SECONDS is cut off, and so is one that has sent more than
+  HEAD_BYTES of a request.
+- A request that is being answered is never cut off.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ from app.web.ports import Connect
 from app.web.sinks import WebSocketSink
 from app.web.talk import Talk
 
-# The others are not for wsproto, which raises errors of many kinds where it can't read one.
+# The headers that wsproto is given. It raises errors of many kinds where it can't read one of the others.
 _HANDSHAKE: Final = (b"host", b"connection", b"upgrade", b"sec-websocket-version", b"sec-websocket-key")
 
 
@@ -51,7 +51,7 @@ class WebSockets:
         return await leave(request)
 
     def _accept(self, request: web.Request) -> bytes:
-        """The head of the answer."""
+        """The head of the answer to a handshake. Raises HTTPUpgradeRequired where it is none."""
         handshake = WSConnection(ConnectionType.SERVER)
         try:
             headers = [(name, value) for name, value in request.raw_headers if name.lower() in _HANDSHAKE]
@@ -76,9 +76,8 @@ class WebSockets:
         sink.peer.take(request, hear=talk.hear, left=talk.left)
 
     def _turn_away(self, request: web.Request, head: bytes, refusal: ClientError) -> None:
-        """A browser shows a page neither the status nor the text of a handshake that failed, and a page that knows no
-        reason tries for ever: so the handshake is taken, and the refusal is a close code. Raises ConnectionResetError.
-        """
+        """Complete the handshake, and refuse with a close code. A browser shows its page neither status nor text
+        of a handshake that failed, and a page that knows no reason tries for ever. Raises ConnectionResetError."""
         sink = WebSocketSink(request)
         sink.control(head)
         sink.shut(CloseCode.FORBIDDEN, refusal.message)
