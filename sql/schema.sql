@@ -9,6 +9,17 @@ COMMENT ON SCHEMA public IS 'standard public schema';
 CREATE SCHEMA realtime;
 COMMENT ON SCHEMA realtime IS 'Sobranie Realtime';
 
+CREATE TYPE realtime.captured AS (
+	rel oid,
+	gen integer,
+	capture text,
+	key text[],
+	vals text[],
+	hidden text[],
+	level "char",
+	mark boolean
+);
+
 CREATE TABLE public.notifications (
     id bigint NOT NULL,
     user_id bigint NOT NULL,
@@ -185,6 +196,7 @@ CREATE TABLE realtime.generations (
     vals text[] NOT NULL,
     types text[] NOT NULL,
     json_types "char"[] NOT NULL,
+    spellings "char"[] NOT NULL,
     level "char" NOT NULL,
     mark boolean NOT NULL,
     capture text NOT NULL,
@@ -349,25 +361,66 @@ DECLARE
   d record;
   vals text[];
   gen int := (SELECT coalesce(max(g.gen), 0) + 1 FROM realtime.generations g);
-  capture text := coalesce((SELECT g.capture FROM realtime.generations g WHERE g.gen = previous), 'capture_' || here.gen);
+  capture text := coalesce((SELECT g.capture FROM realtime.generations g WHERE g.gen = previous),
+    'capture_' || replace(left(gen_random_uuid()::text, 13), '-', ''));   -- in no other database: a dump of a table names its functions
 BEGIN
   SELECT * INTO d FROM realtime.describe(rel);
   here.vals := coalesce(d.key, '{}') || ARRAY(SELECT c FROM unnest(begin_generation.routes) WITH ORDINALITY r(route, i)
     CROSS JOIN LATERAL unnest(realtime.route_columns(r.route)) WITH ORDINALITY u(c, j)
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
   EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-    here.capture, realtime.capture_source(rel, here.gen, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
+    here.capture, realtime.capture_source(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark)));
   EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', here.capture);
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, level, mark, capture, fingerprint)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.json_type(a.atttypid) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
+      ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
+        JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       begin_generation.level, begin_generation.mark, here.capture, d.fingerprint;
   PERFORM realtime.announce(here.gen);
   RETURN here.gen;
+END $$;
+
+CREATE FUNCTION realtime.canonical(gen integer, name text, value text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO, YMD'
+    SET "IntervalStyle" TO 'iso_8601'
+    SET bytea_output TO 'hex'
+    SET extra_float_digits TO '1'
+    SET lc_monetary TO 'C'
+    AS $$
+#variable_conflict use_column
+<<here>>
+DECLARE
+  a pg_attribute; typ oid; mod int; how "char"; spelt text;
+BEGIN
+  SELECT b.* INTO a FROM realtime.generations g JOIN pg_attribute b ON b.attrelid = g.relid
+    WHERE g.gen = canonical.gen AND b.attname = canonical.name AND NOT b.attisdropped;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no column "%" any more', canonical.name USING ERRCODE = 'undefined_column';
+  END IF;
+  here.how := realtime.spelling(a.atttypid, a.atttypmod, a.attcollation);
+  WITH RECURSIVE d(oid, mod, depth) AS (SELECT a.atttypid, a.atttypmod, 0
+    UNION ALL SELECT p.typbasetype, p.typtypmod, d.depth + 1 FROM d JOIN pg_type p ON p.oid = d.oid AND p.typtype = 'd')
+  SELECT t.oid, t.mod INTO here.typ, here.mod FROM (SELECT d.*, bool_and(p.typtype <> 'd' OR r.rolsuper IS TRUE) OVER (ORDER BY d.depth DESC) AS trusted
+    FROM d JOIN pg_type p ON p.oid = d.oid LEFT JOIN pg_roles r ON r.oid = p.typowner) t WHERE t.trusted ORDER BY t.depth LIMIT 1;
+  IF here.how IS NULL THEN
+    RAISE EXCEPTION 'values of type % are not told apart by their text', format_type(a.atttypid, a.atttypmod) USING ERRCODE = 'invalid_parameter_value';
+  ELSIF EXISTS (SELECT FROM pg_enum e WHERE e.enumtypid = here.typ) THEN   -- without its name, which may not be for this role
+    SELECT e.enumlabel INTO here.spelt FROM pg_enum e WHERE e.enumtypid = here.typ AND e.enumlabel = canonical.value;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'invalid input value for enum %: "%"', format_type(here.typ, NULL), canonical.value USING ERRCODE = 'invalid_text_representation';
+    END IF;
+  ELSE
+    EXECUTE format('SELECT format(''%%s'', %L::%s)', canonical.value, format_type(here.typ, here.mod)) INTO here.spelt;
+  END IF;
+  RETURN realtime.spelled(here.how, here.spelt);
 END $$;
 
 CREATE FUNCTION realtime.capture_1() RETURNS trigger
@@ -377,9 +430,12 @@ CREATE FUNCTION realtime.capture_1() RETURNS trigger
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth();
-  new_json json; old_json json; new_vals text[]; old_vals text[];
+  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
   saved_timezone text;
 BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+    RETURN NULL;
+  END IF;
   IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
     saved_timezone := current_setting('TimeZone');
     PERFORM set_config('TimeZone', 'UTC', true);
@@ -390,21 +446,24 @@ BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'I'::"char", here.depth, here.ord, clock_timestamp(),
-      k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+      k.vals, NULL::text[], coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
     IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'U'::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT  coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT  coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
+      w.vals, o.vals, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)), coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w
+      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END;
     ELSE
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
+      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)) END, CASE WHEN o.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) END
+      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w USING (n)
+      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
     END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'D'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], k.vals, NULL::json, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS author_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, author_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+      NULL::text[], k.vals, NULL::json, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)) FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
   ELSE
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'T'::"char", here.depth, here.ord, clock_timestamp(),
@@ -426,9 +485,12 @@ CREATE FUNCTION realtime.capture_2() RETURNS trigger
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth();
-  new_json json; old_json json; new_vals text[]; old_vals text[];
+  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
   saved_timezone text;
 BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+    RETURN NULL;
+  END IF;
   IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
     saved_timezone := current_setting('TimeZone');
     PERFORM set_config('TimeZone', 'UTC', true);
@@ -439,21 +501,24 @@ BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'I'::"char", here.depth, here.ord, clock_timestamp(),
-      k.vals, NULL::text[], row_to_json(x.*), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+      k.vals, NULL::text[], coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
     IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'U'::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT  coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT  coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
+      w.vals, o.vals, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)), coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w
+      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END;
     ELSE
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, row_to_json(w.r), row_to_json(o.r) FROM (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, coalesce(x.*) AS r, k.vals FROM new_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k) w USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r;
+      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)) END, CASE WHEN o.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) END
+      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w USING (n)
+      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
     END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'D'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], k.vals, NULL::json, row_to_json(x.*) FROM old_rows x CROSS JOIN LATERAL (SELECT v.vals FROM (SELECT NULL::text AS id, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT ARRAY[id::text, user_id::text]::text[] AS vals FROM (SELECT x.*) y) v) k;
+      NULL::text[], k.vals, NULL::json, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)) FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
   ELSE
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'T'::"char", here.depth, here.ord, clock_timestamp(),
@@ -468,25 +533,28 @@ BEGIN
   RETURN NULL;
 END $$;
 
-CREATE FUNCTION realtime.capture_source(rel oid, gen integer, vals text[], hidden text[], level "char", mark boolean) RETURNS text
+CREATE FUNCTION realtime.capture_source(t realtime.captured) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth();
-  new_json json; old_json json; new_vals text[]; old_vals text[];
+  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
 %s
 BEGIN
+  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN
+    RETURN NULL;
+  END IF;
 %s%s%s
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
   END IF;
 %s  RETURN NULL;
 END $s$,
-    s.declare, s.pin,
-    CASE WHEN mark AND level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
-    CASE WHEN level = 's' THEN realtime.statement_source(rel, gen, vals, hidden) ELSE realtime.row_source(rel, gen, vals, hidden) END,
+    s.declare, t.rel, CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen, s.pin,
+    CASE WHEN t.mark AND t.level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
+    CASE WHEN t.level = 's' THEN realtime.statement_source(t) ELSE realtime.row_source(t) END,
     s.unpin)
   FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,
       coalesce(string_agg(format($s$  IF current_setting(%1$L) %2$s THEN
@@ -498,11 +566,23 @@ $s$, n, v.off, lower(n), v.value), ''), '') AS pin,
     PERFORM set_config(%1$L, saved_%2$s, true);
   END IF;
 $s$, n, lower(n)), ''), '') AS unpin
-    FROM realtime.settings(rel, vals) n JOIN (VALUES
+    FROM realtime.settings(t.rel, t.vals) n JOIN (VALUES
       ('TimeZone', 'UTC', 'NOT IN (''UTC'', ''Etc/UTC'', ''GMT'')'), ('DateStyle', 'ISO', 'NOT LIKE ''ISO%'''),
       ('IntervalStyle', 'iso_8601', '<> ''iso_8601'''), ('bytea_output', 'hex', '<> ''hex'''),
-      ('lc_monetary', 'C', '<> ''C'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
+      ('lc_monetary', 'C', '<> ''C'''), ('quote_all_identifiers', 'off', '<> ''off'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
 $_$;
+
+CREATE FUNCTION realtime.careful_json(x record) RETURNS json
+    LANGUAGE plpgsql STRICT SECURITY DEFINER
+    AS $$
+DECLARE
+  result json;
+BEGIN
+  result := pg_catalog.row_to_json(x);
+  RETURN CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) OPERATOR(pg_catalog.<=) 67108864 THEN result END;
+EXCEPTION WHEN OTHERS THEN
+  RETURN NULL;
+END $$;
 
 CREATE FUNCTION realtime."check"() RETURNS TABLE(gen integer, schema text, name text, problem text, remedy text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -527,16 +607,18 @@ BEGIN
     END IF;
   END LOOP;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
-      format('SELECT realtime.watch(%L, routes => %L)', g.relid::regclass, g.routes)
+      coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L)', g.relid::regclass, g.routes))
     FROM realtime.generations g CROSS JOIN LATERAL realtime.describe(g.relid) d CROSS JOIN LATERAL (
       SELECT 'changes are captured by ' || CASE g.level WHEN 's' THEN 'statement' ELSE 'row' END || ', and now have to be by ' ||
-        CASE d.level WHEN 's' THEN 'statement' ELSE 'row' END WHERE d.level <> g.level AND d.level = 'r'
-      UNION ALL SELECT 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark' WHERE d.mark AND NOT g.mark
-      UNION ALL SELECT CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END
+        CASE d.level WHEN 's' THEN 'statement' ELSE 'row' END, NULL WHERE d.level <> g.level AND d.level = 'r'
+      UNION ALL SELECT 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark', NULL WHERE d.mark AND NOT g.mark
+      UNION ALL SELECT CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END, NULL
         FROM pg_class c WHERE c.oid = g.relid AND (c.relpersistence = 'u'
           OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid))
-      UNION ALL SELECT format('trigger %I on %s %s', t.name, t.relid::regclass, t.problem)
-        FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture) t) p(problem)
+      UNION ALL SELECT CASE WHEN t.stray THEN format('table %s bears the capture trigger %I of this one, as one does that was restored or copied: nothing of it is captured',
+          t.relid::regclass, t.name) ELSE format('trigger %I on %s %s', t.name, t.relid::regclass, t.problem) END,
+          CASE WHEN t.stray THEN format('DROP TRIGGER %I ON %s', t.name, t.relid::regclass) END
+        FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture) t) p(problem, remedy)
     WHERE NOT g.ended ORDER BY g.gen, p.problem;
 END $$;
 
@@ -613,6 +695,7 @@ DECLARE
 BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
     WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
+      AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
       AND d.refobjid = to_regproc(format('realtime.%I', capture))
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
@@ -743,6 +826,7 @@ BEGIN
     -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
     UPDATE realtime.generations g SET xid = '3', relid = coalesce((SELECT c.oid FROM pg_class c
       WHERE c.relname = g.name AND c.relnamespace = (SELECT s.oid FROM pg_namespace s WHERE s.nspname = g.schema)), g.relid);
+    PERFORM realtime.recapture();   -- the oids in the text of capture functions too
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)
@@ -759,11 +843,15 @@ CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, bo
       %s;$s$, id, n, gen, op, body)
 $_$;
 
-CREATE FUNCTION realtime.json_source(hidden text[], source text) RETURNS text
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION realtime.json_source(t realtime.captured, r text, k text) RETURNS text
+    LANGUAGE sql STABLE
     AS $$
-  SELECT CASE WHEN hidden = '{}' THEN format('row_to_json(%s)', source) ELSE format(
-    '(SELECT coalesce(json_object_agg(e.key, e.value), ''{}'') FROM json_each(row_to_json(%s)) e WHERE e.key <> ALL (%L::text[]))', source, hidden) END
+  SELECT format('coalesce(%s, realtime.key_json(%L::text[], %L, %s.vals))',
+    CASE WHEN t.hidden = '{}' THEN whole.source
+      ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END,
+    coalesce(t.key, '{}'), (SELECT string_agg(realtime.json_type(a.atttypid)::text, '' ORDER BY i)
+      FROM unnest(t.key) WITH ORDINALITY u(c, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = c), k)
+  FROM realtime.rendered_source(t, r, k) whole(source), realtime.rendered_source(t, k || '.shown', k) shown(source)
 $$;
 
 CREATE FUNCTION realtime.json_type(typ oid) RETURNS "char"
@@ -780,15 +868,34 @@ CREATE FUNCTION realtime.json_type(typ oid) RETURNS "char"
   FROM pg_type t WHERE t.oid = realtime.base_type(typ)
 $$;
 
+CREATE FUNCTION realtime.key_json(names text[], kinds text, vals text[]) RETURNS json
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+  SELECT concat(' {', string_agg(concat(to_json(k.name), ':', CASE WHEN k.val IS NULL THEN 'null'
+      WHEN k.kind = 'b' OR k.kind = 'n' AND k.val ~ '^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$' THEN k.val
+      WHEN k.kind = 't' THEN to_json(replace(replace(k.val, ' ', 'T'), '+00', '+00:00'))::text
+      ELSE to_json(k.val)::text END), ',' ORDER BY k.i), '}')::json
+  FROM (SELECT n.name, n.i, substr(kinds, n.i::int, 1) AS kind, vals[n.i] AS val FROM unnest(names) WITH ORDINALITY n(name, i)) k
+$_$;
+
+CREATE FUNCTION realtime.listed(rel regclass, columns text[]) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  RETURN columns = realtime.shown(rel);
+END $$;
+
 CREATE FUNCTION realtime.located() RETURNS TABLE(gen integer, rel oid)
     LANGUAGE sql STABLE
     AS $$
   SELECT g.gen, coalesce(
     (SELECT t.tgrelid FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
+      JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
         AND d.refobjid = to_regproc(format('realtime.%I', g.capture))
         AND t.tgtype & 4 <> 0
-      ORDER BY t.tgrelid <> g.relid LIMIT 1),
+      ORDER BY t.tgrelid <> g.relid, (n.nspname, c.relname) <> (g.schema, g.name) LIMIT 1),
     (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = g.relid AND c.relname = g.name AND n.nspname = g.schema))
   FROM realtime.generations g WHERE NOT g.ended
@@ -859,9 +966,9 @@ BEGIN
         RAISE EXCEPTION 'realtime: table % has no column "%" (route "%")', rel, c, r USING ERRCODE = 'undefined_column',
           HINT = 'Its columns: ' || (SELECT string_agg(realtime.encode_name(attname), ', ' ORDER BY attnum) FROM pg_attribute
             WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped);
-      ELSIF realtime.json_type(a.atttypid) = 'o' OR a.attgenerated = 'v' THEN
+      ELSIF realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) IS NULL OR a.attgenerated = 'v' THEN
         RAISE EXCEPTION 'realtime: column "%" of % cannot be in a route: %', c, rel, CASE WHEN a.attgenerated = 'v'
-          THEN 'it is a virtual generated column' ELSE 'values of type ' || format_type(a.atttypid, a.atttypmod) || ' have no one spelling' END
+          THEN 'it is a virtual generated column' ELSE 'values of type ' || format_type(a.atttypid, a.atttypmod) || ' are not told apart by their text' END
           USING ERRCODE = 'invalid_parameter_value';
       END IF;
     END LOOP;
@@ -892,6 +999,13 @@ CREATE FUNCTION realtime.note_source(note text, op text) RETURNS text
     replace(split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L, ''), %2$L), true) IS NOT NULL$s$, note, op)
 $_$;
 
+CREATE FUNCTION realtime.owns(gen integer, rel oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT EXISTS (SELECT FROM realtime.located() l WHERE l.gen = owns.gen
+    AND (l.rel = owns.rel OR l.rel IN (SELECT a.relid FROM pg_partition_ancestors(owns.rel) a)))
+$$;
+
 CREATE FUNCTION realtime.place_source() RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
@@ -900,6 +1014,41 @@ CREATE FUNCTION realtime.place_source() RETURNS text
     ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
   END IF;$s$
 $_$;
+
+CREATE FUNCTION realtime.plain(rel regclass, capture text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  RETURN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
+    AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgfoid = to_regproc(format('realtime.%I', capture)))
+    AND realtime.plain_table(rel);
+END $$;
+
+CREATE FUNCTION realtime.plain_table(rel oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  SELECT realtime.plain_types(ARRAY(SELECT atttypid FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped))
+$$;
+
+CREATE FUNCTION realtime.plain_types(types oid[]) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  IF 16384 > ALL (types) THEN
+    RETURN true;
+  END IF;
+  RETURN NOT EXISTS (WITH RECURSIVE t(oid) AS (SELECT unnest(types)
+    UNION SELECT n.oid FROM t JOIN pg_type p ON p.oid = t.oid AND p.oid >= 16384 CROSS JOIN LATERAL (
+      SELECT p.typbasetype WHERE p.typtype = 'd'
+      UNION ALL SELECT p.typelem WHERE p.typcategory = 'A'
+      UNION ALL SELECT atttypid FROM pg_attribute WHERE p.typtype = 'c' AND attrelid = p.typrelid AND attnum > 0 AND NOT attisdropped
+      UNION ALL SELECT rngsubtype FROM pg_range WHERE p.oid IN (rngtypid, rngmultitypid)) n(oid))
+    SELECT FROM t JOIN pg_type p ON p.oid = t.oid LEFT JOIN pg_roles r ON r.oid = p.typowner
+    WHERE p.oid >= 16384 AND p.typtype <> 'd' AND p.typcategory <> 'A' AND r.rolsuper IS NOT TRUE);
+END $$;
 
 CREATE FUNCTION realtime."position"() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -957,7 +1106,7 @@ DECLARE
   o record;
 BEGIN
   PERFORM pg_advisory_xact_lock(1919247220, 3);
-  FOR o IN SELECT g.capture, realtime.capture_source(l.rel, g.gen, g.vals, d.hidden, g.level, g.mark) AS source
+  FOR o IN SELECT g.capture, realtime.capture_source(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark)) AS source
     FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen CROSS JOIN LATERAL realtime.describe(l.rel) d
     WHERE d.fingerprint = g.fingerprint
   LOOP
@@ -989,6 +1138,13 @@ BEGIN
   END IF;
 END $$;
 
+CREATE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= realtime.row_bytes() THEN realtime.careful_json(%4$s) END',
+    t.rel, t.capture, k, r)
+$_$;
+
 CREATE FUNCTION realtime.route_columns(route text) RETURNS text[]
     LANGUAGE sql IMMUTABLE STRICT
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1003,29 +1159,47 @@ CREATE FUNCTION realtime.route_text(columns text[]) RETURNS text
   SELECT string_agg(realtime.encode_name(c), ',' ORDER BY i) FROM unnest(columns) WITH ORDINALITY t(c, i)
 $$;
 
-CREATE FUNCTION realtime.row_source(rel oid, gen integer, vals text[], hidden text[]) RETURNS text
+CREATE FUNCTION realtime.row_bytes() RETURNS integer
+    LANGUAGE sql IMMUTABLE
+    AS $$SELECT 67108864$$;
+
+CREATE FUNCTION realtime.row_item(t realtime.captured, source text) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) k',
+    (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT unnest(realtime.shown(t.rel))) u(c)),
+    CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END', t.rel, t.capture,
+      realtime.vals_source(t, true), realtime.vals_source(t, false)) END,
+    z.size,
+    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= realtime.row_bytes() THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
+      z.size, (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
+    source)
+  FROM realtime.size_source(t.rel) z(size)
+$$;
+
+CREATE FUNCTION realtime.row_source(t realtime.captured) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
   SELECT format($s$
-  IF TG_OP = 'UPDATE' AND NOT OLD *<> NEW THEN
-    RETURN NULL;
-  ELSIF TG_OP = 'TRUNCATE' THEN
+  IF TG_OP = 'TRUNCATE' THEN
     %s
   ELSE
     IF TG_OP <> 'DELETE' THEN
-      here.new_json := %s;
-      here.new_vals := %s;
+      SELECT k.vals, k.size, %s INTO here.new_vals, here.new_size, here.new_json FROM %s;
     END IF;
     IF TG_OP <> 'INSERT' THEN
-      here.old_json := %s;
-      here.old_vals := %s;
+      SELECT k.vals, k.size, %s INTO here.old_vals, here.old_size, here.old_json FROM %s;
+    END IF;
+    IF TG_OP = 'UPDATE' AND greatest(here.old_size, here.new_size) <= realtime.row_bytes() THEN
+      IF NOT OLD *<> NEW THEN
+        RETURN NULL;
+      END IF;
     END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
-    realtime.json_source(hidden, 'NEW'), realtime.vals_source(vals, rel, 'r', 'here.new_json'),
-    realtime.json_source(hidden, 'OLD'), realtime.vals_source(vals, rel, 'r', 'here.old_json'),
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
+    realtime.json_source(t, 'NEW', 'k'), realtime.row_item(t, 'NEW.*'), realtime.json_source(t, 'OLD', 'k'), realtime.row_item(t, 'OLD.*'),
+    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
 $_$;
 
 CREATE FUNCTION realtime.sees(s pg_snapshot, slot integer) RETURNS boolean
@@ -1055,28 +1229,90 @@ CREATE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF text
     FROM t JOIN pg_type p ON p.oid = t.oid JOIN pg_namespace s ON s.oid = p.typnamespace)
   SELECT s.setting FROM (VALUES ('TimeZone', '{timestamptz}'::text[], false), ('DateStyle', '{date,timestamp,timestamptz}', true),
       ('IntervalStyle', '{interval}', false), ('bytea_output', '{bytea}', false), ('lc_monetary', '{money}', false),
-      ('extra_float_digits', '{float4,float8,point,line,lseg,box,path,polygon,circle}', false)) s(setting, types, only_text)
+      ('extra_float_digits', '{float4,float8,point,line,lseg,box,path,polygon,circle}', false),
+      ('quote_all_identifiers', '{regclass,regproc,regprocedure,regoper,regoperator,regtype,regrole,regnamespace,regconfig,regdictionary,regcollation}', false)) s(setting, types, only_text)
   WHERE EXISTS (SELECT FROM b WHERE b.unknown OR b.name = ANY (s.types) AND (b.as_text OR NOT s.only_text))
   ORDER BY 1
+$$;
+
+CREATE FUNCTION realtime.shown(rel oid) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
+  WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
+$$;
+
+CREATE FUNCTION realtime.size_source(rel oid) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT coalesce(string_agg(DISTINCT CASE WHEN p.expansive THEN '2001' END, ' + ') || ' + ', '')
+    || coalesce(string_agg(format('coalesce(pg_column_size(%I), 0)::bigint', a.attname), ' + ' ORDER BY a.attnum), '0')
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid CROSS JOIN LATERAL (
+    SELECT t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype OR t.typtype IN ('r', 'm', 'c') AS expansive) p
+  WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND t.typlen < 0
+    AND NOT (a.atttypid = ANY ('{numeric,inet,cidr}'::regtype[]) OR a.atttypid = ANY ('{varchar,bpchar,bit,varbit}'::regtype[]) AND a.atttypmod BETWEEN 0 AND 1000)
 $$;
 
 CREATE FUNCTION realtime.slot() RETURNS smallint
     LANGUAGE sql STABLE
     AS $$SELECT 0::smallint$$;
 
-CREATE FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[]) RETURNS text
+CREATE FUNCTION realtime.spelled(how "char", value text) RETURNS text
+    LANGUAGE sql STABLE STRICT
+    AS $$
+  SELECT CASE how
+    WHEN 'b' THEN CASE value WHEN 't' THEN 'true' WHEN 'f' THEN 'false' ELSE value END
+    WHEN 'p' THEN rtrim(value, ' ')
+    WHEN 'i' THEN CASE WHEN strpos(value, '/') > 0 THEN value WHEN strpos(value, ':') > 0 THEN value || '/128' ELSE value || '/32' END
+    WHEN 'f' THEN CASE value WHEN '-0' THEN '0' ELSE value END
+    WHEN 'n' THEN CASE WHEN strpos(value, '.') > 0 THEN rtrim(rtrim(value, '0'), '.') ELSE value END
+    WHEN 'v' THEN realtime.spelled_interval(value)
+    ELSE value END
+$$;
+
+CREATE FUNCTION realtime.spelled_interval(value text) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT
+    AS $$
+BEGIN
+  RETURN pg_catalog.justify_interval(value::pg_catalog.interval)::pg_catalog.text;
+EXCEPTION WHEN OTHERS THEN
+  RETURN value;
+END $$;
+
+CREATE FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) RETURNS "char"
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  WITH RECURSIVE d(oid, mod) AS (SELECT typ, typmod
+    UNION ALL SELECT p.typbasetype, p.typtypmod FROM d JOIN pg_type p ON p.oid = d.oid AND p.typtype = 'd')
+  SELECT (CASE
+    WHEN t.oid = ANY ('{text,varchar,bpchar}'::regtype[]) THEN
+      CASE WHEN c.collisdeterministic IS NOT FALSE THEN CASE WHEN t.oid = 'bpchar'::regtype THEN 'p' ELSE 'x' END END
+    WHEN t.typtype = 'e' OR t.oid = ANY ('{int2,int4,int8,oid,uuid,bytea,date,time,timetz,timestamp,timestamptz,macaddr,macaddr8,bit,varbit,pg_lsn,xid,xid8,cid,tid,"\"char\"",name,money,tsvector}'::regtype[]) THEN 'x'
+    WHEN t.oid = 'bool'::regtype THEN 'b'
+    WHEN t.oid = ANY ('{inet,cidr}'::regtype[]) THEN 'i'
+    WHEN t.oid = ANY ('{float4,float8}'::regtype[]) THEN 'f'
+    WHEN t.oid = 'numeric'::regtype THEN CASE WHEN d.mod >= 0 THEN 'x' ELSE 'n' END
+    WHEN t.oid = 'interval'::regtype THEN 'v'
+    WHEN t.typtype IN ('r', 'm') THEN (SELECT 'x' FROM pg_range r JOIN pg_type s ON s.oid = r.rngsubtype AND s.typtype <> 'd'
+      WHERE t.oid IN (r.rngtypid, r.rngmultitypid) AND realtime.spelling(r.rngsubtype, -1, r.rngcollation) = 'x')
+    END)::"char"
+  FROM d JOIN pg_type t ON t.oid = d.oid AND t.typtype <> 'd' LEFT JOIN pg_collation c ON c.oid = collation_id
+$$;
+
+CREATE FUNCTION realtime.statement_source(t realtime.captured) RETURNS text
     LANGUAGE plpgsql STABLE
     AS $_$
 DECLARE
   each text := 'nextval(''realtime.event_id'')';
-  nulls text := (SELECT string_agg(format('NULL::text AS %I', v), ', ') FROM unnest(vals) v);
-  -- as LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between
-  vals_of_x text := format('LATERAL (SELECT v.vals FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals FROM (SELECT x.*) y) v) k',
-    coalesce(nulls, ''), realtime.vals_source(vals, rel, 's', NULL));
-  json text := realtime.json_source(hidden, 'x.*');
+  k text := realtime.row_item(t, 'x.*');
+  json text := realtime.json_source(t, 'x.*', 'k');
+  new_json text := realtime.json_source(t, 'w.r', 'w');
+  old_json text := realtime.json_source(t, 'o.r', 'o');
   -- coalesce(x.*) is the whole row whatever its columns are called
-  side text := '(SELECT %s coalesce(x.*) AS r, k.vals FROM %s x CROSS JOIN %s) %s';
-  counted text := 'row_number() OVER () AS n,';
+  one text := 'SELECT coalesce(x.*) AS r, k.* FROM';
+  many text := 'SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM';
 BEGIN
   RETURN format($s$
   IF TG_OP = 'INSERT' THEN
@@ -1092,24 +1328,23 @@ BEGIN
   ELSE
     %s
   END IF;$s$,
-    realtime.insert_source(gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE o.r *<> w.r',
-      realtime.json_source(hidden, 'w.r'), realtime.json_source(hidden, 'o.r'),
-      format(side, '', 'old_rows', vals_of_x, 'o'), format(side, '', 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
+    realtime.insert_source(t.gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, k)),
+    realtime.insert_source(t.gen, each, '0', '''U''', format(
+      'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w
+      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END', new_json, old_json, one, k)),
+    realtime.insert_source(t.gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
       'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
-      'w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
-      CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
-      CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
-      format(side, counted, 'old_rows', vals_of_x, 'o'), format(side, counted, 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
+      'w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN %s END, CASE WHEN o.n IS NOT NULL THEN %s END
+      FROM (%s old_rows x CROSS JOIN %s) o FULL JOIN (%3$s new_rows x CROSS JOIN %4$s) w USING (n)
+      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE', new_json, old_json, many, k)),
+    realtime.insert_source(t.gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, k)),
+    realtime.insert_source(t.gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
 END $_$;
 
 CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
-  SELECT bool_and(a.attname IS NOT NULL AND a.attgenerated <> 'v' AND realtime.json_type(a.atttypid) <> 'o')
+  SELECT bool_and(a.attname IS NOT NULL AND a.attgenerated <> 'v' AND realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) IS NOT NULL)
     AND array_agg(c) IS DISTINCT FROM (SELECT d.key FROM realtime.describe(rel) d)
   FROM unnest(realtime.route_columns(route)) c
   LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped
@@ -1250,15 +1485,17 @@ BEGIN
   RETURN g.gen;
 END $$;
 
-CREATE FUNCTION realtime.vals_source(vals text[], rel oid, level "char", source text) RETURNS text
+CREATE FUNCTION realtime.vals_source(t realtime.captured, plain boolean) RETURNS text
     LANGUAGE sql STABLE
-    AS $$
-  SELECT coalesce('ARRAY[' || string_agg(CASE WHEN level = 's' THEN format('%I::text', v.name)
-    WHEN realtime.json_type(a.atttypid) = 't' THEN format('replace(replace(%s ->> %L, ''T'', '' ''), ''+00:00'', ''+00'')', source, v.name)
-    WHEN realtime.base_type(a.atttypid) = 'bpchar'::regtype THEN format('rtrim(%s ->> %L)', source, v.name)
-    ELSE format('%s ->> %L', source, v.name) END, ', ' ORDER BY v.i) || ']::text[]', 'NULL::text[]')
-  FROM unnest(vals) WITH ORDINALITY v(name, i) JOIN pg_attribute a ON a.attrelid = rel AND a.attname = v.name
-$$;
+    AS $_$
+  SELECT coalesce('ARRAY[' || string_agg(CASE WHEN v.how IS NULL OR v.how = 'x' OR plain AND v.how IN ('b', 'p', 'i') THEN v.text
+    ELSE format('realtime.spelled(%L, %s)', v.how, v.text) END, ', ' ORDER BY v.i) || ']::text[]', 'NULL::text[]')
+  FROM (SELECT v.i, realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) AS how,
+      format(CASE WHEN v.i > coalesce(cardinality(t.key), 0) AND p.typlen < 0 AND a.atttypmod < 0 THEN 'left(%s, 2049)' ELSE '%s' END,
+        format(CASE WHEN plain THEN '%1$I::text' ELSE 'CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END' END, v.name)) AS text
+    FROM unnest(t.vals) WITH ORDINALITY v(name, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = v.name
+    JOIN pg_type p ON p.oid = a.atttypid) v
+$_$;
 
 CREATE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}'::text[]) RETURNS integer
     LANGUAGE plpgsql
@@ -1276,12 +1513,12 @@ BEGIN
   SELECT * INTO d FROM realtime.describe(here.rel);
   SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
   IF FOUND AND g.fingerprint = d.fingerprint AND g.level = d.level AND g.mark = d.mark AND g.routes = here.wanted
-    AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture)) THEN
+    AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
     RETURN g.gen;
   END IF;
   here.gen := realtime.begin_generation(here.rel, here.wanted, d.level, d.mark, g.gen);
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
-  IF EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture)) THEN
+  IF EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
     PERFORM realtime.drop_triggers(here.rel, g.capture);
     FOR sql IN SELECT e.sql FROM realtime.triggers(here.rel, d.level, d.mark, g.capture) e WHERE e.sql IS NOT NULL ORDER BY e.relid <> here.rel LOOP
       EXECUTE sql;
@@ -1290,11 +1527,12 @@ BEGIN
   RETURN here.gen;
 END $$;
 
-CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, problem text)
+CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, problem text, stray boolean)
     LANGUAGE sql STABLE
     AS $$
   SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
-    WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END
+    WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END,
+    e.name IS NULL AND t.tgrelid <> rel AND NOT EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) a WHERE a.relid = rel)
   FROM realtime.triggers(rel, level, mark, capture) e
   FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
@@ -1322,9 +1560,17 @@ GRANT USAGE ON SCHEMA realtime TO PUBLIC;
 REVOKE ALL ON FUNCTION realtime.announce(gen integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.base_type(typ oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark boolean, previous integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.canonical(gen integer, name text, value text) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.canonical(gen integer, name text, value text) TO realtime_reader;
+
 REVOKE ALL ON FUNCTION realtime.capture_1() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.capture_2() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.capture_source(rel oid, gen integer, vals text[], hidden text[], level "char", mark boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_source(t realtime.captured) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.careful_json(x record) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.careful_json(x record) TO realtime_owner;
+GRANT ALL ON FUNCTION realtime.careful_json(x record) TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime."check"() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime."check"() TO realtime_reader;
@@ -1345,8 +1591,10 @@ REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.incarnate() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.json_source(hidden text[], source text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.key_json(names text[], kinds text, vals text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.listed(rel regclass, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.located() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
@@ -1354,17 +1602,44 @@ REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal_routes(rel regclass, routes text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_source(note text, op text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.owns(gen integer, rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.place_source() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.plain(rel regclass, capture text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.plain_table(rel oid) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.plain_table(rel oid) TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.plain_types(types oid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.plain_types(types oid[]) TO realtime_reader;
+
 REVOKE ALL ON FUNCTION realtime.purge() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.recapture() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.refuse(rel regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_columns(route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.row_source(rel oid, gen integer, vals text[], hidden text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, source text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.shown(rel oid) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.shown(rel oid) TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.size_source(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.statement_source(rel oid, gen integer, vals text[], hidden text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.spelled(how "char", value text) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.spelled(how "char", value text) TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.spelled_interval(value text) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.spelled_interval(value text) TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.statement_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.still_route(rel oid, route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.switch(slot integer, age interval) FROM PUBLIC;
 
@@ -1378,7 +1653,7 @@ GRANT ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published p
 
 REVOKE ALL ON FUNCTION realtime.turn_alone(published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.unwatch("table" regclass) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.vals_source(vals text[], rel oid, level "char", source text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.alive TO realtime_reader;

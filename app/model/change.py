@@ -43,7 +43,8 @@ class Table:
 
     `columns` are the key's, then the other route columns; `kinds` has a letter for each: how its value looks in JSON
     (n number, b boolean, s string, t timestamp, o other). `xid` is the transaction that began the generation: a
-    position that does not see it belongs to an earlier definition.
+    position that does not see it belongs to an earlier definition. The key is a route if its values have one spelling
+    each (`key_spelled`).
     """
 
     gen: int
@@ -57,6 +58,7 @@ class Table:
     kinds: str
     xid: int
     ended: bool = False
+    key_spelled: bool = True
 
     @classmethod
     def declared(cls, *, routes: Iterable[str], **rest: object) -> "Table":
@@ -69,8 +71,8 @@ class Table:
 
     @cached_property
     def picks(self) -> dict[tuple[str, ...], tuple[int, ...]]:
-        """For every route, the key's included: where its values stand among `columns`."""
-        routes = (self.key, *self.routes) if self.key else self.routes
+        """For every route, the key's included where it can be one: where its values stand among `columns`."""
+        routes = (self.key, *self.routes) if self.key and self.key_spelled else self.routes
         return {route: tuple(self.columns.index(c) for c in route) for route in routes}
 
     @cached_property
@@ -155,10 +157,12 @@ class Change:
     def _body(self, op: str, new: bytes | None, old: bytes | None) -> bytes:
         table, at = self.table, self.at
         second, microsecond = divmod(at, _SECOND)
-        return b'%s"%d.%d-%d%s","tx":"%d","at":"%s.%06d+00:00",%s,"data":%s,"old":%s' % (
+        # A row too large for the event log is its key alone, and begins with a blank (sql/triggers/).
+        oversize = (new is not None and new[:1] == b" ") or (old is not None and old[:1] == b" ")
+        return b'%s"%d.%d-%d%s","tx":"%d","at":"%s.%06d+00:00",%s,"data":%s,"old":%s%s' % (
             table.heads[op], self.number, self.n, at, self.half.encode(), self.xid, _to_the_second(second),
             microsecond, table.identity(self.old_values, old) if new is None else table.identity(self.new_values, new),
-            b"null" if new is None else new, b"null" if old is None else old,
+            b"null" if new is None else new, b"null" if old is None else old, b',"oversize":true' if oversize else b"",
         )  # fmt: skip
 
 

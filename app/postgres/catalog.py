@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
 
 from app.model.change import Table
 from app.model.channel import NAME_LIMIT
@@ -93,7 +92,7 @@ class Catalog:
             return value
         known = self._canonical.get((kind, value))
         if known is None:
-            known = await self._cast(kind, column, value)
+            known = await self._asked(table, kind, column, value)
             if len(value) + len(known) > CANONICAL_CHARACTERS:
                 return known
             self._canonical[kind, value] = known
@@ -102,14 +101,12 @@ class Catalog:
         self._canonical.move_to_end((kind, value))
         return known
 
-    async def _cast(self, kind: str, column: str, value: str) -> str:
-        # The type can't be a parameter. It is the output of format_type, quoted by PostgreSQL.
+    async def _asked(self, table: Table, kind: str, column: str, value: str) -> str:
         # 1e131071 is a numeric of 131 kB: the text is cut where no channel could be named by it.
-        most = sql.Literal(NAME_LIMIT + 1)
-        query = sql.SQL("SELECT left((%s::text::{kind})::text, {most})").format(kind=sql.SQL(kind), most=most)
+        parameters = {"gen": table.gen, "column": column, "value": value, "most": NAME_LIMIT + 1}
         try:
             async with self._borrowed() as connection:
-                row = await (await connection.execute(query, (value,), prepare=False)).fetchone()
+                row = await (await connection.execute(SQL["canonical"], parameters, prepare=False)).fetchone()
         except psycopg.DatabaseError as error:
             reason = error.diag.message_primary or str(error)
             raise BadChannel(f"{value!r} is no value of {table_type(kind)} for {column!r}: {reason}") from error
@@ -144,8 +141,8 @@ def _is_canonical(kind: str, value: str) -> bool:
 
 
 def _table(row: tuple[Any, ...]) -> Table:
-    gen, relid, schema, name, key, routes, columns, types, kinds, xid, ended = row
+    gen, relid, schema, name, key, routes, columns, types, kinds, key_spelled, xid, ended = row
     return Table.declared(
         gen=gen, relid=relid, schema=schema, name=name, key=tuple(key or ()), routes=routes, columns=tuple(columns),
-        types=tuple(types), kinds=kinds, xid=xid, ended=ended,
+        types=tuple(types), kinds=kinds, xid=xid, ended=ended, key_spelled=key_spelled,
     )  # fmt: skip

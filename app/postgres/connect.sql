@@ -7,7 +7,7 @@ FROM (VALUES
   ('default_transaction_read_only', 'off'), ('default_transaction_deferrable', 'off'),
   ('statement_timeout', '60s'), ('lock_timeout', '10s'), ('transaction_timeout', '0'),
   ('idle_session_timeout', '0'), ('idle_in_transaction_session_timeout', '60s'),
-  ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'iso_8601'), ('bytea_output', 'hex'),
+  ('TimeZone', 'UTC'), ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'iso_8601'), ('bytea_output', 'hex'), ('lc_monetary', 'C'), ('quote_all_identifiers', 'off'),
   ('extra_float_digits', '1'), ('standard_conforming_strings', 'on'), ('jit', 'off')
 ) s(name, value)
 WHERE pg_catalog.current_setting(s.name, true) IS NOT NULL

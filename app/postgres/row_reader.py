@@ -30,11 +30,10 @@ AT_ONCE: Final = 2
 SECONDS: Final = 120.0
 CHUNK: Final = 1000  # rows that come in one message
 LOCK: Final = sql.SQL("LOCK TABLE realtime.events, {tables} IN ACCESS SHARE MODE")
-PLAIN: Final = sql.SQL("row_to_json(x.*)")
-HIDING: Final = sql.SQL(
-    "(SELECT coalesce(json_object_agg(e.key, e.value), '{{}}')"
-    " FROM json_each(row_to_json(x.*)) e WHERE e.key <> ALL ({hidden}::text[]))"
-)
+PLAIN: Final = sql.SQL("row_to_json({row})")
+CAREFUL: Final = sql.SQL("realtime.careful_json({row})")  # casts that owners made run as nobody
+WHOLE: Final = sql.SQL("x.*")
+SHOWN: Final = sql.SQL("(SELECT coalesce(j.*) FROM (SELECT {columns}) j)")
 SELECT: Final = sql.SQL("SELECT {row} FROM {table} x WHERE {condition}")
 
 
@@ -67,6 +66,8 @@ async def _read(url: str, wanted: Wanted, most_rows: int, most_bytes: int) -> Ro
                     return await _read_within(connection, wanted, most_rows, most_bytes)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise BadChannel(f"the table is not as it was: {error.diag.message_primary}") from error
+    except (psycopg.errors.ProgramLimitExceeded, psycopg.errors.InternalError_) as error:
+        raise TooLarge(f"a row is too large: {error.diag.message_primary}") from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise Forbidden(f"the server may not read this table: {error.diag.message_primary}") from error
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
@@ -82,19 +83,19 @@ async def _read_within(connection: Connection, wanted: Wanted, most_rows: int, m
     position, _, lsn = await read_head(connection)
     found: dict[str, list[bytes]] = {}
     for table, address in wanted:
-        hidden = await _check_permitted(connection, table, address)
-        got = found[str(address)] = await _rows(connection, table, address, hidden, most_rows, most_bytes)
+        row = await _check_permitted(connection, table, address)
+        got = found[str(address)] = await _rows(connection, table, address, row, most_rows, most_bytes)
         most_rows, most_bytes = most_rows - len(got), most_bytes - sum(map(len, got))
     return Rows(position, lsn, found)
 
 
-async def _check_permitted(connection: Connection, table: Table, address: TableAddress) -> list[str]:
-    """The columns to leave out. Raises Forbidden, BadChannel where the rows may not be read."""
+async def _check_permitted(connection: Connection, table: Table, address: TableAddress) -> sql.Composed:
+    """What renders a row. Raises Forbidden, BadChannel where the rows may not be read."""
     parameters = {"relid": table.relid, "route": list(address.route)}
     row = await (await connection.execute(SQL["may_read_rows"], parameters)).fetchone()
     if row is None:
         raise BadChannel(f"the table of {str(address)!r} is gone", channel=str(address))
-    readable, secured, indexed, hidden = row
+    readable, secured, indexed, shown, plain = row
     if not readable:
         raise Forbidden(f"no snapshot of {table.channel!r}: the server's role needs SELECT on it", channel=str(address))
     if secured:
@@ -106,30 +107,30 @@ async def _check_permitted(connection: Connection, table: Table, address: TableA
         columns = sql.SQL(", ").join(map(sql.Identifier, address.route)).as_string(connection)
         needed = f"CREATE INDEX ON {_name(table).as_string(connection)} ({columns})"
         raise BadChannel(f"no snapshot of {str(address)!r} without an index: {needed}", channel=str(address))
-    return list(hidden or ())
+    whole = SHOWN.format(columns=sql.SQL(", ").join(sql.Identifier("x", c) for c in shown)) if shown else WHOLE
+    return (PLAIN if plain else CAREFUL).format(row=whole)
 
 
 async def _rows(
-    connection: Connection, table: Table, address: TableAddress, hidden: list[str], most_rows: int, most_bytes: int
+    connection: Connection, table: Table, address: TableAddress, row: sql.Composed, most_rows: int, most_bytes: int
 ) -> list[bytes]:
-    # The types can't be parameters. They are the output of format_type, quoted by PostgreSQL.
-    types = dict(zip(table.columns, table.types, strict=True))
-    # By equality for the index, and by text, as changes are: equal values may be spelled differently (1.5 and 1.50).
+    # A bare literal takes the type of the column, of a domain its base type: nothing of an owner's runs.
+    # Values that are equal in SQL are spelled alike in a route (realtime.spelling).
     conditions = [
-        sql.SQL("x.{column} = {value}::text::{kind} AND x.{column}::text = {value}").format(
-            column=sql.Identifier(column), value=sql.Literal(value), kind=sql.SQL(types[column])
-        )
+        sql.SQL("x.{} OPERATOR(pg_catalog.=) {}").format(sql.Identifier(column), sql.Literal(value))
         for column, value in zip(address.route, address.values, strict=True)
     ]  # fmt: skip
     query = SELECT.format(
-        row=HIDING.format(hidden=sql.Literal(hidden)) if hidden else PLAIN,
+        row=row,
         table=_name(table),
         condition=sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true"),
     )
     found: list[bytes] = []
-    async for (row,) in connection.cursor(binary=True).stream(query, binary=True, size=CHUNK):
-        found.append(b"null" if row is None else event_rows.blanked(row))
-        most_bytes -= len(row)
+    async for (json,) in connection.cursor(binary=True).stream(query, binary=True, size=CHUNK):
+        if json is None:
+            raise TooLarge(f"a row of {table.channel!r} is too large, or can't be written as JSON")
+        found.append(event_rows.blanked(json))
+        most_bytes -= len(json)
         if len(found) > most_rows or most_bytes < 0:
             raise TooLarge("there are more rows than a snapshot may have (SOBRANIE_ROWS_MAX, SOBRANIE_ROWS_BYTES)")
     return found

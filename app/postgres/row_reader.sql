@@ -1,9 +1,10 @@
 -- name: may_read_rows
 -- What decides whether a table's rows can be read for a channel: the right to read them, row security, and whether an
--- index begins with a column of the route. The last column names the virtual generated columns, which no change bears.
+-- index begins with a column of the route. Then the columns without the virtual ones, which no change bears, where there are
+-- such, and whether nothing of an owner's runs when a row is rendered.
 SELECT has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), EXISTS (
          SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
          WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL AND a.attname = ANY (%(route)s)),
-       (SELECT array_agg(a.attname::text) FROM pg_attribute a
-         WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped)
+       CASE WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped)
+         THEN realtime.shown(c.oid) END, realtime.plain_table(c.oid)
 FROM pg_class c WHERE c.oid = %(relid)s::bigint::oid

@@ -159,6 +159,12 @@ class Lookup:
 def check_route(table: Table, address: TableAddress) -> None:
     """Raises BadChannel where the route of `address` is not one of the table's."""
     if address.route and address.route not in table.picks:
+        if address.route == table.key:
+            raise BadChannel(
+                f"the key of {table.channel!r} can be no channel: SQL takes values of its type to be equal that are "
+                "written in different ways",
+                channel=str(address),
+            )
         declared = ", ".join(repr(f"{table.channel}:{','.join(f'{c}=…' for c in route)}") for route in table.picks)
         raise BadChannel(
             f"{table.channel!r} has no route {','.join(address.route)!r}; it has {declared or 'none'}",

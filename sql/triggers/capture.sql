@@ -3,13 +3,30 @@
 -- What runs inside the application's write must never raise and hardly cost:
 -- - whole rows as row_to_json(x.*), which no column name can shadow; only alias columns of our own are referred to
 --   by a qualified name, and plpgsql variables only through the label `here`, so a column may be called anything;
--- - columns of the key and the routes by unqualified name, in a subquery of the row alone: below a row of nulls of
---   the same names, so that a dropped or renamed column is null instead of an error;
--- - in row triggers only NEW and OLD as a whole: NEW.col raises after ALTER TYPE in a session that cached the plan;
+-- - columns by unqualified name, in a subquery of the row alone: below a row of nulls of the same names, so that a
+--   dropped or renamed column is null instead of an error;
+-- - no row's JSON is ever parsed: what a json column may hold (\u0000, say) no other function of PostgreSQL need take;
+-- - in row triggers NEW and OLD as a whole, or taken apart where the table stands in the same query as a regclass: ALTER
+--   then has the query planned anew. Otherwise NEW.col raises after ALTER TYPE in a session that cached the plan;
+-- - a row that may be large is rendered where an error can be caught, and beyond realtime.row_bytes() goes as its key;
 -- - an UPDATE pairs OLD and NEW by row_number() with a FULL JOIN that the planner can't reduce to a nested loop
 --   (its estimate is frozen at the session's first call); a join on the key would break where keys change;
 -- - settings that change how values are rendered are set only where they are off and put back at once. Only those
 --   that matter to a column of the table are looked at.
+--
+-- What runs as realtime_owner is PostgreSQL's own code and ours, never an owner's: a cast to text or json that somebody
+-- else made is not used. Where a table has types that others own, rows are rendered by realtime.careful_json(), as
+-- realtime_nobody. Whether it has is asked while a query is planned (realtime.plain), and ALTER has it planned anew.
+--
+-- A capture function works for one table, whose oid is in its text, and its partitions. Called for another one (a table
+-- that was restored by name brings its triggers) it writes nothing.
+
+-- What a capture function is made from.
+DO $do$ BEGIN
+  IF to_regtype('realtime.captured') IS NULL THEN
+    CREATE TYPE realtime.captured AS (rel oid, gen int, capture text, key text[], vals text[], hidden text[], level "char", mark bool);
+  END IF;
+END $do$;
 
 -- The settings that can change how the table's rows are rendered (types are followed into domains, arrays,
 -- composites and ranges; a type that we do not know may depend on all of them).
@@ -25,23 +42,118 @@ CREATE OR REPLACE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF
     FROM t JOIN pg_type p ON p.oid = t.oid JOIN pg_namespace s ON s.oid = p.typnamespace)
   SELECT s.setting FROM (VALUES ('TimeZone', '{timestamptz}'::text[], false), ('DateStyle', '{date,timestamp,timestamptz}', true),
       ('IntervalStyle', '{interval}', false), ('bytea_output', '{bytea}', false), ('lc_monetary', '{money}', false),
-      ('extra_float_digits', '{float4,float8,point,line,lseg,box,path,polygon,circle}', false)) s(setting, types, only_text)
+      ('extra_float_digits', '{float4,float8,point,line,lseg,box,path,polygon,circle}', false),
+      ('quote_all_identifiers', '{regclass,regproc,regprocedure,regoper,regoperator,regtype,regrole,regnamespace,regconfig,regdictionary,regcollation}', false)) s(setting, types, only_text)
   WHERE EXISTS (SELECT FROM b WHERE b.unknown OR b.name = ANY (s.types) AND (b.as_text OR NOT s.only_text))
   ORDER BY 1
 $f$;
 
--- ARRAY[...] of the columns as text, or null where there are none. `source` is a row (s) or a json document (r).
-CREATE OR REPLACE FUNCTION realtime.vals_source(vals text[], rel oid, level "char", source text) RETURNS text LANGUAGE sql STABLE AS $f$
-  SELECT coalesce('ARRAY[' || string_agg(CASE WHEN level = 's' THEN format('%I::text', v.name)
-    WHEN realtime.json_type(a.atttypid) = 't' THEN format('replace(replace(%s ->> %L, ''T'', '' ''), ''+00:00'', ''+00'')', source, v.name)
-    WHEN realtime.base_type(a.atttypid) = 'bpchar'::regtype THEN format('rtrim(%s ->> %L)', source, v.name)
-    ELSE format('%s ->> %L', source, v.name) END, ', ' ORDER BY v.i) || ']::text[]', 'NULL::text[]')
-  FROM unnest(vals) WITH ORDINALITY v(name, i) JOIN pg_attribute a ON a.attrelid = rel AND a.attname = v.name
+-- A row beyond this, new or old, goes as its key alone. In bytes of JSON, and of the stored row.
+CREATE OR REPLACE FUNCTION realtime.row_bytes() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 67108864';
+
+-- Whether no code but PostgreSQL's own and that of superusers runs when values of these types are rendered. A domain
+-- looks as its base type does, so its owner does not matter.
+CREATE OR REPLACE FUNCTION realtime.plain_types(types oid[]) RETURNS bool LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  IF 16384 > ALL (types) THEN
+    RETURN true;
+  END IF;
+  RETURN NOT EXISTS (WITH RECURSIVE t(oid) AS (SELECT unnest(types)
+    UNION SELECT n.oid FROM t JOIN pg_type p ON p.oid = t.oid AND p.oid >= 16384 CROSS JOIN LATERAL (
+      SELECT p.typbasetype WHERE p.typtype = 'd'
+      UNION ALL SELECT p.typelem WHERE p.typcategory = 'A'
+      UNION ALL SELECT atttypid FROM pg_attribute WHERE p.typtype = 'c' AND attrelid = p.typrelid AND attnum > 0 AND NOT attisdropped
+      UNION ALL SELECT rngsubtype FROM pg_range WHERE p.oid IN (rngtypid, rngmultitypid)) n(oid))
+    SELECT FROM t JOIN pg_type p ON p.oid = t.oid LEFT JOIN pg_roles r ON r.oid = p.typowner
+    WHERE p.oid >= 16384 AND p.typtype <> 'd' AND p.typcategory <> 'A' AND r.rolsuper IS NOT TRUE);
+END $f$;
+
+CREATE OR REPLACE FUNCTION realtime.plain_table(rel oid) RETURNS bool LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT realtime.plain_types(ARRAY(SELECT atttypid FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped))
 $f$;
 
-CREATE OR REPLACE FUNCTION realtime.json_source(hidden text[], source text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
-  SELECT CASE WHEN hidden = '{}' THEN format('row_to_json(%s)', source) ELSE format(
-    '(SELECT coalesce(json_object_agg(e.key, e.value), ''{}'') FROM json_each(row_to_json(%s)) e WHERE e.key <> ALL (%L::text[]))', source, hidden) END
+-- The same of a captured table, asked while a capture function's query is planned: it says IMMUTABLE to be folded into
+-- the plan, which ALTER of the table makes invalid. False where that can't be known: a snapshot older than the
+-- statement may not see an ALTER, and in a restored database the oid in the text may be another table's.
+CREATE OR REPLACE FUNCTION realtime.plain(rel regclass, capture text) RETURNS bool LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  RETURN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
+    AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgfoid = to_regproc(format('realtime.%I', capture)))
+    AND realtime.plain_table(rel);
+END $f$;
+
+-- Whether the table's columns still are these, virtual ones left out; in the plan, as `plain`.
+CREATE OR REPLACE FUNCTION realtime.listed(rel regclass, columns text[]) RETURNS bool LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  RETURN columns = realtime.shown(rel);
+END $f$;
+
+-- A row as JSON, whatever its types; null where it is beyond realtime.row_bytes() or can't be rendered. Owned by
+-- realtime_nobody, so what an owner's cast to json does, it does without any right. Only rendered here, nothing written: a
+-- subtransaction that writes nothing takes no transaction id.
+CREATE OR REPLACE FUNCTION realtime.careful_json(x record) RETURNS json LANGUAGE plpgsql STRICT SECURITY DEFINER AS $f$
+DECLARE
+  result json;
+BEGIN
+  result := pg_catalog.row_to_json(x);
+  RETURN CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) OPERATOR(pg_catalog.<=) 67108864 THEN result END;
+EXCEPTION WHEN OTHERS THEN
+  RETURN NULL;
+END $f$;
+GRANT CREATE ON SCHEMA realtime TO realtime_nobody;
+ALTER FUNCTION realtime.careful_json(record) OWNER TO realtime_nobody;
+REVOKE CREATE ON SCHEMA realtime FROM realtime_nobody;
+REVOKE ALL ON FUNCTION realtime.careful_json(record) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION realtime.careful_json(record) TO realtime_owner, realtime_reader;
+
+-- A row beyond realtime.row_bytes(): an object of its key's columns. It begins with a blank, by which readers know it.
+CREATE OR REPLACE FUNCTION realtime.key_json(names text[], kinds text, vals text[]) RETURNS json LANGUAGE sql IMMUTABLE AS $f$
+  SELECT concat(' {', string_agg(concat(to_json(k.name), ':', CASE WHEN k.val IS NULL THEN 'null'
+      WHEN k.kind = 'b' OR k.kind = 'n' AND k.val ~ '^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$' THEN k.val
+      WHEN k.kind = 't' THEN to_json(replace(replace(k.val, ' ', 'T'), '+00', '+00:00'))::text
+      ELSE to_json(k.val)::text END), ',' ORDER BY k.i), '}')::json
+  FROM (SELECT n.name, n.i, substr(kinds, n.i::int, 1) AS kind, vals[n.i] AS val FROM unnest(names) WITH ORDINALITY n(name, i)) k
+$f$;
+
+-- ARRAY[...] of the columns in their one spelling, or null where there are none. Plain types by their cast to text, others
+-- by their output function, which is nobody's. What is longer than a channel's name may be is cut, but in the key.
+CREATE OR REPLACE FUNCTION realtime.vals_source(t realtime.captured, plain bool) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT coalesce('ARRAY[' || string_agg(CASE WHEN v.how IS NULL OR v.how = 'x' OR plain AND v.how IN ('b', 'p', 'i') THEN v.text
+    ELSE format('realtime.spelled(%L, %s)', v.how, v.text) END, ', ' ORDER BY v.i) || ']::text[]', 'NULL::text[]')
+  FROM (SELECT v.i, realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) AS how,
+      format(CASE WHEN v.i > coalesce(cardinality(t.key), 0) AND p.typlen < 0 AND a.atttypmod < 0 THEN 'left(%s, 2049)' ELSE '%s' END,
+        format(CASE WHEN plain THEN '%1$I::text' ELSE 'CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END' END, v.name)) AS text
+    FROM unnest(t.vals) WITH ORDINALITY v(name, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = v.name
+    JOIN pg_type p ON p.oid = a.atttypid) v
+$f$;
+
+-- How many bytes a row may have, from the sizes of the columns that can be large, as they are stored: nothing is fetched or
+-- unpacked for it. Numerics in arrays and ranges are larger in JSON by any measure: such a row always counts as large.
+CREATE OR REPLACE FUNCTION realtime.size_source(rel oid) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT coalesce(string_agg(DISTINCT CASE WHEN p.expansive THEN '2001' END, ' + ') || ' + ', '')
+    || coalesce(string_agg(format('coalesce(pg_column_size(%I), 0)::bigint', a.attname), ' + ' ORDER BY a.attnum), '0')
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid CROSS JOIN LATERAL (
+    SELECT t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype OR t.typtype IN ('r', 'm', 'c') AS expansive) p
+  WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND t.typlen < 0
+    AND NOT (a.atttypid = ANY ('{numeric,inet,cidr}'::regtype[]) OR a.atttypid = ANY ('{varchar,bpchar,bit,varbit}'::regtype[]) AND a.atttypmod BETWEEN 0 AND 1000)
+$f$;
+
+-- A row within realtime.row_bytes() as JSON, else null.
+CREATE OR REPLACE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= realtime.row_bytes() THEN realtime.careful_json(%4$s) END',
+    t.rel, t.capture, k, r)
+$f$;
+
+-- The JSON of a row `r` that stands beside its vals, size and shown in the FROM item `k`.
+CREATE OR REPLACE FUNCTION realtime.json_source(t realtime.captured, r text, k text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format('coalesce(%s, realtime.key_json(%L::text[], %L, %s.vals))',
+    CASE WHEN t.hidden = '{}' THEN whole.source
+      ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END,
+    coalesce(t.key, '{}'), (SELECT string_agg(realtime.json_type(a.atttypid)::text, '' ORDER BY i)
+      FROM unnest(t.key) WITH ORDINALITY u(c, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = c), k)
+  FROM realtime.rendered_source(t, r, k) whole(source), realtime.rendered_source(t, k || '.shown', k) shown(source)
 $f$;
 
 -- INSERT INTO realtime.events ... SELECT. Columns in the table's order, each of its exact type: PostgreSQL then needs no node
@@ -53,20 +165,34 @@ CREATE OR REPLACE FUNCTION realtime.insert_source(gen int, id text, n text, op t
       %s;$s$, id, n, gen, op, body)
 $f$;
 
+-- A FROM item k for the row of a source (x.*, say): its vals, its size, and where the table has virtual columns the row
+-- without them (shown). LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between.
+CREATE OR REPLACE FUNCTION realtime.row_item(t realtime.captured, source text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) k',
+    (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT unnest(realtime.shown(t.rel))) u(c)),
+    CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END', t.rel, t.capture,
+      realtime.vals_source(t, true), realtime.vals_source(t, false)) END,
+    z.size,
+    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= realtime.row_bytes() THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
+      z.size, (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
+    source)
+  FROM realtime.size_source(t.rel) z(size)
+$f$;
+
 -- An UPDATE of one row goes a short way: two windows and a FULL JOIN cost it a third of what its capture costs. A statement's
 -- old and new rows are equal in number wherever statement triggers are used: what moves a row to another partition, and
 -- shows one of the two, is caught by row triggers. So one new row has one old row, and is its pair.
-CREATE OR REPLACE FUNCTION realtime.statement_source(rel oid, gen int, vals text[], hidden text[]) RETURNS text LANGUAGE plpgsql STABLE AS $f$
+-- A row beyond realtime.row_bytes() is never put together, not even to see whether it changed.
+CREATE OR REPLACE FUNCTION realtime.statement_source(t realtime.captured) RETURNS text LANGUAGE plpgsql STABLE AS $f$
 DECLARE
   each text := 'nextval(''realtime.event_id'')';
-  nulls text := (SELECT string_agg(format('NULL::text AS %I', v), ', ') FROM unnest(vals) v);
-  -- as LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between
-  vals_of_x text := format('LATERAL (SELECT v.vals FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals FROM (SELECT x.*) y) v) k',
-    coalesce(nulls, ''), realtime.vals_source(vals, rel, 's', NULL));
-  json text := realtime.json_source(hidden, 'x.*');
+  k text := realtime.row_item(t, 'x.*');
+  json text := realtime.json_source(t, 'x.*', 'k');
+  new_json text := realtime.json_source(t, 'w.r', 'w');
+  old_json text := realtime.json_source(t, 'o.r', 'o');
   -- coalesce(x.*) is the whole row whatever its columns are called
-  side text := '(SELECT %s coalesce(x.*) AS r, k.vals FROM %s x CROSS JOIN %s) %s';
-  counted text := 'row_number() OVER () AS n,';
+  one text := 'SELECT coalesce(x.*) AS r, k.* FROM';
+  many text := 'SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM';
 BEGIN
   RETURN format($s$
   IF TG_OP = 'INSERT' THEN
@@ -82,41 +208,40 @@ BEGIN
   ELSE
     %s
   END IF;$s$,
-    realtime.insert_source(gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE o.r *<> w.r',
-      realtime.json_source(hidden, 'w.r'), realtime.json_source(hidden, 'o.r'),
-      format(side, '', 'old_rows', vals_of_x, 'o'), format(side, '', 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
+    realtime.insert_source(t.gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, k)),
+    realtime.insert_source(t.gen, each, '0', '''U''', format(
+      'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w
+      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END', new_json, old_json, one, k)),
+    realtime.insert_source(t.gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
       'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
-      'w.vals, o.vals, %s, %s FROM %s FULL JOIN %s USING (n) WHERE o.n IS NULL OR w.n IS NULL OR o.r *<> w.r',
-      CASE WHEN hidden = '{}' THEN 'row_to_json(w.r)' ELSE 'CASE WHEN w.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'w.r') || ' END' END,
-      CASE WHEN hidden = '{}' THEN 'row_to_json(o.r)' ELSE 'CASE WHEN o.n IS NOT NULL THEN ' || realtime.json_source(hidden, 'o.r') || ' END' END,
-      format(side, counted, 'old_rows', vals_of_x, 'o'), format(side, counted, 'new_rows', vals_of_x, 'w'))),
-    realtime.insert_source(gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, vals_of_x)),
-    realtime.insert_source(gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
+      'w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN %s END, CASE WHEN o.n IS NOT NULL THEN %s END
+      FROM (%s old_rows x CROSS JOIN %s) o FULL JOIN (%3$s new_rows x CROSS JOIN %4$s) w USING (n)
+      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE', new_json, old_json, many, k)),
+    realtime.insert_source(t.gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, k)),
+    realtime.insert_source(t.gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
 END $f$;
 
-CREATE OR REPLACE FUNCTION realtime.row_source(rel oid, gen int, vals text[], hidden text[]) RETURNS text LANGUAGE sql STABLE AS $f$
+CREATE OR REPLACE FUNCTION realtime.row_source(t realtime.captured) RETURNS text LANGUAGE sql STABLE AS $f$
   SELECT format($s$
-  IF TG_OP = 'UPDATE' AND NOT OLD *<> NEW THEN
-    RETURN NULL;
-  ELSIF TG_OP = 'TRUNCATE' THEN
+  IF TG_OP = 'TRUNCATE' THEN
     %s
   ELSE
     IF TG_OP <> 'DELETE' THEN
-      here.new_json := %s;
-      here.new_vals := %s;
+      SELECT k.vals, k.size, %s INTO here.new_vals, here.new_size, here.new_json FROM %s;
     END IF;
     IF TG_OP <> 'INSERT' THEN
-      here.old_json := %s;
-      here.old_vals := %s;
+      SELECT k.vals, k.size, %s INTO here.old_vals, here.old_size, here.old_json FROM %s;
+    END IF;
+    IF TG_OP = 'UPDATE' AND greatest(here.old_size, here.new_size) <= realtime.row_bytes() THEN
+      IF NOT OLD *<> NEW THEN
+        RETURN NULL;
+      END IF;
     END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
-    realtime.json_source(hidden, 'NEW'), realtime.vals_source(vals, rel, 'r', 'here.new_json'),
-    realtime.json_source(hidden, 'OLD'), realtime.vals_source(vals, rel, 'r', 'here.old_json'),
-    realtime.insert_source(gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
+    realtime.json_source(t, 'NEW', 'k'), realtime.row_item(t, 'NEW.*'), realtime.json_source(t, 'OLD', 'k'), realtime.row_item(t, 'OLD.*'),
+    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
 $f$;
 
 -- Where tables bear no mark a nested statement still notes the WAL position, to be found among those that do.
@@ -148,23 +273,26 @@ CREATE OR REPLACE FUNCTION realtime.mark_source() RETURNS text LANGUAGE sql IMMU
 $f$;
 
 -- The whole function body. The gate: a writer that can't share advisory lock 1 has a parked reader to wake (docs/capture.md).
-CREATE OR REPLACE FUNCTION realtime.capture_source(rel oid, gen int, vals text[], hidden text[], level "char", mark bool) RETURNS text LANGUAGE sql STABLE AS $f$
+CREATE OR REPLACE FUNCTION realtime.capture_source(t realtime.captured) RETURNS text LANGUAGE sql STABLE AS $f$
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth();
-  new_json json; old_json json; new_vals text[]; old_vals text[];
+  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
 %s
 BEGIN
+  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN
+    RETURN NULL;
+  END IF;
 %s%s%s
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
   END IF;
 %s  RETURN NULL;
 END $s$,
-    s.declare, s.pin,
-    CASE WHEN mark AND level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
-    CASE WHEN level = 's' THEN realtime.statement_source(rel, gen, vals, hidden) ELSE realtime.row_source(rel, gen, vals, hidden) END,
+    s.declare, t.rel, CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen, s.pin,
+    CASE WHEN t.mark AND t.level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
+    CASE WHEN t.level = 's' THEN realtime.statement_source(t) ELSE realtime.row_source(t) END,
     s.unpin)
   FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,
       coalesce(string_agg(format($s$  IF current_setting(%1$L) %2$s THEN
@@ -176,8 +304,8 @@ $s$, n, v.off, lower(n), v.value), ''), '') AS pin,
     PERFORM set_config(%1$L, saved_%2$s, true);
   END IF;
 $s$, n, lower(n)), ''), '') AS unpin
-    FROM realtime.settings(rel, vals) n JOIN (VALUES
+    FROM realtime.settings(t.rel, t.vals) n JOIN (VALUES
       ('TimeZone', 'UTC', 'NOT IN (''UTC'', ''Etc/UTC'', ''GMT'')'), ('DateStyle', 'ISO', 'NOT LIKE ''ISO%'''),
       ('IntervalStyle', 'iso_8601', '<> ''iso_8601'''), ('bytea_output', 'hex', '<> ''hex'''),
-      ('lc_monetary', 'C', '<> ''C'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
+      ('lc_monetary', 'C', '<> ''C'''), ('quote_all_identifiers', 'off', '<> ''off'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
 $f$;

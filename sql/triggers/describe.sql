@@ -50,6 +50,88 @@ SET search_path = pg_catalog, pg_temp AS $f$
   FROM pg_type t WHERE t.oid = realtime.base_type(typ)
 $f$;
 
+-- How a value of the type is spelled, so that two values are equal in SQL if and only if they are spelled alike; null where
+-- that can't be said, and then it can be no part of a route. x as its output function has it; b a boolean; p without the
+-- blanks that pad it; i with its netmask; n without trailing zeros; f without the sign of zero; v with its units in order.
+CREATE OR REPLACE FUNCTION realtime.spelling(typ oid, typmod int, collation_id oid) RETURNS "char" LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $f$
+  WITH RECURSIVE d(oid, mod) AS (SELECT typ, typmod
+    UNION ALL SELECT p.typbasetype, p.typtypmod FROM d JOIN pg_type p ON p.oid = d.oid AND p.typtype = 'd')
+  SELECT (CASE
+    WHEN t.oid = ANY ('{text,varchar,bpchar}'::regtype[]) THEN
+      CASE WHEN c.collisdeterministic IS NOT FALSE THEN CASE WHEN t.oid = 'bpchar'::regtype THEN 'p' ELSE 'x' END END
+    WHEN t.typtype = 'e' OR t.oid = ANY ('{int2,int4,int8,oid,uuid,bytea,date,time,timetz,timestamp,timestamptz,macaddr,macaddr8,bit,varbit,pg_lsn,xid,xid8,cid,tid,"\"char\"",name,money,tsvector}'::regtype[]) THEN 'x'
+    WHEN t.oid = 'bool'::regtype THEN 'b'
+    WHEN t.oid = ANY ('{inet,cidr}'::regtype[]) THEN 'i'
+    WHEN t.oid = ANY ('{float4,float8}'::regtype[]) THEN 'f'
+    WHEN t.oid = 'numeric'::regtype THEN CASE WHEN d.mod >= 0 THEN 'x' ELSE 'n' END
+    WHEN t.oid = 'interval'::regtype THEN 'v'
+    WHEN t.typtype IN ('r', 'm') THEN (SELECT 'x' FROM pg_range r JOIN pg_type s ON s.oid = r.rngsubtype AND s.typtype <> 'd'
+      WHERE t.oid IN (r.rngtypid, r.rngmultitypid) AND realtime.spelling(r.rngsubtype, -1, r.rngcollation) = 'x')
+    END)::"char"
+  FROM d JOIN pg_type t ON t.oid = d.oid AND t.typtype <> 'd' LEFT JOIN pg_collation c ON c.oid = collation_id
+$f$;
+
+-- One day is 24 hours and a month 30 days to SQL's equality. One that is too large to be put in order stays as it is.
+CREATE OR REPLACE FUNCTION realtime.spelled_interval(value text) RETURNS text LANGUAGE plpgsql STABLE STRICT AS $f$
+BEGIN
+  RETURN pg_catalog.justify_interval(value::pg_catalog.interval)::pg_catalog.text;
+EXCEPTION WHEN OTHERS THEN
+  RETURN value;
+END $f$;
+
+-- A value in its one spelling, from its text: that of its output function, or of its cast to text. The one place that
+-- decides it: capture and `canonical`, and so every channel, go by it.
+CREATE OR REPLACE FUNCTION realtime.spelled(how "char", value text) RETURNS text LANGUAGE sql STABLE STRICT AS $f$
+  SELECT CASE how
+    WHEN 'b' THEN CASE value WHEN 't' THEN 'true' WHEN 'f' THEN 'false' ELSE value END
+    WHEN 'p' THEN rtrim(value, ' ')
+    WHEN 'i' THEN CASE WHEN strpos(value, '/') > 0 THEN value WHEN strpos(value, ':') > 0 THEN value || '/128' ELSE value || '/32' END
+    WHEN 'f' THEN CASE value WHEN '-0' THEN '0' ELSE value END
+    WHEN 'n' THEN CASE WHEN strpos(value, '.') > 0 THEN rtrim(rtrim(value, '0'), '.') ELSE value END
+    WHEN 'v' THEN realtime.spelled_interval(value)
+    ELSE value END
+$f$;
+
+-- A value of a watched table's column, given in any form that its type takes, in its one spelling. Raises what the type's
+-- own input raises. Nothing of an owner's runs: the checks of a domain only where it is a superuser's.
+CREATE OR REPLACE FUNCTION realtime.canonical(gen int, name text, value text) RETURNS text LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, YMD' SET "IntervalStyle" = 'iso_8601'
+SET bytea_output = 'hex' SET extra_float_digits = '1' SET lc_monetary = 'C' AS $f$
+#variable_conflict use_column
+<<here>>
+DECLARE
+  a pg_attribute; typ oid; mod int; how "char"; spelt text;
+BEGIN
+  SELECT b.* INTO a FROM realtime.generations g JOIN pg_attribute b ON b.attrelid = g.relid
+    WHERE g.gen = canonical.gen AND b.attname = canonical.name AND NOT b.attisdropped;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no column "%" any more', canonical.name USING ERRCODE = 'undefined_column';
+  END IF;
+  here.how := realtime.spelling(a.atttypid, a.atttypmod, a.attcollation);
+  WITH RECURSIVE d(oid, mod, depth) AS (SELECT a.atttypid, a.atttypmod, 0
+    UNION ALL SELECT p.typbasetype, p.typtypmod, d.depth + 1 FROM d JOIN pg_type p ON p.oid = d.oid AND p.typtype = 'd')
+  SELECT t.oid, t.mod INTO here.typ, here.mod FROM (SELECT d.*, bool_and(p.typtype <> 'd' OR r.rolsuper IS TRUE) OVER (ORDER BY d.depth DESC) AS trusted
+    FROM d JOIN pg_type p ON p.oid = d.oid LEFT JOIN pg_roles r ON r.oid = p.typowner) t WHERE t.trusted ORDER BY t.depth LIMIT 1;
+  IF here.how IS NULL THEN
+    RAISE EXCEPTION 'values of type % are not told apart by their text', format_type(a.atttypid, a.atttypmod) USING ERRCODE = 'invalid_parameter_value';
+  ELSIF EXISTS (SELECT FROM pg_enum e WHERE e.enumtypid = here.typ) THEN   -- without its name, which may not be for this role
+    SELECT e.enumlabel INTO here.spelt FROM pg_enum e WHERE e.enumtypid = here.typ AND e.enumlabel = canonical.value;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'invalid input value for enum %: "%"', format_type(here.typ, NULL), canonical.value USING ERRCODE = 'invalid_text_representation';
+    END IF;
+  ELSE
+    EXECUTE format('SELECT format(''%%s'', %L::%s)', canonical.value, format_type(here.typ, here.mod)) INTO here.spelt;
+  END IF;
+  RETURN realtime.spelled(here.how, here.spelt);
+END $f$;
+
+-- The columns of a table that are on the air: all but virtual ones.
+CREATE OR REPLACE FUNCTION realtime.shown(rel oid) RETURNS text[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
+  WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
+$f$;
+
 -- Everything about a table that makes a new generation when it changes, and how the table has to be captured:
 -- by row where statement triggers miss changes; with marks where triggers or cascades may nest statements in its own.
 CREATE OR REPLACE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text, name text, key text[], hidden text[],

@@ -18,15 +18,19 @@ DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.turn(
   realtime.empty(int, interval, pg_snapshot), realtime.next_floor(int, interval, pg_snapshot),
   realtime.contains(pg_snapshot, pg_snapshot), realtime.normal(pg_snapshot, xid8), realtime.sees(pg_snapshot, int);
 DROP FUNCTION realtime.incarnate(), realtime.timelines(), realtime.position();
-DROP FUNCTION realtime.check(), realtime.located(), realtime.still_route(oid, text);
+DROP FUNCTION realtime.check(), realtime.owns(int, oid), realtime.located(), realtime.still_route(oid, text);
 DROP FUNCTION realtime.recapture(), realtime.watch(regclass, text[]), realtime.unwatch(regclass), realtime.drop_triggers(oid, text),
   realtime.wrong_triggers(oid, "char", bool, text), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),
   realtime.begin_generation(oid, text[], "char", bool, int), realtime.end_generation(int), realtime.announce(int);
-DROP FUNCTION realtime.capture_source(oid, int, text[], text[], "char", bool), realtime.row_source(oid, int, text[], text[]),
-  realtime.statement_source(oid, int, text[], text[]), realtime.insert_source(int, text, text, text, text),
-  realtime.mark_source(), realtime.place_source(),
-  realtime.json_source(text[], text), realtime.vals_source(text[], oid, "char", text), realtime.settings(oid, text[]);
-DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.note_source(text, text), realtime.describe(oid), realtime.form(oid), realtime.json_type(oid),
+DROP FUNCTION realtime.capture_source(realtime.captured), realtime.row_source(realtime.captured), realtime.statement_source(realtime.captured),
+  realtime.row_item(realtime.captured, text), realtime.insert_source(int, text, text, text, text), realtime.mark_source(), realtime.place_source(), realtime.json_source(realtime.captured, text, text),
+  realtime.rendered_source(realtime.captured, text, text), realtime.size_source(oid), realtime.vals_source(realtime.captured, bool), realtime.settings(oid, text[]),
+  realtime.key_json(text[], text, text[]), realtime.careful_json(record), realtime.listed(regclass, text[]), realtime.plain(regclass, text),
+  realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.row_bytes();
+DROP TYPE realtime.captured;
+DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.note_source(text, text), realtime.describe(oid), realtime.form(oid), realtime.shown(oid),
+  realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
+ 
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);
 DROP TABLE realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
   realtime.alive, realtime.incarnation, realtime.generations, realtime.event_log_state, realtime.events;

@@ -57,6 +57,7 @@ CREATE TABLE realtime.generations (
   vals text[] NOT NULL,        -- names of the columns in new_vals and old_vals: key columns, then the other route columns
   types text[] NOT NULL,       -- format_type of each
   json_types "char"[] NOT NULL,-- n number, b boolean, s string, t timestamp (text form differs), o other
+  spellings "char"[] NOT NULL, -- how each is spelled (realtime.spelling); null in the key: it can be no channel
   level "char" NOT NULL,       -- s statement triggers, r row triggers
   mark bool NOT NULL,
   capture text NOT NULL,       -- name of the table's capture function; stays over generations, so it names the watch

@@ -35,6 +35,7 @@ BEGIN
     -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
     UPDATE realtime.generations g SET xid = '3', relid = coalesce((SELECT c.oid FROM pg_class c
       WHERE c.relname = g.name AND c.relnamespace = (SELECT s.oid FROM pg_namespace s WHERE s.nspname = g.schema)), g.relid);
+    PERFORM realtime.recapture();   -- the oids in the text of capture functions too
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)

@@ -8,7 +8,7 @@ DECLARE
   role text;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  FOR role IN SELECT r.rolname FROM pg_roles r WHERE r.rolname IN ('realtime_reader', 'realtime_owner')
+  FOR role IN SELECT r.rolname FROM pg_roles r WHERE r.rolname IN ('realtime_reader', 'realtime_owner', 'realtime_nobody')
     AND shobj_description(r.oid, 'pg_authid') = 'Sobranie Realtime'
     AND NOT EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid)
   LOOP

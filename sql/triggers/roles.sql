@@ -1,4 +1,4 @@
--- The roles realtime_owner and realtime_reader, and schema realtime, where missing. Run by whoever migrates.
+-- The roles realtime_owner, realtime_reader and realtime_nobody (as whom owners' casts run), and schema realtime, where missing. Run by whoever migrates.
 -- Invariants: what we make says so in a comment, by which leave.sql knows it; roles belong to the whole cluster, so another
 -- database may have made them, and then they stay as they are.
 DO $do$
@@ -7,7 +7,7 @@ DECLARE
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   BEGIN
-    FOREACH role IN ARRAY '{realtime_owner,realtime_reader}'::text[] LOOP
+    FOREACH role IN ARRAY '{realtime_owner,realtime_reader,realtime_nobody}'::text[] LOOP
       IF to_regrole(role) IS NULL THEN
         EXECUTE format('CREATE ROLE %I NOLOGIN', role);
         EXECUTE format('COMMENT ON ROLE %I IS %L', role, 'Sobranie Realtime');
@@ -16,8 +16,11 @@ BEGIN
     IF NOT pg_has_role('realtime_owner', 'USAGE') THEN
       GRANT realtime_owner TO CURRENT_USER;
     END IF;
+    IF NOT pg_has_role('realtime_owner', 'realtime_nobody', 'MEMBER') THEN
+      GRANT realtime_nobody TO realtime_owner;
+    END IF;
   EXCEPTION WHEN insufficient_privilege THEN
-    RAISE EXCEPTION 'role % can''t make the roles that are needed; give it CREATEROLE, or have an administrator run: CREATE ROLE realtime_owner NOLOGIN; CREATE ROLE realtime_reader NOLOGIN; GRANT realtime_owner TO %;',
+    RAISE EXCEPTION 'role % can''t make the roles that are needed; give it CREATEROLE, or have an administrator run: CREATE ROLE realtime_owner NOLOGIN; CREATE ROLE realtime_reader NOLOGIN; CREATE ROLE realtime_nobody NOLOGIN; GRANT realtime_nobody TO realtime_owner; GRANT realtime_owner TO %;',
       quote_ident(current_user), quote_ident(current_user) USING ERRCODE = 'insufficient_privilege';
   END;
   IF to_regnamespace('realtime') IS NULL THEN

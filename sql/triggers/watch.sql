@@ -34,21 +34,24 @@ DECLARE
   d record;
   vals text[];
   gen int := (SELECT coalesce(max(g.gen), 0) + 1 FROM realtime.generations g);
-  capture text := coalesce((SELECT g.capture FROM realtime.generations g WHERE g.gen = previous), 'capture_' || here.gen);
+  capture text := coalesce((SELECT g.capture FROM realtime.generations g WHERE g.gen = previous),
+    'capture_' || replace(left(gen_random_uuid()::text, 13), '-', ''));   -- in no other database: a dump of a table names its functions
 BEGIN
   SELECT * INTO d FROM realtime.describe(rel);
   here.vals := coalesce(d.key, '{}') || ARRAY(SELECT c FROM unnest(begin_generation.routes) WITH ORDINALITY r(route, i)
     CROSS JOIN LATERAL unnest(realtime.route_columns(r.route)) WITH ORDINALITY u(c, j)
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
   EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-    here.capture, realtime.capture_source(rel, here.gen, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
+    here.capture, realtime.capture_source(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark)));
   EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', here.capture);
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, level, mark, capture, fingerprint)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.json_type(a.atttypid) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
+        JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
+      ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       begin_generation.level, begin_generation.mark, here.capture, d.fingerprint;
   PERFORM realtime.announce(here.gen);
@@ -89,9 +92,9 @@ BEGIN
         RAISE EXCEPTION 'realtime: table % has no column "%" (route "%")', rel, c, r USING ERRCODE = 'undefined_column',
           HINT = 'Its columns: ' || (SELECT string_agg(realtime.encode_name(attname), ', ' ORDER BY attnum) FROM pg_attribute
             WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped);
-      ELSIF realtime.json_type(a.atttypid) = 'o' OR a.attgenerated = 'v' THEN
+      ELSIF realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) IS NULL OR a.attgenerated = 'v' THEN
         RAISE EXCEPTION 'realtime: column "%" of % cannot be in a route: %', c, rel, CASE WHEN a.attgenerated = 'v'
-          THEN 'it is a virtual generated column' ELSE 'values of type ' || format_type(a.atttypid, a.atttypmod) || ' have no one spelling' END
+          THEN 'it is a virtual generated column' ELSE 'values of type ' || format_type(a.atttypid, a.atttypmod) || ' are not told apart by their text' END
           USING ERRCODE = 'invalid_parameter_value';
       END IF;
     END LOOP;
@@ -105,11 +108,13 @@ BEGIN
   RETURN result;
 END $f$;
 
--- Triggers that a table should bear and does not (missing, disabled, another's), or bears and should not.
+-- Triggers that a table should bear and does not (missing, disabled, another's), or bears and should not. A stray one is on
+-- a table that is neither this one nor a partition of it.
 CREATE OR REPLACE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark bool, capture text)
-RETURNS TABLE (relid oid, name text, problem text) LANGUAGE sql STABLE AS $f$
+RETURNS TABLE (relid oid, name text, problem text, stray bool) LANGUAGE sql STABLE AS $f$
   SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
-    WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END
+    WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END,
+    e.name IS NULL AND t.tgrelid <> rel AND NOT EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) a WHERE a.relid = rel)
   FROM realtime.triggers(rel, level, mark, capture) e
   FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
@@ -132,12 +137,12 @@ BEGIN
   SELECT * INTO d FROM realtime.describe(here.rel);
   SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
   IF FOUND AND g.fingerprint = d.fingerprint AND g.level = d.level AND g.mark = d.mark AND g.routes = here.wanted
-    AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture)) THEN
+    AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
     RETURN g.gen;
   END IF;
   here.gen := realtime.begin_generation(here.rel, here.wanted, d.level, d.mark, g.gen);
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
-  IF EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture)) THEN
+  IF EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
     PERFORM realtime.drop_triggers(here.rel, g.capture);
     FOR sql IN SELECT e.sql FROM realtime.triggers(here.rel, d.level, d.mark, g.capture) e WHERE e.sql IS NOT NULL ORDER BY e.relid <> here.rel LOOP
       EXECUTE sql;
@@ -152,6 +157,7 @@ DECLARE
 BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
     WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
+      AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
       AND d.refobjid = to_regproc(format('realtime.%I', capture))
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
@@ -184,7 +190,7 @@ DECLARE
   o record;
 BEGIN
   PERFORM pg_advisory_xact_lock(1919247220, 3);
-  FOR o IN SELECT g.capture, realtime.capture_source(l.rel, g.gen, g.vals, d.hidden, g.level, g.mark) AS source
+  FOR o IN SELECT g.capture, realtime.capture_source(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark)) AS source
     FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen CROSS JOIN LATERAL realtime.describe(l.rel) d
     WHERE d.fingerprint = g.fingerprint
   LOOP

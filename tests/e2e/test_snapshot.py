@@ -183,7 +183,7 @@ async def check(database: Database, channel: str, holders: list[Holder]) -> None
 @pytest.mark.parametrize(
     ("type_", "value", "same"), [("numeric", "1.5", "1.50"), ("float8", "0", "-0"), ("interval", "P1D", "PT24H")]
 )
-async def test_rows_are_those_of_the_channel_where_equal_values_are_spelled_differently(
+async def test_equal_values_that_are_spelled_differently_are_of_one_channel(
     database: Database, server: Server, type_: str, value: str, same: str
 ) -> None:
     await database.execute(f"CREATE TABLE spelled (id int PRIMARY KEY, c {type_}); CREATE INDEX ON spelled (c)")
@@ -193,5 +193,11 @@ async def test_rows_are_those_of_the_channel_where_equal_values_are_spelled_diff
         channel = f"spelled:c={value.replace('.', '%2E')}"
         await client.send({"type": "subscribe", "id": 1, "channels": [channel], "snapshot": True})
         pages = [await client.message("snapshot")]
-        assert [row["id"] for row in pages[0]["rows"]] == [1]
+        assert [row["id"] for row in pages[0]["rows"]] == [1, 2]
         client.stream.faults.clear()  # it knows no snapshots
+        await database.execute(
+            "INSERT INTO spelled SELECT 3, c FROM spelled WHERE id = 2; DELETE FROM spelled WHERE id = 2"
+        )
+        assert [(c["action"], c["key"]["id"]) for c in await client.changes(2)] == [("INSERT", 3), ("DELETE", 2)]
+        await client.send({"type": "subscribe", "id": 2, "channels": [f"spelled:c={same.replace('.', '%2E')}"]})
+        assert (await client.message("error"))["channel"] == channel

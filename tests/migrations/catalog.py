@@ -9,7 +9,8 @@ VERSIONS = sorted(file.stem for file in (ROOT / "migrations" / "versions").glob(
 CATALOG = """
 SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)'
 UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class WHERE relnamespace::regnamespace::text ~ '^(public|real)'
-UNION ALL SELECT 'function ' || oid::regprocedure FROM pg_proc WHERE oid >= 16384
+UNION ALL SELECT 'function ' || regexp_replace(oid::regprocedure::text, 'capture_[0-9a-f]{12}', 'capture_…')
+  FROM pg_proc WHERE oid >= 16384
 UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_trigger
 UNION ALL SELECT 'type ' || typname FROM pg_type WHERE oid >= 16384
 UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname ~ 'realtime'

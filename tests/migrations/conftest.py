@@ -24,7 +24,7 @@ def fresh(alone: Cluster) -> Iterator[Database]:
     name = alone.create_database(migrated=False)
     yield Database(alone, name)
     alone.drop_database(name)
-    for role in ("realtime_owner", "realtime_reader", "someone"):
+    for role in ("realtime_owner", "realtime_reader", "realtime_nobody", "someone"):
         alone.execute(f"DROP ROLE IF EXISTS {role}")
 
 

@@ -88,7 +88,7 @@ async def test_a_role_without_rights_is_told_what_it_needs(fresh: Database, user
     await fresh.execute("INSERT INTO posts (author_id) VALUES (1)")
     migrate(url, "downgrade", "base")
     assert await fresh.execute("SELECT rolname FROM pg_roles WHERE rolname ~ 'realtime' ORDER BY 1") == [
-        ("realtime_owner",), ("realtime_reader",),
+        ("realtime_nobody",), ("realtime_owner",), ("realtime_reader",),
     ]  # fmt: skip
 
 

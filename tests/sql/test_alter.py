@@ -110,7 +110,12 @@ async def test_a_dropped_table_goes_off_the_air(database: Database) -> None:
     assert await database.execute(CHECK) == []
     assert [(e.op, e.gen) for e in await events(database, since, ops="G")] == [("G", gen)]
     assert await database.value("SELECT ended FROM realtime.generations WHERE gen = %s", gen)
-    assert await database.value("SELECT count(*) FROM pg_proc WHERE proname = 'capture_' || %s::text", gen) == 0
+    assert (
+        await database.value(
+            "SELECT count(*) FROM pg_proc p JOIN realtime.generations ON proname = capture WHERE gen = %s", gen
+        )
+        == 0
+    )
     assert await database.execute(CHECK) == []
     assert await events(database, since + 1, ops="G") == []
 

@@ -41,13 +41,18 @@ async def test_the_application_s_writes_are_captured(
         "SELECT floor FROM realtime.event_log_state", "SELECT nextval('realtime.event_id')", "SELECT realtime.check()",
         "SELECT realtime.turn('1 h', 1, NULL)", "SELECT realtime.incarnate()", "SELECT realtime.unwatch('posts')",
         "SELECT realtime.watch('posts')", "SELECT realtime.announce(1)", "SELECT realtime.end_generation(1)",
-        "SELECT realtime.begin_generation('posts'::regclass, '{}', 's', false, 1)", "SELECT realtime.capture_1()",
-        "CREATE TRIGGER t AFTER INSERT ON posts REFERENCING NEW TABLE AS w EXECUTE FUNCTION realtime.capture_1()",
+        "SELECT realtime.begin_generation('posts'::regclass, '{}', 's', false, 1)", "SELECT realtime.{capture}()",
+        "CREATE TRIGGER t AFTER INSERT ON posts REFERENCING NEW TABLE AS w EXECUTE FUNCTION realtime.{capture}()",
         "SELECT realtime.mark_source()", "CREATE TABLE realtime.x ()",
-        "CREATE FUNCTION realtime.x() RETURNS int RETURN 1", "SET ROLE realtime_owner", "SET ROLE realtime_reader",
+        "CREATE FUNCTION realtime.x() RETURNS int RETURN 1", "SELECT realtime.careful_json(ROW(1))",
+        "SET ROLE realtime_nobody", "SET ROLE realtime_owner", "SET ROLE realtime_reader",
     ],
 )  # fmt: skip
-async def test_and_nothing_else(application: psycopg.AsyncConnection[tuple[object, ...]], attempt: str) -> None:
+async def test_and_nothing_else(
+    database: Database, application: psycopg.AsyncConnection[tuple[object, ...]], attempt: str
+) -> None:
+    capture = await database.value("SELECT capture FROM realtime.generations WHERE name = 'posts' AND NOT ended")
+    attempt = attempt.replace("{capture}", capture)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await rows_of(application, attempt)
 

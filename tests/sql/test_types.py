@@ -41,7 +41,11 @@ COLUMNS = {
     "ts_": ("tsvector", "'a b'"),
     "dt": ("stamp", "'2026-07-02 03:04:05+02'"),
 }
-ROUTABLE = [n for n, (t, _) in COLUMNS.items() if t not in {"json", "jsonb", "text[]", "timestamptz[]", "pair"}]
+ROUTABLE = [
+    n
+    for n, (t, _) in COLUMNS.items()
+    if t not in {"json", "jsonb", "text[]", "timestamptz[]", "pair", "point", "regclass"}
+]
 TYPES = """
 CREATE TYPE mood AS ENUM ('ok', 'bad'); CREATE DOMAIN posint AS int CHECK (VALUE > 0);
 CREATE DOMAIN stamp AS timestamptz; CREATE TYPE pair AS (a int, at timestamptz);"""

@@ -52,7 +52,12 @@ async def test_unwatch_leaves_nothing_on_the_table(database: Database) -> None:
     await database.execute("INSERT INTO t VALUES (1)")
     assert ops([e for e in await events(database, ops="GI") if e.gen == gen]) == "GG"
     assert await database.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass") == 0
-    assert await database.value("SELECT count(*) FROM pg_proc WHERE proname = 'capture_' || %s::text", gen) == 0
+    assert (
+        await database.value(
+            "SELECT count(*) FROM pg_proc p JOIN realtime.generations ON proname = capture WHERE gen = %s", gen
+        )
+        == 0
+    )
     assert await database.value("SELECT realtime.watch('t')") > gen
 
 
