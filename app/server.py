@@ -41,7 +41,7 @@ class Server:
         self.registry = Registry(
             Lookup(self.broadcaster, backend.tables, backend.rows),
             observe,
-            server_id=settings.server_id,
+            server_id=settings.public_id,
             version=__version__,
             heartbeat=settings.heartbeat,
         )

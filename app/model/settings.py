@@ -5,6 +5,7 @@ error and no repr holds a secret, so a value is only repeated where its setting 
 """
 
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -81,6 +82,13 @@ class Settings:
     def redacted(self) -> str:
         """The database's URL without its password, for people and logs."""
         return redact_url(self.database_url) if self.database_url else "the embedded database"
+
+    @property
+    def public_id(self) -> str:
+        """What clients are told: the server's name, but a digest of one that is made of the machine's."""
+        if not self.server_id.startswith(f"{os.uname().nodename[:40]}-"):
+            return self.server_id
+        return hashlib.blake2s(self.server_id.encode(), digest_size=4).hexdigest()
 
     def in_workers(self, count: str | None, worker: str | None) -> "Settings":
         """With what the command line says of workers. Raises SettingsError."""

@@ -1,6 +1,7 @@
 """Settings: what parses, what stops the start, and that no error tells a secret."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -213,3 +214,11 @@ def test_what_libpq_takes_is_taken(url: str) -> None:
 def test_every_secret_of_a_url_is_hidden() -> None:
     shown = redact_url("postgresql://u@h/d?oauth_client_secret=hunter2&sslpassword=hunter2&password=hunter2&user=u")
     assert "hunter2" not in shown
+
+
+def test_clients_are_told_the_name_that_was_given_and_never_the_machine_s() -> None:
+    assert Settings.from_env({"SOBRANIE_SERVER_ID": "web-1.eu"}).public_id == "web-1.eu"
+    unnamed = Settings()
+    for made in (unnamed, replace(unnamed, server_id=f"{unnamed.server_id}-2")):  # of a worker
+        assert re.fullmatch("[0-9a-f]{8}", made.public_id)
+    assert unnamed.public_id == Settings().public_id
