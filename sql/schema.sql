@@ -429,7 +429,7 @@ CREATE FUNCTION realtime.capture_1() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint := pg_trigger_depth();
+  ord bigint; depth smallint := pg_trigger_depth(); note text;
   new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
   saved_timezone text;
 BEGIN
@@ -440,7 +440,21 @@ BEGIN
     saved_timezone := current_setting('TimeZone');
     PERFORM set_config('TimeZone', 'UTC', true);
   END IF;
-  IF depth > 1 THEN
+  IF TG_NARGS > 0 THEN
+    FOR i IN REVERSE depth .. depth - 1 LOOP
+      note := current_setting(concat(TG_ARGV[0], i), true);
+      IF strpos(note, TG_ARGV[1]) > 0 THEN
+        IF ord IS NULL THEN
+          ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+          depth := i + 1;
+        END IF;
+        note := replace(note, TG_ARGV[1], '');
+        note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+      END IF;
+    END LOOP;
+    ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
+  END IF;
+  IF depth > 1 AND ord IS NULL THEN
     ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
   END IF;
   IF TG_OP = 'INSERT' THEN
@@ -484,7 +498,7 @@ CREATE FUNCTION realtime.capture_2() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint := pg_trigger_depth();
+  ord bigint; depth smallint := pg_trigger_depth(); note text;
   new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
   saved_timezone text;
 BEGIN
@@ -495,7 +509,21 @@ BEGIN
     saved_timezone := current_setting('TimeZone');
     PERFORM set_config('TimeZone', 'UTC', true);
   END IF;
-  IF depth > 1 THEN
+  IF TG_NARGS > 0 THEN
+    FOR i IN REVERSE depth .. depth - 1 LOOP
+      note := current_setting(concat(TG_ARGV[0], i), true);
+      IF strpos(note, TG_ARGV[1]) > 0 THEN
+        IF ord IS NULL THEN
+          ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+          depth := i + 1;
+        END IF;
+        note := replace(note, TG_ARGV[1], '');
+        note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+      END IF;
+    END LOOP;
+    ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
+  END IF;
+  IF depth > 1 AND ord IS NULL THEN
     ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
   END IF;
   IF TG_OP = 'INSERT' THEN
@@ -539,7 +567,7 @@ CREATE FUNCTION realtime.capture_source(t realtime.captured) RETURNS text
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint := pg_trigger_depth();
+  ord bigint; depth smallint := pg_trigger_depth(); note text;
   new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
 %s
 BEGIN
@@ -553,7 +581,7 @@ BEGIN
 %s  RETURN NULL;
 END $s$,
     s.declare, t.rel, CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen, s.pin,
-    CASE WHEN t.mark AND t.level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
+    CASE WHEN t.level = 's' THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
     CASE WHEN t.level = 's' THEN realtime.statement_source(t) ELSE realtime.row_source(t) END,
     s.unpin)
   FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,
@@ -905,20 +933,20 @@ CREATE FUNCTION realtime.mark_source() RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
   SELECT $s$
-  DECLARE
-    letter text := lower(left(TG_OP, 1));
-    name text := concat(TG_ARGV[0], depth - 1);
-    note text := current_setting(name, true);
-  BEGIN
-    IF strpos(note, letter) > 0 IS NOT TRUE THEN
-      name := concat(TG_ARGV[0], depth);
-      note := current_setting(name, true);
-      depth := depth + (strpos(note, letter) > 0 IS TRUE)::int;
-    END IF;
-    ord := (coalesce(nullif(split_part(note, ' ', 1), '')::pg_lsn, pg_current_wal_insert_lsn()) - '0/0')::bigint;
-    note := replace(note, letter, '');
-    PERFORM set_config(name, CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-  END;$s$
+  IF TG_NARGS > 0 THEN
+    FOR i IN REVERSE depth .. depth - 1 LOOP
+      note := current_setting(concat(TG_ARGV[0], i), true);
+      IF strpos(note, TG_ARGV[1]) > 0 THEN
+        IF ord IS NULL THEN
+          ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+          depth := i + 1;
+        END IF;
+        note := replace(note, TG_ARGV[1], '');
+        note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+      END IF;
+    END LOOP;
+    ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
+  END IF;$s$
 $_$;
 
 CREATE FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) RETURNS pg_snapshot
@@ -996,7 +1024,7 @@ CREATE FUNCTION realtime.note_source(note text, op text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
   SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
-    replace(split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L, ''), %2$L), true) IS NOT NULL$s$, note, op)
+    split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L), true) IS NOT NULL$s$, note, op)
 $_$;
 
 CREATE FUNCTION realtime.owns(gen integer, rel oid) RETURNS boolean
@@ -1010,7 +1038,7 @@ CREATE FUNCTION realtime.place_source() RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
   SELECT $s$
-  IF depth > 1 THEN
+  IF depth > 1 AND ord IS NULL THEN
     ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
   END IF;$s$
 $_$;
@@ -1376,15 +1404,15 @@ END $$;
 CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, type smallint, marked boolean, sql text)
     LANGUAGE sql STABLE
     AS $$
-  SELECT rel, v.name, v.type, mark, format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION realtime.%I(%s)',
-      v.name, v.event, rel::regclass, v.how, CASE WHEN mark THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END, capture,
-      CASE WHEN mark THEN quote_literal(n.note) END)
+  SELECT rel, v.name, v.type, v.marked, format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION realtime.%I(%s)',
+      v.name, v.event, rel::regclass, v.how, CASE WHEN v.marked THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END, capture,
+      CASE WHEN v.marked THEN format('%L, %L', n.note, v.op) END)
   FROM (VALUES
-    ('realtime_insert', 4::smallint, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'i'),
-    ('realtime_update', 16::smallint, 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', 'u'),
-    ('realtime_delete', 8::smallint, 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', 'd'),
-    ('realtime_truncate', 32::smallint, 'AFTER TRUNCATE', '', 't')
-  ) v(name, type, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
+    ('realtime_insert', 4::smallint, mark, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'i'),
+    ('realtime_update', 16::smallint, mark, 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', 'u'),
+    ('realtime_delete', 8::smallint, mark, 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', 'd'),
+    ('realtime_truncate', 32::smallint, true, 'AFTER TRUNCATE', '', 't')  -- of other tables with it, where triggers write to this
+  ) v(name, type, marked, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
   UNION ALL
   SELECT m.relid, v.name, v.type, false, CASE WHEN m.relid = rel OR v.type = 32 THEN
     format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, capture,
@@ -1548,8 +1576,8 @@ CREATE TRIGGER realtime_delete AFTER DELETE ON public.notifications REFERENCING 
 CREATE TRIGGER realtime_delete AFTER DELETE ON public.posts REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
 CREATE TRIGGER realtime_insert AFTER INSERT ON public.notifications REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
 CREATE TRIGGER realtime_insert AFTER INSERT ON public.posts REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
-CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
-CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
+CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_2_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_2_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_2('realtime.capture_2_', 't');
+CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_1_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_1_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_1('realtime.capture_1_', 't');
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.notifications REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.posts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
 

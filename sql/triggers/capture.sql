@@ -244,32 +244,33 @@ CREATE OR REPLACE FUNCTION realtime.row_source(t realtime.captured) RETURNS text
     realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
 $f$;
 
--- Where tables bear no mark a nested statement still notes the WAL position, to be found among those that do.
+-- Where the trigger bears no mark a nested statement still notes the WAL position, to be found among those that do.
 CREATE OR REPLACE FUNCTION realtime.place_source() RETURNS text LANGUAGE sql IMMUTABLE AS $f$
   SELECT $s$
-  IF depth > 1 THEN
+  IF depth > 1 AND ord IS NULL THEN
     ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
   END IF;$s$
 $f$;
 
 -- Takes the action's letter out of the note (realtime.note_source), whose position is the mark. It was made one level
--- less deep than the trigger is, or on the same one by a cascade, which is a statement nested in a trigger of PostgreSQL's.
+-- less deep than the trigger is. On the trigger's own level a cascade made it, which is a statement nested in a trigger of
+-- PostgreSQL's; where its rows come together with those of the query that it belongs to, all count as the cascade's.
 CREATE OR REPLACE FUNCTION realtime.mark_source() RETURNS text LANGUAGE sql IMMUTABLE AS $f$
   SELECT $s$
-  DECLARE
-    letter text := lower(left(TG_OP, 1));
-    name text := concat(TG_ARGV[0], depth - 1);
-    note text := current_setting(name, true);
-  BEGIN
-    IF strpos(note, letter) > 0 IS NOT TRUE THEN
-      name := concat(TG_ARGV[0], depth);
-      note := current_setting(name, true);
-      depth := depth + (strpos(note, letter) > 0 IS TRUE)::int;
-    END IF;
-    ord := (coalesce(nullif(split_part(note, ' ', 1), '')::pg_lsn, pg_current_wal_insert_lsn()) - '0/0')::bigint;
-    note := replace(note, letter, '');
-    PERFORM set_config(name, CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-  END;$s$
+  IF TG_NARGS > 0 THEN
+    FOR i IN REVERSE depth .. depth - 1 LOOP
+      note := current_setting(concat(TG_ARGV[0], i), true);
+      IF strpos(note, TG_ARGV[1]) > 0 THEN
+        IF ord IS NULL THEN
+          ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+          depth := i + 1;
+        END IF;
+        note := replace(note, TG_ARGV[1], '');
+        note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+      END IF;
+    END LOOP;
+    ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
+  END IF;$s$
 $f$;
 
 -- The whole function body. The gate: a writer that can't share advisory lock 1 has a parked reader to wake (docs/capture.md).
@@ -277,7 +278,7 @@ CREATE OR REPLACE FUNCTION realtime.capture_source(t realtime.captured) RETURNS 
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint := pg_trigger_depth();
+  ord bigint; depth smallint := pg_trigger_depth(); note text;
   new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
 %s
 BEGIN
@@ -291,7 +292,7 @@ BEGIN
 %s  RETURN NULL;
 END $s$,
     s.declare, t.rel, CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen, s.pin,
-    CASE WHEN t.mark AND t.level = 's' THEN realtime.mark_source() ELSE realtime.place_source() END,
+    CASE WHEN t.level = 's' THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
     CASE WHEN t.level = 's' THEN realtime.statement_source(t) ELSE realtime.row_source(t) END,
     s.unpin)
   FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,

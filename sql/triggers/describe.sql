@@ -162,28 +162,28 @@ CREATE OR REPLACE FUNCTION realtime.form(rel oid) RETURNS text LANGUAGE sql STAB
   FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
 $f$;
 
--- When a trigger of a marked table is to fire: always, and it notes how far the WAL is. PostgreSQL evaluates this when the
+-- When a trigger that marks is to fire: always, and it notes how far the WAL is. PostgreSQL evaluates this when the
 -- statement has written its rows: after what BEFORE triggers did, and before AFTER triggers fire. The note, one for each
 -- table and depth, is the WAL position and the letters of the actions that are still to be captured. Whatever one query did
 -- to a table is captured after all its parts have run, so all of it finds the same position.
 CREATE OR REPLACE FUNCTION realtime.note_source(note text, op text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
   SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
-    replace(split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L, ''), %2$L), true) IS NOT NULL$s$, note, op)
+    split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L), true) IS NOT NULL$s$, note, op)
 $f$;
 
 -- The triggers that a watched table must bear. `sql` is null for those that PostgreSQL clones to partitions itself.
 -- Row-level ones are named to fire before the application's, and numbered: a partition may be watched with its parent.
 CREATE OR REPLACE FUNCTION realtime.triggers(rel oid, level "char", mark bool, capture text)
 RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGUAGE sql STABLE AS $f$
-  SELECT rel, v.name, v.type, mark, format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION realtime.%I(%s)',
-      v.name, v.event, rel::regclass, v.how, CASE WHEN mark THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END, capture,
-      CASE WHEN mark THEN quote_literal(n.note) END)
+  SELECT rel, v.name, v.type, v.marked, format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION realtime.%I(%s)',
+      v.name, v.event, rel::regclass, v.how, CASE WHEN v.marked THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END, capture,
+      CASE WHEN v.marked THEN format('%L, %L', n.note, v.op) END)
   FROM (VALUES
-    ('realtime_insert', 4::smallint, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'i'),
-    ('realtime_update', 16::smallint, 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', 'u'),
-    ('realtime_delete', 8::smallint, 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', 'd'),
-    ('realtime_truncate', 32::smallint, 'AFTER TRUNCATE', '', 't')
-  ) v(name, type, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
+    ('realtime_insert', 4::smallint, mark, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'i'),
+    ('realtime_update', 16::smallint, mark, 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', 'u'),
+    ('realtime_delete', 8::smallint, mark, 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', 'd'),
+    ('realtime_truncate', 32::smallint, true, 'AFTER TRUNCATE', '', 't')  -- of other tables with it, where triggers write to this
+  ) v(name, type, marked, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
   UNION ALL
   SELECT m.relid, v.name, v.type, false, CASE WHEN m.relid = rel OR v.type = 32 THEN
     format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, capture,

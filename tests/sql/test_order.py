@@ -205,3 +205,21 @@ async def test_rows_that_a_trigger_of_truncate_makes_outlive_it(database: Databa
     assert batch is not None
     assert batch.transactions is not None
     assert [c.op for c in batch.transactions[0].changes] == ["T", "I"]
+
+
+async def test_rows_that_the_trigger_of_another_table_makes_outlive_a_truncate_of_both(
+    database: Database, log: PostgresEventLog
+) -> None:
+    await database.execute(
+        """CREATE TABLE par (id int PRIMARY KEY); CREATE TABLE chi (id int PRIMARY KEY, p int REFERENCES par);
+           INSERT INTO par VALUES (1); INSERT INTO chi VALUES (1, 1);
+           CREATE FUNCTION seed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO chi VALUES (1, NULL); RETURN NULL; END $$;
+           CREATE TRIGGER aa AFTER TRUNCATE ON par EXECUTE FUNCTION seed();
+           SELECT realtime.watch('par'), realtime.watch('chi')"""
+    )
+    start = (await log.head()).position
+    await database.execute("TRUNCATE par CASCADE")
+    batch = await log.difference(start)
+    assert batch is not None
+    assert batch.transactions is not None
+    assert [(c.op, c.table.name) for c in batch.transactions[0].changes] == [("T", "par"), ("T", "chi"), ("I", "chi")]

@@ -15,7 +15,7 @@ from app.postgres.event_log import PostgresEventLog
 from harness.database import Database, rows_of
 from tests.sql.worlds import TABLES, World, worlds
 
-STATEMENTS = int(os.environ.get("STATEMENTS", "2000"))
+STATEMENTS = int(os.environ.get("STATEMENTS", "1200"))
 BEGIN = "SET search_path = w; SET deadlock_timeout = '20ms'; SET lock_timeout = '300ms'; SET statement_timeout = '2s'"
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 State = dict[tuple[str, str], dict[str, Any]]
@@ -105,7 +105,7 @@ async def test_what_is_replayed_is_what_happened(database: Database, figures: Ca
 
     @given(worlds)
     @settings(
-        max_examples=max(STATEMENTS // 20, 1),
+        max_examples=max(STATEMENTS // 10, 1),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
