@@ -441,7 +441,7 @@ BEGIN
     PERFORM set_config('TimeZone', 'UTC', true);
   END IF;
   IF TG_NARGS > 0 THEN
-    FOR i IN REVERSE depth .. depth - 1 LOOP
+    FOR i IN depth - 1 .. depth LOOP
       note := current_setting(concat(TG_ARGV[0], i), true);
       IF strpos(note, TG_ARGV[1]) > 0 THEN
         IF ord IS NULL THEN
@@ -510,7 +510,7 @@ BEGIN
     PERFORM set_config('TimeZone', 'UTC', true);
   END IF;
   IF TG_NARGS > 0 THEN
-    FOR i IN REVERSE depth .. depth - 1 LOOP
+    FOR i IN depth - 1 .. depth LOOP
       note := current_setting(concat(TG_ARGV[0], i), true);
       IF strpos(note, TG_ARGV[1]) > 0 THEN
         IF ord IS NULL THEN
@@ -934,7 +934,7 @@ CREATE FUNCTION realtime.mark_source() RETURNS text
     AS $_$
   SELECT $s$
   IF TG_NARGS > 0 THEN
-    FOR i IN REVERSE depth .. depth - 1 LOOP
+    FOR i IN depth - 1 .. depth LOOP
       note := current_setting(concat(TG_ARGV[0], i), true);
       IF strpos(note, TG_ARGV[1]) > 0 THEN
         IF ord IS NULL THEN

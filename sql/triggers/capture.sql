@@ -254,11 +254,11 @@ $f$;
 
 -- Takes the action's letter out of the note (realtime.note_source), whose position is the mark. It was made one level
 -- less deep than the trigger is. On the trigger's own level a cascade made it, which is a statement nested in a trigger of
--- PostgreSQL's; where its rows come together with those of the query that it belongs to, all count as the cascade's.
+-- PostgreSQL's; where its rows come together with those of the query that it belongs to, all count as the query's.
 CREATE OR REPLACE FUNCTION realtime.mark_source() RETURNS text LANGUAGE sql IMMUTABLE AS $f$
   SELECT $s$
   IF TG_NARGS > 0 THEN
-    FOR i IN REVERSE depth .. depth - 1 LOOP
+    FOR i IN depth - 1 .. depth LOOP
       note := current_setting(concat(TG_ARGV[0], i), true);
       IF strpos(note, TG_ARGV[1]) > 0 THEN
         IF ord IS NULL THEN
