@@ -430,7 +430,6 @@ CREATE FUNCTION realtime.capture_1() RETURNS trigger
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth(); note text;
-  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
   saved_timezone text;
 BEGIN
   IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
@@ -460,24 +459,23 @@ BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'I'::"char", here.depth, here.ord, clock_timestamp(),
-      k.vals, NULL::text[], coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
+      k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
-    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
+    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'U'::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)), coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w
-      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END;
+      w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
     ELSE
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)) END, CASE WHEN o.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) END
-      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w USING (n)
+      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
+      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
       WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
     END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'D'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], k.vals, NULL::json, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)) FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, coalesce(pg_column_size(title), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
+      NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
   ELSE
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'T'::"char", here.depth, here.ord, clock_timestamp(),
@@ -499,7 +497,6 @@ CREATE FUNCTION realtime.capture_2() RETURNS trigger
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth(); note text;
-  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
   saved_timezone text;
 BEGIN
   IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
@@ -529,24 +526,23 @@ BEGIN
   IF TG_OP = 'INSERT' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'I'::"char", here.depth, here.ord, clock_timestamp(),
-      k.vals, NULL::text[], coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)), NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
+      k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
   ELSIF TG_OP = 'UPDATE' THEN
-    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
+    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'U'::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)), coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w
-      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END;
+      w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
     ELSE
       INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= realtime.row_bytes() THEN realtime.careful_json(w.r) END, realtime.key_json('{id}'::text[], 'n', w.vals)) END, CASE WHEN o.n IS NOT NULL THEN coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= realtime.row_bytes() THEN realtime.careful_json(o.r) END, realtime.key_json('{id}'::text[], 'n', o.vals)) END
-      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k) w USING (n)
+      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
+      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
       WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
     END IF;
   ELSIF TG_OP = 'DELETE' THEN
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'D'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], k.vals, NULL::json, coalesce(CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= realtime.row_bytes() THEN realtime.careful_json(x.*) END, realtime.key_json('{id}'::text[], 'n', k.vals)) FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, coalesce(pg_column_size(kind), 0)::bigint + coalesce(pg_column_size(body), 0)::bigint AS size FROM (SELECT x.*) y) v) k;
+      NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
   ELSE
     INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
     SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'T'::"char", here.depth, here.ord, clock_timestamp(),
@@ -568,7 +564,6 @@ CREATE FUNCTION realtime.capture_source(t realtime.captured) RETURNS text
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth(); note text;
-  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
 %s
 BEGIN
   IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN
@@ -874,11 +869,8 @@ $_$;
 CREATE FUNCTION realtime.json_source(t realtime.captured, r text, k text) RETURNS text
     LANGUAGE sql STABLE
     AS $$
-  SELECT format('coalesce(%s, realtime.key_json(%L::text[], %L, %s.vals))',
-    CASE WHEN t.hidden = '{}' THEN whole.source
-      ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END,
-    coalesce(t.key, '{}'), (SELECT string_agg(realtime.json_type(a.atttypid)::text, '' ORDER BY i)
-      FROM unnest(t.key) WITH ORDINALITY u(c, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = c), k)
+  SELECT CASE WHEN t.hidden = '{}' THEN whole.source
+    ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END
   FROM realtime.rendered_source(t, r, k) whole(source), realtime.rendered_source(t, k || '.shown', k) shown(source)
 $$;
 
@@ -895,16 +887,6 @@ CREATE FUNCTION realtime.json_type(typ oid) RETURNS "char"
     ELSE 's' END)::"char"
   FROM pg_type t WHERE t.oid = realtime.base_type(typ)
 $$;
-
-CREATE FUNCTION realtime.key_json(names text[], kinds text, vals text[]) RETURNS json
-    LANGUAGE sql IMMUTABLE
-    AS $_$
-  SELECT concat(' {', string_agg(concat(to_json(k.name), ':', CASE WHEN k.val IS NULL THEN 'null'
-      WHEN k.kind = 'b' OR k.kind = 'n' AND k.val ~ '^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$' THEN k.val
-      WHEN k.kind = 't' THEN to_json(replace(replace(k.val, ' ', 'T'), '+00', '+00:00'))::text
-      ELSE to_json(k.val)::text END), ',' ORDER BY k.i), '}')::json
-  FROM (SELECT n.name, n.i, substr(kinds, n.i::int, 1) AS kind, vals[n.i] AS val FROM unnest(names) WITH ORDINALITY n(name, i)) k
-$_$;
 
 CREATE FUNCTION realtime.listed(rel regclass, columns text[]) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
@@ -1167,10 +1149,10 @@ BEGIN
 END $$;
 
 CREATE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE sql STABLE
     AS $_$
-  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= realtime.row_bytes() THEN realtime.careful_json(%4$s) END',
-    t.rel, t.capture, k, r)
+  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= %5$s THEN realtime.careful_json(%4$s) END',
+    t.rel, t.capture, k, r, realtime.size_limit(t.rel))
 $_$;
 
 CREATE FUNCTION realtime.route_columns(route text) RETURNS text[]
@@ -1191,17 +1173,17 @@ CREATE FUNCTION realtime.row_bytes() RETURNS integer
     LANGUAGE sql IMMUTABLE
     AS $$SELECT 67108864$$;
 
-CREATE FUNCTION realtime.row_item(t realtime.captured, source text) RETURNS text
+CREATE FUNCTION realtime.row_item(t realtime.captured, source text, alias text) RETURNS text
     LANGUAGE sql STABLE
     AS $$
-  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) k',
+  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) %s',
     (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT unnest(realtime.shown(t.rel))) u(c)),
     CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END', t.rel, t.capture,
       realtime.vals_source(t, true), realtime.vals_source(t, false)) END,
     z.size,
-    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= realtime.row_bytes() THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
-      z.size, (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
-    source)
+    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= %s THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
+      z.size, realtime.size_limit(t.rel), (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
+    source, alias)
   FROM realtime.size_source(t.rel) z(size)
 $$;
 
@@ -1209,25 +1191,22 @@ CREATE FUNCTION realtime.row_source(t realtime.captured) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
   SELECT format($s$
-  IF TG_OP = 'TRUNCATE' THEN
+  IF TG_OP = 'INSERT' THEN
+    %s
+  ELSIF TG_OP = 'UPDATE' THEN
+    %s
+  ELSIF TG_OP = 'DELETE' THEN
     %s
   ELSE
-    IF TG_OP <> 'DELETE' THEN
-      SELECT k.vals, k.size, %s INTO here.new_vals, here.new_size, here.new_json FROM %s;
-    END IF;
-    IF TG_OP <> 'INSERT' THEN
-      SELECT k.vals, k.size, %s INTO here.old_vals, here.old_size, here.old_json FROM %s;
-    END IF;
-    IF TG_OP = 'UPDATE' AND greatest(here.old_size, here.new_size) <= realtime.row_bytes() THEN
-      IF NOT OLD *<> NEW THEN
-        RETURN NULL;
-      END IF;
-    END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
-    realtime.json_source(t, 'NEW', 'k'), realtime.row_item(t, 'NEW.*'), realtime.json_source(t, 'OLD', 'k'), realtime.row_item(t, 'OLD.*'),
-    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(t.gen, e.each, '0', '''I''', format('w.vals, NULL::text[], %s, NULL::json FROM %s', e.new_json, e.w)),
+    realtime.insert_source(t.gen, e.each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE CASE WHEN greatest(o.size, w.size) <= %s THEN OLD *<> NEW ELSE true END',
+      e.new_json, e.old_json, e.w, e.o, realtime.size_limit(t.rel))),
+    realtime.insert_source(t.gen, e.each, '0', '''D''', format('NULL::text[], o.vals, NULL::json, %s FROM %s', e.old_json, e.o)),
+    realtime.insert_source(t.gen, e.each, '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'))
+  FROM (SELECT 'nextval(''realtime.event_id'')' AS each, realtime.json_source(t, 'NEW', 'w') AS new_json, realtime.json_source(t, 'OLD', 'o') AS old_json,
+    realtime.row_item(t, 'NEW.*', 'w') AS w, realtime.row_item(t, 'OLD.*', 'o') AS o) e
 $_$;
 
 CREATE FUNCTION realtime.sees(s pg_snapshot, slot integer) RETURNS boolean
@@ -1271,13 +1250,18 @@ CREATE FUNCTION realtime.shown(rel oid) RETURNS text[]
   WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
 $$;
 
+CREATE FUNCTION realtime.size_limit(rel oid) RETURNS integer
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT least(realtime.row_bytes(), 1000000000 / greatest(cardinality(realtime.shown(rel)), 1))
+$$;
+
 CREATE FUNCTION realtime.size_source(rel oid) RETURNS text
     LANGUAGE sql STABLE
     AS $$
-  SELECT coalesce(string_agg(DISTINCT CASE WHEN p.expansive THEN '2001' END, ' + ') || ' + ', '')
-    || coalesce(string_agg(format('coalesce(pg_column_size(%I), 0)::bigint', a.attname), ' + ' ORDER BY a.attnum), '0')
-  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid CROSS JOIN LATERAL (
-    SELECT t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype OR t.typtype IN ('r', 'm', 'c') AS expansive) p
+  SELECT CASE WHEN count(*) = 0 THEN '0' ELSE format('greatest(%s, %s)', string_agg(format('pg_column_size(%I)', a.attname), ', ' ORDER BY a.attnum),
+    CASE WHEN bool_or(t.typtype IN ('r', 'm', 'c') OR t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype) THEN 2001 ELSE 0 END) END
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND t.typlen < 0
     AND NOT (a.atttypid = ANY ('{numeric,inet,cidr}'::regtype[]) OR a.atttypid = ANY ('{varchar,bpchar,bit,varbit}'::regtype[]) AND a.atttypmod BETWEEN 0 AND 1000)
 $$;
@@ -1334,19 +1318,20 @@ CREATE FUNCTION realtime.statement_source(t realtime.captured) RETURNS text
     AS $_$
 DECLARE
   each text := 'nextval(''realtime.event_id'')';
-  k text := realtime.row_item(t, 'x.*');
+  k text := realtime.row_item(t, 'x.*', 'k');
   json text := realtime.json_source(t, 'x.*', 'k');
   new_json text := realtime.json_source(t, 'w.r', 'w');
   old_json text := realtime.json_source(t, 'o.r', 'o');
   -- coalesce(x.*) is the whole row whatever its columns are called
   one text := 'SELECT coalesce(x.*) AS r, k.* FROM';
-  many text := 'SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM';
+  many text := format('SELECT row_number() OVER () AS n, CASE WHEN k.size <= %s THEN coalesce(x.*) END AS r, k.* FROM', realtime.size_limit(t.rel));
+  small text := format('CASE WHEN realtime.plain(%L::regclass, %L) THEN row_to_json(%%s) ELSE realtime.careful_json(%%1$s) END', t.rel, t.capture);
 BEGIN
   RETURN format($s$
   IF TG_OP = 'INSERT' THEN
     %s
   ELSIF TG_OP = 'UPDATE' THEN
-    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
+    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1)%s THEN
       %s
     ELSE
       %s
@@ -1357,9 +1342,11 @@ BEGIN
     %s
   END IF;$s$,
     realtime.insert_source(t.gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, k)),
+    CASE WHEN realtime.size_source(t.rel) = '0' THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN %s WHERE k.size > 2000)'
+      ' AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN %1$s WHERE k.size > 2000)', k) END,
     realtime.insert_source(t.gen, each, '0', '''U''', format(
-      'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w
-      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END', new_json, old_json, one, k)),
+      'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w WHERE o.r *<> w.r',
+      CASE WHEN t.hidden = '{}' THEN format(small, 'w.r') ELSE new_json END, CASE WHEN t.hidden = '{}' THEN format(small, 'o.r') ELSE old_json END, one, k)),
     realtime.insert_source(t.gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
       'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
       'w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN %s END, CASE WHEN o.n IS NOT NULL THEN %s END
@@ -1621,7 +1608,6 @@ GRANT ALL ON FUNCTION realtime.incarnate() TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.key_json(names text[], kinds text, vals text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.listed(rel regclass, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.located() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
@@ -1647,7 +1633,7 @@ REVOKE ALL ON FUNCTION realtime.rendered_source(t realtime.captured, r text, k t
 REVOKE ALL ON FUNCTION realtime.route_columns(route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, source text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, source text, alias text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
@@ -1655,6 +1641,7 @@ REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.shown(rel oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.shown(rel oid) TO realtime_reader;
 
+REVOKE ALL ON FUNCTION realtime.size_limit(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.size_source(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
 

@@ -93,6 +93,12 @@ class Table:
         names = b'"schema":%s,"table":%s' % (text_json(self.schema), text_json(self.name))
         return {op: b'"action":"%s",%s,"id":' % (action, names) for op, action in ACTIONS.items()}
 
+    def oversize(self, values: Iterable[str | None] | None) -> bytes:
+        """What stands for a row that was too large for the event log: its key's columns. It begins with a blank, as no
+        row of PostgreSQL's does."""
+        pairs = zip(self.key_heads, self.readings, values or (), self.key, strict=False)
+        return b" {%s}" % b",".join([head + value_json(kind, text, name, None) for head, kind, text, name in pairs])
+
     def identity(self, values: Values | None, row: bytes | None) -> bytes:
         """`"row":…,"key":…` of a row with these values: the primary key as text (of several columns, their values
         encoded and joined by commas), and as JSON; null where there is none."""
@@ -157,7 +163,6 @@ class Change:
     def _body(self, op: str, new: bytes | None, old: bytes | None) -> bytes:
         table, at = self.table, self.at
         second, microsecond = divmod(at, _SECOND)
-        # A row too large for the event log is its key alone, and begins with a blank (sql/triggers/).
         oversize = (new is not None and new[:1] == b" ") or (old is not None and old[:1] == b" ")
         return b'%s"%d.%d-%d%s","tx":"%d","at":"%s.%06d+00:00",%s,"data":%s,"old":%s%s' % (
             table.heads[op], self.number, self.n, at, self.half.encode(), self.xid, _to_the_second(second),

@@ -44,8 +44,13 @@ _ORDER: Final = attrgetter("last", "xid")
 def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> Change:
     """The change of one event. `tables` are the generations by number; `half` is that of Change."""
     number, n, xid, gen, op, depth, mark, command, at, new_values, old_values, new, old = row
+    table = tables[gen]
+    if new is None and op in "IU":
+        new = table.oversize(new_values)
+    if old is None and op in "UD":
+        old = table.oversize(old_values)
     return Change(
-        number, n, xid, tables[gen], op, depth, mark, at + _Y2000,
+        number, n, xid, table, op, depth, mark, at + _Y2000,
         None if new_values is None else tuple(new_values), None if old_values is None else tuple(old_values),
         None if new is None else blanked(new), None if old is None else blanked(old), half,
         command,

@@ -108,15 +108,6 @@ REVOKE CREATE ON SCHEMA realtime FROM realtime_nobody;
 REVOKE ALL ON FUNCTION realtime.careful_json(record) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION realtime.careful_json(record) TO realtime_owner, realtime_reader;
 
--- A row beyond realtime.row_bytes(): an object of its key's columns. It begins with a blank, by which readers know it.
-CREATE OR REPLACE FUNCTION realtime.key_json(names text[], kinds text, vals text[]) RETURNS json LANGUAGE sql IMMUTABLE AS $f$
-  SELECT concat(' {', string_agg(concat(to_json(k.name), ':', CASE WHEN k.val IS NULL THEN 'null'
-      WHEN k.kind = 'b' OR k.kind = 'n' AND k.val ~ '^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$' THEN k.val
-      WHEN k.kind = 't' THEN to_json(replace(replace(k.val, ' ', 'T'), '+00', '+00:00'))::text
-      ELSE to_json(k.val)::text END), ',' ORDER BY k.i), '}')::json
-  FROM (SELECT n.name, n.i, substr(kinds, n.i::int, 1) AS kind, vals[n.i] AS val FROM unnest(names) WITH ORDINALITY n(name, i)) k
-$f$;
-
 -- ARRAY[...] of the columns in their one spelling, or null where there are none. Plain types by their cast to text, others
 -- by their output function, which is nobody's. What is longer than a channel's name may be is cut, but in the key.
 CREATE OR REPLACE FUNCTION realtime.vals_source(t realtime.captured, plain bool) RETURNS text LANGUAGE sql STABLE AS $f$
@@ -129,30 +120,31 @@ CREATE OR REPLACE FUNCTION realtime.vals_source(t realtime.captured, plain bool)
     JOIN pg_type p ON p.oid = a.atttypid) v
 $f$;
 
--- How many bytes a row may have, from the sizes of the columns that can be large, as they are stored: nothing is fetched or
--- unpacked for it. Numerics in arrays and ranges are larger in JSON by any measure: such a row always counts as large.
+-- The size of a row's largest column, as it is stored: nothing is fetched or unpacked for it. Of what is larger in JSON by any
+-- measure (numerics in arrays, ranges and composites) it is always over 2,000.
 CREATE OR REPLACE FUNCTION realtime.size_source(rel oid) RETURNS text LANGUAGE sql STABLE AS $f$
-  SELECT coalesce(string_agg(DISTINCT CASE WHEN p.expansive THEN '2001' END, ' + ') || ' + ', '')
-    || coalesce(string_agg(format('coalesce(pg_column_size(%I), 0)::bigint', a.attname), ' + ' ORDER BY a.attnum), '0')
-  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid CROSS JOIN LATERAL (
-    SELECT t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype OR t.typtype IN ('r', 'm', 'c') AS expansive) p
+  SELECT CASE WHEN count(*) = 0 THEN '0' ELSE format('greatest(%s, %s)', string_agg(format('pg_column_size(%I)', a.attname), ', ' ORDER BY a.attnum),
+    CASE WHEN bool_or(t.typtype IN ('r', 'm', 'c') OR t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype) THEN 2001 ELSE 0 END) END
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND t.typlen < 0
     AND NOT (a.atttypid = ANY ('{numeric,inet,cidr}'::regtype[]) OR a.atttypid = ANY ('{varchar,bpchar,bit,varbit}'::regtype[]) AND a.atttypmod BETWEEN 0 AND 1000)
 $f$;
 
--- A row within realtime.row_bytes() as JSON, else null.
-CREATE OR REPLACE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
-  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= realtime.row_bytes() THEN realtime.careful_json(%4$s) END',
-    t.rel, t.capture, k, r)
+-- How large a column may be for the row to be put together: all of them then are below the gigabyte that a value may have.
+CREATE OR REPLACE FUNCTION realtime.size_limit(rel oid) RETURNS int LANGUAGE sql STABLE AS $f$
+  SELECT least(realtime.row_bytes(), 1000000000 / greatest(cardinality(realtime.shown(rel)), 1))
+$f$;
+
+-- A row as JSON; null where it is too large or can't be rendered: then its values stand for it.
+CREATE OR REPLACE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= %5$s THEN realtime.careful_json(%4$s) END',
+    t.rel, t.capture, k, r, realtime.size_limit(t.rel))
 $f$;
 
 -- The JSON of a row `r` that stands beside its vals, size and shown in the FROM item `k`.
 CREATE OR REPLACE FUNCTION realtime.json_source(t realtime.captured, r text, k text) RETURNS text LANGUAGE sql STABLE AS $f$
-  SELECT format('coalesce(%s, realtime.key_json(%L::text[], %L, %s.vals))',
-    CASE WHEN t.hidden = '{}' THEN whole.source
-      ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END,
-    coalesce(t.key, '{}'), (SELECT string_agg(realtime.json_type(a.atttypid)::text, '' ORDER BY i)
-      FROM unnest(t.key) WITH ORDINALITY u(c, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = c), k)
+  SELECT CASE WHEN t.hidden = '{}' THEN whole.source
+    ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END
   FROM realtime.rendered_source(t, r, k) whole(source), realtime.rendered_source(t, k || '.shown', k) shown(source)
 $f$;
 
@@ -165,40 +157,41 @@ CREATE OR REPLACE FUNCTION realtime.insert_source(gen int, id text, n text, op t
       %s;$s$, id, n, gen, op, body)
 $f$;
 
--- A FROM item k for the row of a source (x.*, say): its vals, its size, and where the table has virtual columns the row
+-- A FROM item for the row of a source (x.*, say): its vals, its size, and where the table has virtual columns the row
 -- without them (shown). LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between.
-CREATE OR REPLACE FUNCTION realtime.row_item(t realtime.captured, source text) RETURNS text LANGUAGE sql STABLE AS $f$
-  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) k',
+CREATE OR REPLACE FUNCTION realtime.row_item(t realtime.captured, source text, alias text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) %s',
     (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT unnest(realtime.shown(t.rel))) u(c)),
     CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END', t.rel, t.capture,
       realtime.vals_source(t, true), realtime.vals_source(t, false)) END,
     z.size,
-    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= realtime.row_bytes() THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
-      z.size, (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
-    source)
+    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= %s THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
+      z.size, realtime.size_limit(t.rel), (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
+    source, alias)
   FROM realtime.size_source(t.rel) z(size)
 $f$;
 
 -- An UPDATE of one row goes a short way: two windows and a FULL JOIN cost it a third of what its capture costs. A statement's
 -- old and new rows are equal in number wherever statement triggers are used: what moves a row to another partition, and
--- shows one of the two, is caught by row triggers. So one new row has one old row, and is its pair.
--- A row beyond realtime.row_bytes() is never put together, not even to see whether it changed.
+-- shows one of the two, is caught by row triggers. So one new row has one old row, and is its pair, if neither is large.
+-- A row that is too large is never put together, not even to see whether it changed.
 CREATE OR REPLACE FUNCTION realtime.statement_source(t realtime.captured) RETURNS text LANGUAGE plpgsql STABLE AS $f$
 DECLARE
   each text := 'nextval(''realtime.event_id'')';
-  k text := realtime.row_item(t, 'x.*');
+  k text := realtime.row_item(t, 'x.*', 'k');
   json text := realtime.json_source(t, 'x.*', 'k');
   new_json text := realtime.json_source(t, 'w.r', 'w');
   old_json text := realtime.json_source(t, 'o.r', 'o');
   -- coalesce(x.*) is the whole row whatever its columns are called
   one text := 'SELECT coalesce(x.*) AS r, k.* FROM';
-  many text := 'SELECT row_number() OVER () AS n, CASE WHEN k.size <= realtime.row_bytes() THEN coalesce(x.*) END AS r, k.* FROM';
+  many text := format('SELECT row_number() OVER () AS n, CASE WHEN k.size <= %s THEN coalesce(x.*) END AS r, k.* FROM', realtime.size_limit(t.rel));
+  small text := format('CASE WHEN realtime.plain(%L::regclass, %L) THEN row_to_json(%%s) ELSE realtime.careful_json(%%1$s) END', t.rel, t.capture);
 BEGIN
   RETURN format($s$
   IF TG_OP = 'INSERT' THEN
     %s
   ELSIF TG_OP = 'UPDATE' THEN
-    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) THEN
+    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1)%s THEN
       %s
     ELSE
       %s
@@ -209,9 +202,11 @@ BEGIN
     %s
   END IF;$s$,
     realtime.insert_source(t.gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, k)),
+    CASE WHEN realtime.size_source(t.rel) = '0' THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN %s WHERE k.size > 2000)'
+      ' AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN %1$s WHERE k.size > 2000)', k) END,
     realtime.insert_source(t.gen, each, '0', '''U''', format(
-      'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w
-      WHERE CASE WHEN greatest(o.size, w.size) <= realtime.row_bytes() THEN o.r *<> w.r ELSE true END', new_json, old_json, one, k)),
+      'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w WHERE o.r *<> w.r',
+      CASE WHEN t.hidden = '{}' THEN format(small, 'w.r') ELSE new_json END, CASE WHEN t.hidden = '{}' THEN format(small, 'o.r') ELSE old_json END, one, k)),
     realtime.insert_source(t.gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
       'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
       'w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN %s END, CASE WHEN o.n IS NOT NULL THEN %s END
@@ -223,25 +218,22 @@ END $f$;
 
 CREATE OR REPLACE FUNCTION realtime.row_source(t realtime.captured) RETURNS text LANGUAGE sql STABLE AS $f$
   SELECT format($s$
-  IF TG_OP = 'TRUNCATE' THEN
+  IF TG_OP = 'INSERT' THEN
+    %s
+  ELSIF TG_OP = 'UPDATE' THEN
+    %s
+  ELSIF TG_OP = 'DELETE' THEN
     %s
   ELSE
-    IF TG_OP <> 'DELETE' THEN
-      SELECT k.vals, k.size, %s INTO here.new_vals, here.new_size, here.new_json FROM %s;
-    END IF;
-    IF TG_OP <> 'INSERT' THEN
-      SELECT k.vals, k.size, %s INTO here.old_vals, here.old_size, here.old_json FROM %s;
-    END IF;
-    IF TG_OP = 'UPDATE' AND greatest(here.old_size, here.new_size) <= realtime.row_bytes() THEN
-      IF NOT OLD *<> NEW THEN
-        RETURN NULL;
-      END IF;
-    END IF;
     %s
   END IF;$s$,
-    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'),
-    realtime.json_source(t, 'NEW', 'k'), realtime.row_item(t, 'NEW.*'), realtime.json_source(t, 'OLD', 'k'), realtime.row_item(t, 'OLD.*'),
-    realtime.insert_source(t.gen, 'nextval(''realtime.event_id'')', '0', 'left(TG_OP, 1)', 'here.new_vals, here.old_vals, here.new_json, here.old_json'))
+    realtime.insert_source(t.gen, e.each, '0', '''I''', format('w.vals, NULL::text[], %s, NULL::json FROM %s', e.new_json, e.w)),
+    realtime.insert_source(t.gen, e.each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE CASE WHEN greatest(o.size, w.size) <= %s THEN OLD *<> NEW ELSE true END',
+      e.new_json, e.old_json, e.w, e.o, realtime.size_limit(t.rel))),
+    realtime.insert_source(t.gen, e.each, '0', '''D''', format('NULL::text[], o.vals, NULL::json, %s FROM %s', e.old_json, e.o)),
+    realtime.insert_source(t.gen, e.each, '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'))
+  FROM (SELECT 'nextval(''realtime.event_id'')' AS each, realtime.json_source(t, 'NEW', 'w') AS new_json, realtime.json_source(t, 'OLD', 'o') AS old_json,
+    realtime.row_item(t, 'NEW.*', 'w') AS w, realtime.row_item(t, 'OLD.*', 'o') AS o) e
 $f$;
 
 -- Where the trigger bears no mark a nested statement still notes the WAL position, to be found among those that do.
@@ -279,7 +271,6 @@ CREATE OR REPLACE FUNCTION realtime.capture_source(t realtime.captured) RETURNS 
 <<here>>
 DECLARE
   ord bigint; depth smallint := pg_trigger_depth(); note text;
-  new_json json; old_json json; new_vals text[]; old_vals text[]; new_size bigint; old_size bigint;
 %s
 BEGIN
   IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN

@@ -23,9 +23,9 @@ DROP FUNCTION realtime.recapture(), realtime.watch(regclass, text[]), realtime.u
   realtime.wrong_triggers(oid, "char", bool, text), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),
   realtime.begin_generation(oid, text[], "char", bool, int), realtime.end_generation(int), realtime.announce(int);
 DROP FUNCTION realtime.capture_source(realtime.captured), realtime.row_source(realtime.captured), realtime.statement_source(realtime.captured),
-  realtime.row_item(realtime.captured, text), realtime.insert_source(int, text, text, text, text), realtime.mark_source(), realtime.place_source(), realtime.json_source(realtime.captured, text, text),
+  realtime.row_item(realtime.captured, text, text), realtime.insert_source(int, text, text, text, text), realtime.mark_source(), realtime.place_source(), realtime.json_source(realtime.captured, text, text),
   realtime.rendered_source(realtime.captured, text, text), realtime.size_source(oid), realtime.vals_source(realtime.captured, bool), realtime.settings(oid, text[]),
-  realtime.key_json(text[], text, text[]), realtime.careful_json(record), realtime.listed(regclass, text[]), realtime.plain(regclass, text),
+  realtime.size_limit(oid), realtime.careful_json(record), realtime.listed(regclass, text[]), realtime.plain(regclass, text),
   realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.row_bytes();
 DROP TYPE realtime.captured;
 DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.note_source(text, text), realtime.describe(oid), realtime.form(oid), realtime.shown(oid),

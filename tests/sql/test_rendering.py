@@ -68,10 +68,10 @@ async def test_a_row_too_large_for_the_event_log_goes_as_its_key(database: Datab
             INSERT INTO t (id, n) VALUES (2, 'C'); UPDATE t SET n = n || '!'; UPDATE t SET big = 'small' WHERE id = 1;
             DELETE FROM t WHERE id = 1""",
     )
-    key, small = ' {"id":1}', '{"id":1,"doc":null,"n":"B!","big":"small"}'
+    key, small = None, '{"id":1,"doc":null,"n":"B!","big":"small"}'
     other, changed = (f'{{"id":2,"doc":null,"n":"{n}","big":null}}' for n in ("C", "C!"))
     found = await database.execute(RAW, since)
-    assert sorted(found[3:5]) == sorted([("U", key, key), ("U", changed, other)])
+    assert set(found[3:5]) == {("U", key, key), ("U", changed, other)}
     assert found[:3] + found[5:] == [
         ("I", key, None), ("U", key, key), ("I", other, None), ("U", small, key), ("D", None, small)
     ]  # fmt: skip
@@ -87,7 +87,7 @@ async def test_numerics_that_are_larger_in_json_than_stored(database: Database) 
         """CREATE TABLE t (id int PRIMARY KEY, n numeric[]); SELECT realtime.watch('t');
            INSERT INTO t SELECT 1, array_agg(1e131071) FROM generate_series(1, 1000); DELETE FROM t""",
     )
-    assert [(e.op, e.new, e.old) for e in found] == [("I", {"id": 1}, None), ("D", None, {"id": 1})]
+    assert [(e.op, e.new, e.old) for e in found] == [("I", None, None), ("D", None, None)]
 
 
 MINE = """
