@@ -8,7 +8,7 @@ SELECT to_regclass('realtime.meta') IS NOT NULL
 SELECT m.version, m.compatible_from FROM realtime.meta m
 
 -- name: privileges
--- What the server's role needs and may not do.
+-- The privileges that the server's role needs and does not have.
 SELECT p.what
 FROM (
   SELECT 'SELECT on ' || t AS what, has_table_privilege(t, 'SELECT') AS may

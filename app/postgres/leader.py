@@ -3,7 +3,7 @@
 Invariants
 - The server that leads holds advisory lock 2, the leader's, on a session of its own.
 - When any connection of the leader is lost all are closed, and the server starts over as a follower.
-- A follower needs nothing from the leader but wake-ups. It may end the backends of a leader that is silent.
+- A follower needs nothing from the leader but wake-ups. It may end the database sessions of a leader that is silent.
 """
 
 import asyncio
@@ -132,7 +132,7 @@ class Leader:
             self._observe(problem)
 
     async def terminate_stale(self, silent_seconds: float) -> None:
-        """End the backends of a leader that was not heard for so long and has not kept house for half of that.
+        """End the sessions of a leader that was not heard for so long and has not kept house for half of that.
 
         A stopped process would keep advisory lock 2, and advisory lock 1, the gate, for ever. Raises DatabaseAway.
         """

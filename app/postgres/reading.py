@@ -50,7 +50,7 @@ class Reading:
             return batch
 
     def _without_events(self, since: Snapshot, found: Difference, seen_at: float) -> Batch | None:
-        # Transactions that ended without an event are left behind all the same, because the floor may leave them too.
+        # The position moves past transactions that ended without an event too, because the floor may move past them.
         upto = since.union(found.snapshot.normalised(since.xmax - 1))
         self._live.remember(found.snapshot, upto)
         return Batch(since, upto, since.xmax - 1, 0, [], [], 0, seen_at) if upto != since else None

@@ -58,7 +58,8 @@ class Admission:
     async def only_our_names(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Refuse what asks for a name that is not ours. Streams say so themselves, and a probe may name anything."""
+        """Refuse what asks for a name that is not ours. Streams refuse in the form that
+        their clients read, and a health probe may use any name."""
         if request.path not in _ANY_NAME:
             refusal = self.refusal(request)
             if refusal is not None:
