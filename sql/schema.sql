@@ -20,6 +20,28 @@ CREATE TYPE realtime.captured AS (
 	mark boolean
 );
 
+CREATE TABLE realtime.generations (
+    gen integer NOT NULL,
+    relid oid NOT NULL,
+    schema text NOT NULL,
+    name text NOT NULL,
+    key text[],
+    routes text[] NOT NULL,
+    vals text[] NOT NULL,
+    types text[] NOT NULL,
+    json_types "char"[] NOT NULL,
+    spellings "char"[] NOT NULL,
+    level "char" NOT NULL,
+    mark boolean NOT NULL,
+    capture text NOT NULL,
+    ended boolean DEFAULT false NOT NULL,
+    always boolean DEFAULT false NOT NULL,
+    labels text[] DEFAULT '{}'::text[] NOT NULL,
+    fingerprint text NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 CREATE TABLE public.notifications (
     id bigint NOT NULL,
     user_id bigint NOT NULL,
@@ -186,26 +208,6 @@ ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old_vals SET STATISTICS 0;
 ALTER TABLE ONLY realtime.events_3 ALTER COLUMN new SET STATISTICS 0;
 ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old SET STATISTICS 0;
 
-CREATE TABLE realtime.generations (
-    gen integer NOT NULL,
-    relid oid NOT NULL,
-    schema text NOT NULL,
-    name text NOT NULL,
-    key text[],
-    routes text[] NOT NULL,
-    vals text[] NOT NULL,
-    types text[] NOT NULL,
-    json_types "char"[] NOT NULL,
-    spellings "char"[] NOT NULL,
-    level "char" NOT NULL,
-    mark boolean NOT NULL,
-    capture text NOT NULL,
-    ended boolean DEFAULT false NOT NULL,
-    fingerprint text NOT NULL,
-    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
-    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
-);
-
 CREATE TABLE realtime.incarnation (
     n bigint NOT NULL,
     uuid uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -276,6 +278,16 @@ ALTER TABLE realtime.recorded ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE realtime.relations (
+    gen integer NOT NULL,
+    relid oid NOT NULL,
+    filenode oid NOT NULL,
+    columns integer,
+    triggers text,
+    empty boolean,
+    noted xid8 DEFAULT pg_current_xact_id() NOT NULL
+);
+
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_0 FOR VALUES IN ('0');
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_1 FOR VALUES IN ('1');
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_2 FOR VALUES IN ('2');
@@ -314,6 +326,9 @@ ALTER TABLE ONLY realtime.purges
 ALTER TABLE ONLY realtime.recorded
     ADD CONSTRAINT recorded_pkey PRIMARY KEY (seq);
 
+ALTER TABLE ONLY realtime.relations
+    ADD CONSTRAINT relations_pkey PRIMARY KEY (gen, relid);
+
 CREATE INDEX notifications_user_id_idx ON public.notifications USING btree (user_id);
 CREATE INDEX posts_author_id_idx ON public.posts USING btree (author_id);
 CREATE INDEX events_xid_idx ON ONLY realtime.events USING btree (xid);
@@ -351,7 +366,7 @@ CREATE FUNCTION realtime.base_type(typ oid) RETURNS oid
   SELECT oid FROM t WHERE base = 0
 $$;
 
-CREATE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark boolean, previous integer) RETURNS integer
+CREATE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark boolean, previous integer, always boolean DEFAULT false) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -372,7 +387,7 @@ BEGIN
     here.capture, realtime.capture_source(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark)));
   EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', here.capture);
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint, always)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
@@ -380,7 +395,9 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
-      begin_generation.level, begin_generation.mark, here.capture, d.fingerprint;
+      begin_generation.level, begin_generation.mark, here.capture, d.fingerprint, begin_generation.always;
+  UPDATE realtime.relations r SET gen = here.gen WHERE r.gen = previous;
+  PERFORM realtime.note(here.gen, false);
   PERFORM realtime.announce(here.gen);
   RETURN here.gen;
 END $$;
@@ -610,6 +627,7 @@ END $$;
 CREATE FUNCTION realtime."check"() RETURNS TABLE(gen integer, schema text, name text, problem text, remedy text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100 ms'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -618,31 +636,34 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
     RETURN;
   END IF;
-  FOR o IN SELECT g.*, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
+  FOR o IN SELECT g, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
     LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
     WHERE d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid ORDER BY g.gen
   LOOP
-    IF o.found IS NULL THEN
-      PERFORM realtime.end_generation(o.gen);
+    IF o.found IS NOT NULL THEN
+      PERFORM realtime.go_on(o.g, o.rel);
     ELSE
-      PERFORM realtime.begin_generation(o.rel, ARRAY(SELECT r FROM unnest(o.routes) WITH ORDINALITY u(r, i)
-        WHERE realtime.still_route(o.rel, r) ORDER BY i), o.level, o.mark, o.gen);
+      BEGIN
+        PERFORM realtime.end_generation((o.g).gen);
+      EXCEPTION WHEN lock_not_available THEN   -- of a partition that was detached: next time
+        NULL;
+      END;
+    END IF;
+  END LOOP;
+  FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
+      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
+    JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
+  LOOP
+    IF o.why IS NULL THEN
+      PERFORM realtime.note((o.g).gen, false);
+    ELSE
+      PERFORM realtime.go_on(o.g, (o.g).relid);
+      PERFORM realtime.note((SELECT max(n.gen) FROM realtime.generations n WHERE n.capture = (o.g).capture), true);
     END IF;
   END LOOP;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
-      coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L)', g.relid::regclass, g.routes))
-    FROM realtime.generations g CROSS JOIN LATERAL realtime.describe(g.relid) d CROSS JOIN LATERAL (
-      SELECT 'changes are captured by ' || CASE g.level WHEN 's' THEN 'statement' ELSE 'row' END || ', and now have to be by ' ||
-        CASE d.level WHEN 's' THEN 'statement' ELSE 'row' END, NULL WHERE d.level <> g.level AND d.level = 'r'
-      UNION ALL SELECT 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark', NULL WHERE d.mark AND NOT g.mark
-      UNION ALL SELECT CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END, NULL
-        FROM pg_class c WHERE c.oid = g.relid AND (c.relpersistence = 'u'
-          OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid))
-      UNION ALL SELECT CASE WHEN t.stray THEN format('table %s bears the capture trigger %I of this one, as one does that was restored or copied: nothing of it is captured',
-          t.relid::regclass, t.name) ELSE format('trigger %I on %s %s', t.name, t.relid::regclass, t.problem) END,
-          CASE WHEN t.stray THEN format('DROP TRIGGER %I ON %s', t.name, t.relid::regclass) END
-        FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture) t) p(problem, remedy)
-    WHERE NOT g.ended ORDER BY g.gen, p.problem;
+      coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
+    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen ORDER BY g.gen, p.problem;
 END $$;
 
 CREATE FUNCTION realtime.contains(s pg_snapshot, f pg_snapshot) RETURNS boolean
@@ -693,20 +714,45 @@ CREATE FUNCTION realtime.describe(rel oid) RETURNS TABLE(schema text, name text,
     l.level = 's' AND EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
       WHERE t.tgrelid = c.oid AND t.tgenabled <> 'D' AND CASE WHEN t.tgisinternal
         THEN f.proname ~ '^RI_FKey_(cascade|setnull|setdefault)_' ELSE f.pronamespace <> n2.oid END),
-    md5(concat_ws(E'\n', n.nspname, c.relname, a.columns, k.key, p.partitions))
+    md5(concat_ws(E'\n', n.nspname, c.relname, a.columns, k.key, y.composites))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_namespace n2 ON n2.nspname = 'realtime'
   CROSS JOIN LATERAL (SELECT (CASE WHEN c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
     THEN 'r' ELSE 's' END)::"char" AS level) l
   CROSS JOIN LATERAL (SELECT coalesce(array_agg(attname::text) FILTER (WHERE attgenerated = 'v'), '{}') AS hidden,
-      string_agg(concat_ws(' ', attnum, attname, format_type(atttypid, atttypmod), attgenerated), ',' ORDER BY attnum) AS columns
+      string_agg(concat_ws(' ', attnum, attname, format_type(atttypid, atttypmod), attgenerated), ',' ORDER BY attnum) AS columns,
+      bool_or(atttypid >= 16384) AS others
     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a
   LEFT JOIN LATERAL (SELECT array_agg(b.attname::text ORDER BY u.i) AS key
     FROM pg_index x CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY u(num, i)
     JOIN pg_attribute b ON b.attrelid = x.indrelid AND b.attnum = u.num
     WHERE x.indrelid = c.oid AND x.indisprimary AND u.i <= x.indnkeyatts) k ON true
-  LEFT JOIN LATERAL (SELECT string_agg(t.relid::oid::text, ',' ORDER BY t.relid::oid) AS partitions
-    FROM pg_partition_tree(c.oid) t WHERE c.relkind = 'p') p ON true
+  LEFT JOIN LATERAL (SELECT t.composites FROM realtime.type_traits(c.oid) t WHERE a.others) y ON true
   WHERE c.oid = rel
+$$;
+
+CREATE FUNCTION realtime.differences(gens integer[]) RETURNS TABLE(gen integer, why text)
+    LANGUAGE sql
+    AS $$
+  WITH live AS MATERIALIZED (SELECT g.gen, g.relid AS root, g.labels FROM realtime.generations g WHERE g.gen = ANY (gens)),
+  d AS MATERIALIZED (
+    SELECT coalesce(l.gen, r.gen) AS gen, l.relid AS now, r.relid AS before, l.root, l.born, l.covered, r.empty, r.noted, r.filenode,
+      l.filenode <> r.filenode AS stored, l.columns IS DISTINCT FROM r.columns AS defined,
+      l.triggers <> r.triggers AND split_part(l.triggers, ' ', 1) = split_part(r.triggers, ' ', 1) AS rehung
+    FROM realtime.look(gens) l
+    FULL JOIN (SELECT r.* FROM realtime.relations r WHERE r.gen = ANY (gens)) r ON r.gen = l.gen AND r.relid = l.relid)
+  SELECT d.gen, CASE
+    WHEN d.now = d.root AND d.before IS NULL THEN 'nothing is known of its past'
+    WHEN d.before IS NULL THEN CASE WHEN NOT d.born AND realtime.is_empty(d.now) IS NOT TRUE THEN 'a partition came with rows' END
+    WHEN d.now IS NULL THEN CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = d.before AND c.relfilenode = d.filenode)
+      THEN CASE WHEN realtime.is_empty(d.before) IS NOT TRUE THEN 'a partition left with rows' END
+      WHEN d.empty IS NOT TRUE OR NOT realtime.quiet(d.gen, d.noted) THEN 'a partition was dropped' END
+    WHEN d.stored AND d.defined THEN 'its rows were rewritten'
+    WHEN d.rehung THEN 'its triggers were off'
+    WHEN d.stored AND d.now <> d.root AND NOT d.covered AND d.empty IS NOT TRUE THEN 'a partition was emptied or rewritten' END
+  FROM d WHERE d.now IS NULL OR d.before IS NULL OR d.stored OR d.defined OR d.rehung OR d.empty AND realtime.is_empty(d.now) IS FALSE
+  UNION ALL SELECT l.gen, CASE WHEN NOT l.labels <@ t.labels THEN 'a label of an enum was renamed' END
+  FROM live l CROSS JOIN LATERAL realtime.type_traits(l.root) t
+  WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.root AND a.attnum > 0 AND a.atttypid >= 16384) AND l.labels <> t.labels
 $$;
 
 CREATE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS void
@@ -765,6 +811,7 @@ BEGIN
   EXECUTE format('DROP FUNCTION IF EXISTS realtime.%I() CASCADE',
     (SELECT g.capture FROM realtime.generations g WHERE g.gen = end_generation.gen));
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
+  DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);
 END $$;
 
@@ -817,6 +864,34 @@ CREATE FUNCTION realtime.form(rel oid) RETURNS text
   FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
 $$;
 
+CREATE FUNCTION realtime.go_on(g realtime.generations, rel oid) RETURNS void
+    LANGUAGE sql
+    AS $$
+  SELECT realtime.begin_generation(rel, ARRAY(SELECT r FROM unnest(g.routes) WITH ORDINALITY u(r, i) WHERE realtime.still_route(rel, r) ORDER BY i),
+    g.level, g.mark, g.gen, g.always)
+$$;
+
+CREATE FUNCTION realtime.holders(relations oid[]) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT string_agg(format('session %s (%s%s, %s for %s s) holds %s on %s', l.pid, coalesce(a.usename, '?'),
+      ', ' || nullif(a.application_name, ''), coalesce(a.state, 'open'),
+      coalesce(round(extract(epoch FROM clock_timestamp() - a.xact_start))::text, '?'), l.mode, l.relation::regclass), '; ')
+  FROM (SELECT DISTINCT ON (pid) * FROM pg_locks WHERE locktype = 'relation' AND granted AND relation = ANY (relations) AND pid <> pg_backend_pid()
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY pid, mode DESC LIMIT 5) l
+  LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+$$;
+
+CREATE FUNCTION realtime.holds_others(relations oid[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted AND l.relation <> ALL (relations)
+    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND EXISTS (SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid'   -- as old as the relation
+      WHERE c.oid = l.relation AND c.relkind IN ('r', 'p') AND c.relnamespace <> 'realtime'::regnamespace
+        AND coalesce(age(a.xmin) > age(pg_current_xact_id_if_assigned()::xid), true)))
+$$;
+
 CREATE FUNCTION realtime.incarnate() RETURNS TABLE(n bigint, uuid uuid, tli integer, sysid bigint, db oid, marker oid, recovery_end pg_lsn, fresh boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -866,6 +941,17 @@ CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, bo
       %s;$s$, id, n, gen, op, body)
 $_$;
 
+CREATE FUNCTION realtime.is_empty(rel oid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '20 ms'
+    AS $$
+BEGIN
+  RETURN pg_relation_size(rel) = 0;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN NULL;
+END $$;
+
 CREATE FUNCTION realtime.json_source(t realtime.captured, r text, k text) RETURNS text
     LANGUAGE sql STABLE
     AS $$
@@ -911,6 +997,63 @@ CREATE FUNCTION realtime.located() RETURNS TABLE(gen integer, rel oid)
   FROM realtime.generations g WHERE NOT g.ended
 $$;
 
+CREATE FUNCTION realtime.lock(tables regclass[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  PERFORM realtime.take_turn();
+  PERFORM realtime.take_locks(tables::oid[], 'ACCESS EXCLUSIVE');
+END $$;
+
+CREATE FUNCTION realtime.lock_order(tables oid[]) RETURNS oid[]
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT array_agg(o.relid ORDER BY o.i) FROM (
+    SELECT relid, min(i) AS i FROM (
+      SELECT m.relid, row_number() OVER (ORDER BY t.rel, m.level, m.relid) AS i
+      FROM (SELECT DISTINCT unnest(tables) AS rel) t CROSS JOIN LATERAL (
+        SELECT t.rel AS relid, 0 AS level
+        UNION ALL SELECT p.relid::oid, p.level FROM pg_partition_tree(t.rel) p WHERE p.relid <> t.rel
+        UNION ALL SELECT g.tgrelid, 1000 FROM realtime.generations w
+          JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
+            AND d.refobjid = to_regproc(format('realtime.%I', w.capture))
+          JOIN pg_trigger g ON g.oid = d.objid
+          WHERE w.relid = t.rel AND NOT w.ended AND g.tgrelid <> t.rel) m) n
+    GROUP BY relid) o
+$$;
+
+CREATE FUNCTION realtime.lock_watched() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  PERFORM realtime.take_turn();
+  PERFORM realtime.take_locks(ARRAY(SELECT g.relid FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended), 'ACCESS EXCLUSIVE')
+    FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended LIMIT 1;
+END $$;
+
+CREATE FUNCTION realtime.look(gens integer[]) RETURNS TABLE(gen integer, relid oid, root oid, filenode oid, columns integer, triggers text, covered boolean, born boolean)
+    LANGUAGE sql STABLE
+    AS $$
+  WITH RECURSIVE tree AS (
+    SELECT g.gen, g.relid AS root, to_regproc(format('realtime.%I', g.capture))::oid AS capture, c.oid AS relid, c.relkind, c.relfilenode
+    FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE g.gen = ANY (gens)
+    UNION ALL SELECT t.gen, t.root, t.capture, c.oid, c.relkind, c.relfilenode
+    FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid JOIN pg_class c ON c.oid = i.inhrelid WHERE t.relkind = 'p')
+  SELECT t.gen, t.relid, t.root, t.relfilenode,
+    (SELECT hashtext(string_agg(concat(a.attnum, ' ', a.xmin, ' ', d.xmin), ',' ORDER BY a.attnum)) FROM pg_attribute a
+      LEFT JOIN pg_attrdef d ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = t.relid AND a.attnum > 0),
+    g.triggers, coalesce(g.covered, false),
+    t.relid <> t.root AND EXISTS (SELECT FROM pg_inherits i JOIN pg_attribute a ON a.attrelid = i.inhrelid AND a.attname = 'tableoid'
+      WHERE i.inhrelid = t.relid AND i.xmin = a.xmin AND i.cmin::text::bigint - a.cmin::text::bigint <= 2)
+  FROM tree t CROSS JOIN LATERAL (SELECT
+      CASE WHEN bool_and(g.tgenabled IN ('O', 'A')) FILTER (WHERE n.counts) THEN
+        concat(count(*) FILTER (WHERE n.counts), ' ', string_agg(concat(g.tgname, g.xmin), ',' ORDER BY g.tgname) FILTER (WHERE n.counts)) END AS triggers,
+      bool_or(g.tgtype & 32 <> 0 AND g.tgenabled IN ('O', 'A')) AS covered
+    FROM pg_trigger g CROSS JOIN LATERAL (SELECT t.relid = t.root OR g.tgtype & 32 = 0 AS counts) n WHERE g.tgrelid = t.relid AND g.tgfoid = t.capture) g
+$$;
+
 CREATE FUNCTION realtime.mark_source() RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
@@ -930,6 +1073,31 @@ CREATE FUNCTION realtime.mark_source() RETURNS text
     ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
   END IF;$s$
 $_$;
+
+CREATE FUNCTION realtime.matters(root oid, rel oid, trigger text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+  SELECT rel = root OR trigger !~ '^00_realtime_truncate'
+$$;
+
+CREATE FUNCTION realtime.mend_triggers(g realtime.generations) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  o record;
+BEGIN
+  IF NOT EXISTS (SELECT FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture, g.always) w WHERE NOT w.stray) THEN
+    RETURN;
+  END IF;
+  PERFORM realtime.drop_triggers(g.relid, g.capture);
+  FOR o IN SELECT e.* FROM realtime.triggers(g.relid, g.level, g.mark, g.capture) e WHERE e.sql IS NOT NULL ORDER BY e.relid <> g.relid LOOP
+    EXECUTE o.sql;
+    IF g.always THEN
+      EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', o.relid::regclass, o.name);
+    END IF;
+  END LOOP;
+END $$;
 
 CREATE FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) RETURNS pg_snapshot
     LANGUAGE plpgsql
@@ -990,6 +1158,26 @@ BEGIN
     END IF;
   END LOOP;
   RETURN result;
+END $$;
+
+CREATE FUNCTION realtime.note(gen integer, whole boolean) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+<<here>>
+DECLARE
+  g realtime.generations := (SELECT o FROM realtime.generations o WHERE o.gen = note.gen);
+  sound bool := NOT EXISTS (SELECT FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture, g.always) w WHERE NOT w.stray AND realtime.matters(g.relid, w.relid, w.name));
+BEGIN
+  DELETE FROM realtime.relations r WHERE r.gen IN (SELECT o.gen FROM realtime.generations o WHERE o.capture = g.capture AND o.gen <> g.gen)
+    OR r.gen = g.gen AND r.relid NOT IN (SELECT l.relid FROM realtime.look(ARRAY[g.gen]) l);
+  INSERT INTO realtime.relations AS r (gen, relid, filenode, columns, triggers, empty)
+    SELECT l.gen, l.relid, l.filenode, l.columns, CASE WHEN sound THEN l.triggers END, CASE WHEN l.relid <> l.root THEN realtime.is_empty(l.relid) END
+    FROM realtime.look(ARRAY[g.gen]) l
+    ON CONFLICT ON CONSTRAINT relations_pkey DO UPDATE SET filenode = EXCLUDED.filenode, columns = EXCLUDED.columns, empty = EXCLUDED.empty,
+      noted = EXCLUDED.noted, triggers = CASE WHEN note.whole THEN coalesce(EXCLUDED.triggers, r.triggers) ELSE r.triggers END;
+  UPDATE realtime.generations o SET labels = t.labels FROM realtime.type_traits(g.relid) t WHERE o.gen = g.gen AND o.labels <> t.labels;
 END $$;
 
 CREATE FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) RETURNS void
@@ -1092,6 +1280,27 @@ BEGIN
   RETURN concat(head, '-', left(encode(sha256(convert_to(head, 'UTF8')), 'hex'), 8));
 END $$;
 
+CREATE FUNCTION realtime.problems() RETURNS TABLE(gen integer, problem text, more text, remedy text)
+    LANGUAGE sql STABLE
+    AS $$
+  WITH live AS MATERIALIZED (SELECT g.* FROM realtime.generations g WHERE NOT g.ended)
+  SELECT g.gen, 'changes are captured by statement, and now have to be by row', NULL, NULL
+    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.level = 'r' AND g.level = 's'
+  UNION ALL SELECT g.gen, 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark', NULL, NULL
+    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.mark AND NOT g.mark AND g.level = 's'
+  UNION ALL SELECT g.gen, CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END, NULL, NULL
+    FROM live g JOIN pg_class c ON c.oid = g.relid
+    WHERE c.relpersistence = 'u' OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
+  UNION ALL SELECT g.gen, format('subscription %s writes to %s behind its triggers', quote_ident(s.subname), r.relid::regclass), ', always => true', NULL
+    FROM live g JOIN realtime.relations r ON r.gen = g.gen JOIN pg_subscription_rel p ON p.srrelid = r.relid JOIN pg_subscription s ON s.oid = p.srsubid
+    WHERE NOT g.always
+  UNION ALL SELECT g.gen, CASE WHEN t.stray THEN format('table %s bears the capture trigger %I of this one, as one does that was restored or copied: nothing of it is captured',
+      t.relid::regclass, t.name) ELSE format('trigger %I on %s %s', t.name, t.relid::regclass, t.problem) END, NULL,
+      CASE WHEN t.stray THEN format('DROP TRIGGER %I ON %s', t.name, t.relid::regclass) END
+    FROM live g CROSS JOIN LATERAL realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture, g.always) t
+    WHERE realtime.matters(g.relid, t.relid, t.name)
+$$;
+
 CREATE FUNCTION realtime.purge() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1107,6 +1316,13 @@ BEGIN
   END IF;
   RETURN made;
 END $$;
+
+CREATE FUNCTION realtime.quiet(gen integer, since xid8) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT count(*) < 10000 AND count(*) FILTER (WHERE s.gen = quiet.gen AND s.op IN ('I', 'U')) = 0
+  FROM (SELECT e.gen, e.op FROM realtime.events e WHERE e.xid >= since ORDER BY e.xid LIMIT 10000) s
+$$;
 
 CREATE FUNCTION realtime.recapture() RETURNS void
     LANGUAGE plpgsql
@@ -1146,6 +1362,22 @@ BEGIN
   IF why IS NOT NULL THEN
     RAISE EXCEPTION 'realtime: % cannot be watched: %', rel, why USING ERRCODE = 'invalid_parameter_value';
   END IF;
+END $$;
+
+CREATE FUNCTION realtime.reload("table" regclass) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  g int := (SELECT o.gen FROM realtime.generations o WHERE o.relid = "table" AND NOT o.ended);
+BEGIN
+  IF g IS NULL THEN
+    RAISE EXCEPTION 'realtime: % is not watched, so nobody has to be told', "table" USING ERRCODE = 'invalid_parameter_value',
+      HINT = coalesce((SELECT format('It is a partition of %s, which is: SELECT realtime.reload(%L)', o.relid::regclass, o.relid::regclass::text)
+        FROM realtime.generations o JOIN realtime.relations r ON r.gen = o.gen WHERE r.relid = "table" LIMIT 1), 'SELECT realtime.watch(…) puts a table on the air.');
+  END IF;
+  PERFORM realtime.announce(g);
+  RETURN g;
 END $$;
 
 CREATE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text
@@ -1221,6 +1453,23 @@ BEGIN
     INTO result USING s;
   RETURN result;
 END $_$;
+
+CREATE FUNCTION realtime.setting(name text, otherwise interval) RETURNS interval
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  given text := nullif(current_setting(name, true), '');
+  result interval;
+BEGIN
+  result := coalesce(given::interval, otherwise);
+  IF result <= '0' THEN
+    RAISE invalid_parameter_value;
+  END IF;
+  RETURN result;
+EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow OR invalid_parameter_value THEN
+  RAISE EXCEPTION '% = ''%'' is no time above zero: write it like ''500 ms''', name, given USING ERRCODE = 'invalid_parameter_value';
+END $$;
 
 CREATE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF text
     LANGUAGE sql STABLE
@@ -1376,6 +1625,51 @@ BEGIN
   INSERT INTO realtime.recorded (elapsed, snapshot) VALUES (age, pg_current_snapshot());
 END $$;
 
+CREATE FUNCTION realtime.take_locks(tables oid[], mode text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  began timestamptz := clock_timestamp();
+  own interval := nullif(current_setting('lock_timeout'), '0')::interval;
+  relations oid[] := realtime.lock_order(tables);
+  holding bool := realtime.holds_others(relations);
+  patience interval := least(realtime.setting('realtime.patience', '0.5 s'), current_setting('deadlock_timeout')::interval / 2, own);
+  give_up interval := least(CASE WHEN holding THEN patience ELSE realtime.setting('realtime.give_up', '30 s') END, own);
+  named text := (SELECT string_agg(t::regclass::text, ', ' ORDER BY t) FROM (SELECT DISTINCT unnest(tables) AS t) u);
+BEGIN
+  LOOP
+    EXIT WHEN realtime.try_locks(relations, mode, CASE WHEN holding THEN NULL ELSE patience END);
+    IF clock_timestamp() - began >= give_up THEN
+      RAISE EXCEPTION 'realtime: % could not be locked within %: nothing was changed', named, give_up USING ERRCODE = 'lock_not_available',
+        DETAIL = coalesce(realtime.holders(relations), 'Others use it without a pause.'),
+        HINT = CASE WHEN holding THEN 'This transaction holds other tables, for which others wait. Begin it with SELECT realtime.lock(''{…}'') of all its tables.'
+          ELSE 'End the session that is in the way, or try again at a quieter time; SET realtime.give_up = ''5 min'' tries for longer.' END;
+    END IF;
+    PERFORM pg_sleep(CASE WHEN holding THEN 0.005 ELSE 0.05 + random() * least(extract(epoch FROM patience), extract(epoch FROM give_up)) END);
+    relations := realtime.lock_order(tables);
+  END LOOP;
+END $$;
+
+CREATE FUNCTION realtime.take_turn() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  began timestamptz := clock_timestamp();
+  give_up interval := least(CASE WHEN realtime.holds_others('{}') THEN realtime.setting('realtime.patience', '0.5 s')
+    ELSE realtime.setting('realtime.give_up', '30 s') END, nullif(current_setting('lock_timeout'), '0')::interval);
+BEGIN
+  WHILE NOT pg_try_advisory_xact_lock(1919247220, 3) LOOP
+    IF clock_timestamp() - began >= give_up THEN
+      RAISE EXCEPTION 'realtime: another transaction is watching or unwatching tables, and has not ended within %: nothing was changed', give_up
+        USING ERRCODE = 'lock_not_available', DETAIL = (SELECT string_agg('Session ' || pid || ' holds advisory lock 3.', ' ') FROM pg_locks
+          WHERE locktype = 'advisory' AND granted AND (classid, objid, objsubid) = (1919247220, 3, 2));
+    END IF;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+END $$;
+
 CREATE FUNCTION realtime.timelines() RETURNS TABLE(tli integer, ended pg_lsn)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1414,6 +1708,32 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
   CROSS JOIN (SELECT rel AS relid UNION SELECT t.relid::oid FROM pg_partition_tree(rel) t) m
   WHERE level = 'r'
 $$;
+
+CREATE FUNCTION realtime.try_locks(relations oid[], mode text, patience interval) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '1 ms'
+    AS $$
+DECLARE
+  rel regclass; until timestamptz := clock_timestamp() + patience; rest int;
+BEGIN
+  FOREACH rel IN ARRAY relations LOOP
+    -- A partition of others goes with its parent; what is gone needs no lock.
+    CONTINUE WHEN has_table_privilege(rel, 'UPDATE, DELETE, TRUNCATE') IS NOT TRUE;
+    rest := floor(extract(epoch FROM until - clock_timestamp()) * 1000);
+    IF patience IS NULL THEN
+      EXECUTE format('LOCK TABLE ONLY %s IN %s MODE NOWAIT', rel, mode);
+    ELSIF rest <= 0 THEN
+      RAISE lock_not_available;
+    ELSE
+      PERFORM set_config('lock_timeout', rest || 'ms', true);
+      EXECUTE format('LOCK TABLE ONLY %s IN %s MODE', rel, mode);
+    END IF;
+  END LOOP;
+  RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN false;
+END $$;
 
 CREATE FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1482,6 +1802,21 @@ BEGIN
   RETURN true;
 END $$;
 
+CREATE FUNCTION realtime.type_traits(rel oid) RETURNS TABLE(composites text, labels text[])
+    LANGUAGE sql STABLE
+    AS $$
+  WITH RECURSIVE t(oid) AS (
+    SELECT atttypid FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND atttypid >= 16384 AND attgenerated <> 'v'
+    UNION SELECT n.oid FROM t JOIN pg_type p ON p.oid = t.oid CROSS JOIN LATERAL (
+      SELECT p.typbasetype WHERE p.typtype = 'd'
+      UNION ALL SELECT p.typelem WHERE p.typcategory = 'A'
+      UNION ALL SELECT atttypid FROM pg_attribute WHERE p.typtype = 'c' AND attrelid = p.typrelid AND attnum > 0 AND NOT attisdropped
+      UNION ALL SELECT rngsubtype FROM pg_range WHERE p.oid IN (rngtypid, rngmultitypid)) n(oid) WHERE n.oid >= 16384)
+  SELECT (SELECT string_agg(concat_ws(' ', format_type(t.oid, NULL), a.attnum, a.attname, format_type(a.atttypid, a.atttypmod)), ',' ORDER BY t.oid, a.attnum)
+      FROM t JOIN pg_type p ON p.oid = t.oid JOIN pg_attribute a ON a.attrelid = p.typrelid AND a.attnum > 0 AND NOT a.attisdropped WHERE p.typtype = 'c'),
+    ARRAY(SELECT format_type(t.oid, NULL) || '.' || e.enumlabel FROM t JOIN pg_enum e ON e.enumtypid = t.oid ORDER BY 1)
+$$;
+
 CREATE FUNCTION realtime.unwatch("table" regclass) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1489,12 +1824,12 @@ CREATE FUNCTION realtime.unwatch("table" regclass) RETURNS integer
 DECLARE
   g realtime.generations;
 BEGIN
-  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', "table");
-  PERFORM pg_advisory_xact_lock(1919247220, 3);
+  PERFORM realtime.take_turn();
   SELECT * INTO g FROM realtime.generations o WHERE o.relid = "table" AND NOT o.ended;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
+  PERFORM realtime.take_locks(ARRAY["table"::oid], 'ACCESS EXCLUSIVE');
   PERFORM realtime.drop_triggers("table", g.capture);
   PERFORM realtime.end_generation(g.gen);
   RETURN g.gen;
@@ -1512,48 +1847,53 @@ CREATE FUNCTION realtime.vals_source(t realtime.captured, plain boolean) RETURNS
     JOIN pg_type p ON p.oid = a.atttypid) v
 $_$;
 
-CREATE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}'::text[]) RETURNS integer
+CREATE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}'::text[], always boolean DEFAULT NULL::boolean) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 #variable_conflict use_column
 <<here>>
 DECLARE
-  rel oid := "table"; wanted text[]; d record; g realtime.generations; gen int; sql text;
+  rel oid := "table"; wanted text[]; d record; g realtime.generations; gen int; sound bool;
 BEGIN
   PERFORM realtime.refuse("table");
-  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', "table");
-  PERFORM pg_advisory_xact_lock(1919247220, 3);
-  here.wanted := realtime.normal_routes("table", watch.routes);
-  SELECT * INTO d FROM realtime.describe(here.rel);
-  SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
-  IF FOUND AND g.fingerprint = d.fingerprint AND g.level = d.level AND g.mark = d.mark AND g.routes = here.wanted
-    AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
-    RETURN g.gen;
+  IF NOT pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = here.rel), 'USAGE') THEN
+    RAISE EXCEPTION 'realtime: only the owner of % may watch it', "table" USING ERRCODE = 'insufficient_privilege';
   END IF;
-  here.gen := realtime.begin_generation(here.rel, here.wanted, d.level, d.mark, g.gen);
+  PERFORM realtime.take_turn();
+  FOR try IN 1 .. 2 LOOP   -- as it is, and if that is not enough, locked
+    here.wanted := realtime.normal_routes("table", watch.routes);
+    SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
+    SELECT x.*, CASE WHEN watch.always OR watch.always IS NULL AND g.always THEN 'r'::"char" ELSE x.level END AS how,
+      coalesce(watch.always, g.always, false) AS always INTO d FROM realtime.describe(here.rel) x;
+    here.sound := g.gen IS NOT NULL AND (g.fingerprint, g.level, g.mark, g.routes, g.always) = (d.fingerprint, d.how, d.mark AND d.how = 's', here.wanted, d.always)
+      AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray AND realtime.matters(here.rel, w.relid, w.name))
+      AND NOT EXISTS (SELECT FROM realtime.differences(ARRAY[g.gen]) x WHERE x.why IS NOT NULL);
+    IF here.sound AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray) THEN
+      RETURN g.gen;
+    ELSIF try = 1 THEN   -- a trigger is dropped under the strongest lock, and made under a weaker
+      PERFORM realtime.take_locks(ARRAY[here.rel], CASE WHEN g.gen IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
+    END IF;
+  END LOOP;
+  here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
-  IF EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
-    PERFORM realtime.drop_triggers(here.rel, g.capture);
-    FOR sql IN SELECT e.sql FROM realtime.triggers(here.rel, d.level, d.mark, g.capture) e WHERE e.sql IS NOT NULL ORDER BY e.relid <> here.rel LOOP
-      EXECUTE sql;
-    END LOOP;
-  END IF;
+  PERFORM realtime.mend_triggers(g);
+  PERFORM realtime.note(here.gen, true);
   RETURN here.gen;
 END $$;
 
-CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, problem text, stray boolean)
+CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) RETURNS TABLE(relid oid, name text, problem text, stray boolean)
     LANGUAGE sql STABLE
     AS $$
   SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
-    WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END,
+    WHEN e.name IS NULL THEN 'is not needed' WHEN t.tgenabled IN ('O', 'A') THEN 'is not ENABLE ALWAYS' ELSE 'is disabled' END,
     e.name IS NULL AND t.tgrelid <> rel AND NOT EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) a WHERE a.relid = rel)
   FROM realtime.triggers(rel, level, mark, capture) e
   FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
         AND d.refobjid = to_regproc(format('realtime.%I', capture))) t
     ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
-  WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled NOT IN ('O', 'A')
+  WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled <> 'A' AND (always OR t.tgenabled <> 'O')
 $$;
 
 
@@ -1574,7 +1914,7 @@ CREATE TRIGGER realtime_update AFTER UPDATE ON public.posts REFERENCING OLD TABL
 GRANT USAGE ON SCHEMA realtime TO PUBLIC;
 REVOKE ALL ON FUNCTION realtime.announce(gen integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.base_type(typ oid) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark boolean, previous integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark boolean, previous integer, always boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.canonical(gen integer, name text, value text) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.canonical(gen integer, name text, value text) TO realtime_reader;
@@ -1594,6 +1934,7 @@ REVOKE ALL ON FUNCTION realtime.contains(s pg_snapshot, f pg_snapshot) FROM PUBL
 REVOKE ALL ON FUNCTION realtime.count_time(keep interval, tick interval, pressed boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.decode_name(name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.describe(rel oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.differences(gens integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.drop_triggers(rel oid, capture text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.empty(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.encode_name(name text) FROM PUBLIC;
@@ -1601,19 +1942,31 @@ REVOKE ALL ON FUNCTION realtime.end_generation(gen integer) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE realtime.finish_purges(IN wait interval, INOUT still_open bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.floor_now() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.form(rel oid) FROM PUBLIC;
+GRANT SELECT ON TABLE realtime.generations TO realtime_reader;
+REVOKE ALL ON FUNCTION realtime.go_on(g realtime.generations, rel oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.holders(relations oid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.holds_others(relations oid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.incarnate() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.is_empty(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.listed(rel regclass, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.located() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.lock(tables regclass[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.lock_order(tables oid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.lock_watched() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.look(gens integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.matters(root oid, rel oid, trigger text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.mend_triggers(g realtime.generations) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal_routes(rel regclass, routes text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.note(gen integer, whole boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_source(note text, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.owns(gen integer, rel oid) FROM PUBLIC;
@@ -1626,9 +1979,12 @@ GRANT ALL ON FUNCTION realtime.plain_table(rel oid) TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.plain_types(types oid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.plain_types(types oid[]) TO realtime_reader;
 
+REVOKE ALL ON FUNCTION realtime.problems() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.purge() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.quiet(gen integer, since xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.recapture() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.refuse(rel regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.reload("table" regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_columns(route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
@@ -1636,6 +1992,7 @@ REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, source text, alias text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.setting(name text, otherwise interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.shown(rel oid) FROM PUBLIC;
@@ -1657,20 +2014,24 @@ GRANT ALL ON FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oi
 REVOKE ALL ON FUNCTION realtime.statement_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.still_route(rel oid, route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.switch(slot integer, age interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.take_locks(tables oid[], mode text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.take_turn() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.timelines() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.timelines() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.try_locks(relations oid[], mode text, patience interval) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.turn_alone(published pg_snapshot) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.type_traits(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.unwatch("table" regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[], always boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.alive TO realtime_reader;
 GRANT SELECT ON TABLE realtime.event_log_state TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events TO realtime_reader;
@@ -1678,10 +2039,10 @@ GRANT SELECT ON TABLE realtime.events_0 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_1 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_2 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_3 TO realtime_reader;
-GRANT SELECT ON TABLE realtime.generations TO realtime_reader;
 GRANT SELECT ON TABLE realtime.incarnation TO realtime_reader;
 GRANT SELECT ON TABLE realtime.meta TO realtime_reader;
 GRANT SELECT ON TABLE realtime.partitions_clock TO realtime_reader;
 GRANT SELECT ON TABLE realtime.purges TO realtime_reader;
 GRANT SELECT ON TABLE realtime.recorded TO realtime_reader;
+GRANT SELECT ON TABLE realtime.relations TO realtime_reader;
 

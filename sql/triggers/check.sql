@@ -26,42 +26,6 @@ CREATE OR REPLACE FUNCTION realtime.owns(gen int, rel oid) RETURNS bool LANGUAGE
     AND (l.rel = owns.rel OR l.rel IN (SELECT a.relid FROM pg_partition_ancestors(owns.rel) a)))
 $f$;
 
-CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
-#variable_conflict use_column
-DECLARE
-  o record;
-BEGIN
-  IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
-    RETURN;
-  END IF;
-  FOR o IN SELECT g.*, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
-    LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
-    WHERE d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid ORDER BY g.gen
-  LOOP
-    IF o.found IS NULL THEN
-      PERFORM realtime.end_generation(o.gen);
-    ELSE
-      PERFORM realtime.begin_generation(o.rel, ARRAY(SELECT r FROM unnest(o.routes) WITH ORDINALITY u(r, i)
-        WHERE realtime.still_route(o.rel, r) ORDER BY i), o.level, o.mark, o.gen);
-    END IF;
-  END LOOP;
-  RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
-      coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L)', g.relid::regclass, g.routes))
-    FROM realtime.generations g CROSS JOIN LATERAL realtime.describe(g.relid) d CROSS JOIN LATERAL (
-      SELECT 'changes are captured by ' || CASE g.level WHEN 's' THEN 'statement' ELSE 'row' END || ', and now have to be by ' ||
-        CASE d.level WHEN 's' THEN 'statement' ELSE 'row' END, NULL WHERE d.level <> g.level AND d.level = 'r'
-      UNION ALL SELECT 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark', NULL WHERE d.mark AND NOT g.mark
-      UNION ALL SELECT CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END, NULL
-        FROM pg_class c WHERE c.oid = g.relid AND (c.relpersistence = 'u'
-          OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid))
-      UNION ALL SELECT CASE WHEN t.stray THEN format('table %s bears the capture trigger %I of this one, as one does that was restored or copied: nothing of it is captured',
-          t.relid::regclass, t.name) ELSE format('trigger %I on %s %s', t.name, t.relid::regclass, t.problem) END,
-          CASE WHEN t.stray THEN format('DROP TRIGGER %I ON %s', t.name, t.relid::regclass) END
-        FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture) t) p(problem, remedy)
-    WHERE NOT g.ended ORDER BY g.gen, p.problem;
-END $f$;
-
 -- Whether all columns of a route still exist with a type that can be one.
 CREATE OR REPLACE FUNCTION realtime.still_route(rel oid, route text) RETURNS bool LANGUAGE sql STABLE AS $f$
   SELECT bool_and(a.attname IS NOT NULL AND a.attgenerated <> 'v' AND realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) IS NOT NULL)
@@ -69,3 +33,69 @@ CREATE OR REPLACE FUNCTION realtime.still_route(rel oid, route text) RETURNS boo
   FROM unnest(realtime.route_columns(route)) c
   LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped
 $f$;
+
+-- A new generation for what was changed: the same watch, as far as the table still has its routes.
+CREATE OR REPLACE FUNCTION realtime.go_on(g realtime.generations, rel oid) RETURNS void LANGUAGE sql VOLATILE AS $f$
+  SELECT realtime.begin_generation(rel, ARRAY(SELECT r FROM unnest(g.routes) WITH ORDINALITY u(r, i) WHERE realtime.still_route(rel, r) ORDER BY i),
+    g.level, g.mark, g.gen, g.always)
+$f$;
+
+-- What only the owner of a table can mend, by a call of watch(); `more` are further arguments of it,
+-- `remedy` what is to be run in its place.
+CREATE OR REPLACE FUNCTION realtime.problems() RETURNS TABLE (gen int, problem text, more text, remedy text) LANGUAGE sql STABLE AS $f$
+  WITH live AS MATERIALIZED (SELECT g.* FROM realtime.generations g WHERE NOT g.ended)
+  SELECT g.gen, 'changes are captured by statement, and now have to be by row', NULL, NULL
+    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.level = 'r' AND g.level = 's'
+  UNION ALL SELECT g.gen, 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark', NULL, NULL
+    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.mark AND NOT g.mark AND g.level = 's'
+  UNION ALL SELECT g.gen, CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END, NULL, NULL
+    FROM live g JOIN pg_class c ON c.oid = g.relid
+    WHERE c.relpersistence = 'u' OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
+  UNION ALL SELECT g.gen, format('subscription %s writes to %s behind its triggers', quote_ident(s.subname), r.relid::regclass), ', always => true', NULL
+    FROM live g JOIN realtime.relations r ON r.gen = g.gen JOIN pg_subscription_rel p ON p.srrelid = r.relid JOIN pg_subscription s ON s.oid = p.srsubid
+    WHERE NOT g.always
+  UNION ALL SELECT g.gen, CASE WHEN t.stray THEN format('table %s bears the capture trigger %I of this one, as one does that was restored or copied: nothing of it is captured',
+      t.relid::regclass, t.name) ELSE format('trigger %I on %s %s', t.name, t.relid::regclass, t.problem) END, NULL,
+      CASE WHEN t.stray THEN format('DROP TRIGGER %I ON %s', t.name, t.relid::regclass) END
+    FROM live g CROSS JOIN LATERAL realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture, g.always) t
+    WHERE realtime.matters(g.relid, t.relid, t.name)
+$f$;
+
+CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
+#variable_conflict use_column
+DECLARE
+  o record;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
+    RETURN;
+  END IF;
+  FOR o IN SELECT g, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
+    LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
+    WHERE d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid ORDER BY g.gen
+  LOOP
+    IF o.found IS NOT NULL THEN
+      PERFORM realtime.go_on(o.g, o.rel);
+    ELSE
+      BEGIN
+        PERFORM realtime.end_generation((o.g).gen);
+      EXCEPTION WHEN lock_not_available THEN   -- of a partition that was detached: next time
+        NULL;
+      END;
+    END IF;
+  END LOOP;
+  FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
+      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
+    JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
+  LOOP
+    IF o.why IS NULL THEN
+      PERFORM realtime.note((o.g).gen, false);
+    ELSE
+      PERFORM realtime.go_on(o.g, (o.g).relid);
+      PERFORM realtime.note((SELECT max(n.gen) FROM realtime.generations n WHERE n.capture = (o.g).capture), true);
+    END IF;
+  END LOOP;
+  RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
+      coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
+    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen ORDER BY g.gen, p.problem;
+END $f$;

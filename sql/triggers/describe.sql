@@ -132,6 +132,20 @@ CREATE OR REPLACE FUNCTION realtime.shown(rel oid) RETURNS text[] LANGUAGE sql S
   WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
 $f$;
 
+-- The types beneath a table's columns that others made: what composites are made of, and the labels of enums.
+CREATE OR REPLACE FUNCTION realtime.type_traits(rel oid) RETURNS TABLE (composites text, labels text[]) LANGUAGE sql STABLE AS $f$
+  WITH RECURSIVE t(oid) AS (
+    SELECT atttypid FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND atttypid >= 16384 AND attgenerated <> 'v'
+    UNION SELECT n.oid FROM t JOIN pg_type p ON p.oid = t.oid CROSS JOIN LATERAL (
+      SELECT p.typbasetype WHERE p.typtype = 'd'
+      UNION ALL SELECT p.typelem WHERE p.typcategory = 'A'
+      UNION ALL SELECT atttypid FROM pg_attribute WHERE p.typtype = 'c' AND attrelid = p.typrelid AND attnum > 0 AND NOT attisdropped
+      UNION ALL SELECT rngsubtype FROM pg_range WHERE p.oid IN (rngtypid, rngmultitypid)) n(oid) WHERE n.oid >= 16384)
+  SELECT (SELECT string_agg(concat_ws(' ', format_type(t.oid, NULL), a.attnum, a.attname, format_type(a.atttypid, a.atttypmod)), ',' ORDER BY t.oid, a.attnum)
+      FROM t JOIN pg_type p ON p.oid = t.oid JOIN pg_attribute a ON a.attrelid = p.typrelid AND a.attnum > 0 AND NOT a.attisdropped WHERE p.typtype = 'c'),
+    ARRAY(SELECT format_type(t.oid, NULL) || '.' || e.enumlabel FROM t JOIN pg_enum e ON e.enumtypid = t.oid ORDER BY 1)
+$f$;
+
 -- Everything about a table that makes a new generation when it changes, and how the table has to be captured:
 -- by row where statement triggers miss changes; with marks where triggers or cascades may nest statements in its own.
 CREATE OR REPLACE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text, name text, key text[], hidden text[],
@@ -140,19 +154,19 @@ CREATE OR REPLACE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text
     l.level = 's' AND EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
       WHERE t.tgrelid = c.oid AND t.tgenabled <> 'D' AND CASE WHEN t.tgisinternal
         THEN f.proname ~ '^RI_FKey_(cascade|setnull|setdefault)_' ELSE f.pronamespace <> n2.oid END),
-    md5(concat_ws(E'\n', n.nspname, c.relname, a.columns, k.key, p.partitions))
+    md5(concat_ws(E'\n', n.nspname, c.relname, a.columns, k.key, y.composites))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_namespace n2 ON n2.nspname = 'realtime'
   CROSS JOIN LATERAL (SELECT (CASE WHEN c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
     THEN 'r' ELSE 's' END)::"char" AS level) l
   CROSS JOIN LATERAL (SELECT coalesce(array_agg(attname::text) FILTER (WHERE attgenerated = 'v'), '{}') AS hidden,
-      string_agg(concat_ws(' ', attnum, attname, format_type(atttypid, atttypmod), attgenerated), ',' ORDER BY attnum) AS columns
+      string_agg(concat_ws(' ', attnum, attname, format_type(atttypid, atttypmod), attgenerated), ',' ORDER BY attnum) AS columns,
+      bool_or(atttypid >= 16384) AS others
     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a
   LEFT JOIN LATERAL (SELECT array_agg(b.attname::text ORDER BY u.i) AS key
     FROM pg_index x CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY u(num, i)
     JOIN pg_attribute b ON b.attrelid = x.indrelid AND b.attnum = u.num
     WHERE x.indrelid = c.oid AND x.indisprimary AND u.i <= x.indnkeyatts) k ON true
-  LEFT JOIN LATERAL (SELECT string_agg(t.relid::oid::text, ',' ORDER BY t.relid::oid) AS partitions
-    FROM pg_partition_tree(c.oid) t WHERE c.relkind = 'p') p ON true
+  LEFT JOIN LATERAL (SELECT t.composites FROM realtime.type_traits(c.oid) t WHERE a.others) y ON true
   WHERE c.oid = rel
 $f$;
 

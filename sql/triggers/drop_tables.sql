@@ -6,11 +6,11 @@ DECLARE
   o record;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  PERFORM realtime.lock_watched();   -- all at once: the way down may go on to the others
   FOR o IN SELECT c.name, t.oid::regclass AS rel, c.relid = t.oid AND c.form = realtime.form(t.oid) AS ours
     FROM realtime.created c JOIN pg_class t ON t.oid = to_regclass(c.name) ORDER BY c.name
   LOOP
     IF o.ours THEN
-      EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', o.rel);
       PERFORM realtime.unwatch(o.rel);
       EXECUTE format('DROP TABLE %s', o.rel);
     ELSE

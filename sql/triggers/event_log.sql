@@ -62,9 +62,18 @@ CREATE TABLE realtime.generations (
   mark bool NOT NULL,
   capture text NOT NULL,       -- name of the table's capture function; stays over generations, so it names the watch
   ended bool NOT NULL DEFAULT false,
+  always bool NOT NULL DEFAULT false, -- its triggers are ENABLE ALWAYS
+  labels text[] NOT NULL DEFAULT '{}',-- of the enums beneath its columns
   fingerprint text NOT NULL,   -- of the definition in the catalog that this generation was made from
   xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
   at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- What was last seen of the relations of each live generation, a partitioned table's partitions too (relations.sql).
+CREATE TABLE realtime.relations (
+  gen int, relid oid, filenode oid NOT NULL, columns int, triggers text, empty bool,
+  noted xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  PRIMARY KEY (gen, relid)
 );
 
 CREATE TABLE realtime.incarnation (

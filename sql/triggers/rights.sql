@@ -13,7 +13,7 @@ END $do$;
 GRANT USAGE ON SCHEMA realtime TO PUBLIC;
 GRANT EXECUTE ON FUNCTION realtime.position() TO PUBLIC;
 GRANT SELECT ON realtime.events, realtime.events_0, realtime.events_1, realtime.events_2, realtime.events_3,
-  realtime.event_log_state, realtime.generations, realtime.incarnation, realtime.alive, realtime.recorded,
+  realtime.event_log_state, realtime.generations, realtime.relations, realtime.incarnation, realtime.alive, realtime.recorded,
   realtime.partitions_clock, realtime.purges, realtime.meta TO realtime_reader;
 GRANT EXECUTE ON FUNCTION realtime.canonical(int, text, text), realtime.spelling(oid, int, oid), realtime.spelled("char", text),
   realtime.spelled_interval(text), realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.shown(oid), realtime.check(), realtime.incarnate(), realtime.turn(interval, bigint, pg_snapshot) TO realtime_reader;

@@ -22,11 +22,12 @@ BEGIN
   EXECUTE format('DROP FUNCTION IF EXISTS realtime.%I() CASCADE',
     (SELECT g.capture FROM realtime.generations g WHERE g.gen = end_generation.gen));
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
+  DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);
 END $f$;
 
 -- A new generation of the watch that `previous` belongs to, or of a new watch (null): the row, the function, the event.
-CREATE OR REPLACE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark bool, previous int)
+CREATE OR REPLACE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark bool, previous int, always bool DEFAULT false)
 RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 #variable_conflict use_column
 <<here>>
@@ -45,7 +46,7 @@ BEGIN
     here.capture, realtime.capture_source(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark)));
   EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', here.capture);
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint, always)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
@@ -53,7 +54,9 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
-      begin_generation.level, begin_generation.mark, here.capture, d.fingerprint;
+      begin_generation.level, begin_generation.mark, here.capture, d.fingerprint, begin_generation.always;
+  UPDATE realtime.relations r SET gen = here.gen WHERE r.gen = previous;
+  PERFORM realtime.note(here.gen, false);
   PERFORM realtime.announce(here.gen);
   RETURN here.gen;
 END $f$;
@@ -110,45 +113,69 @@ END $f$;
 
 -- Triggers that a table should bear and does not (missing, disabled, another's), or bears and should not. A stray one is on
 -- a table that is neither this one nor a partition of it.
-CREATE OR REPLACE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark bool, capture text)
+CREATE OR REPLACE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark bool, capture text, always bool)
 RETURNS TABLE (relid oid, name text, problem text, stray bool) LANGUAGE sql STABLE AS $f$
   SELECT coalesce(e.relid, t.tgrelid), coalesce(e.name, t.tgname::text), CASE WHEN t.tgname IS NULL THEN 'is missing'
-    WHEN e.name IS NULL THEN 'is not needed' ELSE 'is disabled' END,
+    WHEN e.name IS NULL THEN 'is not needed' WHEN t.tgenabled IN ('O', 'A') THEN 'is not ENABLE ALWAYS' ELSE 'is disabled' END,
     e.name IS NULL AND t.tgrelid <> rel AND NOT EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) a WHERE a.relid = rel)
   FROM realtime.triggers(rel, level, mark, capture) e
   FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
         AND d.refobjid = to_regproc(format('realtime.%I', capture))) t
     ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
-  WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled NOT IN ('O', 'A')
+  WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled <> 'A' AND (always OR t.tgenabled <> 'O')
 $f$;
 
-CREATE OR REPLACE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}') RETURNS int LANGUAGE plpgsql
+-- `always`: the triggers fire in sessions that replicate, too (session_replication_role, logical subscriptions); null keeps
+-- what is. What is as it should be stays so, without a lock.
+CREATE OR REPLACE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}', always bool DEFAULT NULL) RETURNS int LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $f$
 #variable_conflict use_column
 <<here>>
 DECLARE
-  rel oid := "table"; wanted text[]; d record; g realtime.generations; gen int; sql text;
+  rel oid := "table"; wanted text[]; d record; g realtime.generations; gen int; sound bool;
 BEGIN
   PERFORM realtime.refuse("table");
-  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', "table");
-  PERFORM pg_advisory_xact_lock(1919247220, 3);
-  here.wanted := realtime.normal_routes("table", watch.routes);
-  SELECT * INTO d FROM realtime.describe(here.rel);
-  SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
-  IF FOUND AND g.fingerprint = d.fingerprint AND g.level = d.level AND g.mark = d.mark AND g.routes = here.wanted
-    AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
-    RETURN g.gen;
+  IF NOT pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = here.rel), 'USAGE') THEN
+    RAISE EXCEPTION 'realtime: only the owner of % may watch it', "table" USING ERRCODE = 'insufficient_privilege';
   END IF;
-  here.gen := realtime.begin_generation(here.rel, here.wanted, d.level, d.mark, g.gen);
+  PERFORM realtime.take_turn();
+  FOR try IN 1 .. 2 LOOP   -- as it is, and if that is not enough, locked
+    here.wanted := realtime.normal_routes("table", watch.routes);
+    SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
+    SELECT x.*, CASE WHEN watch.always OR watch.always IS NULL AND g.always THEN 'r'::"char" ELSE x.level END AS how,
+      coalesce(watch.always, g.always, false) AS always INTO d FROM realtime.describe(here.rel) x;
+    here.sound := g.gen IS NOT NULL AND (g.fingerprint, g.level, g.mark, g.routes, g.always) = (d.fingerprint, d.how, d.mark AND d.how = 's', here.wanted, d.always)
+      AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray AND realtime.matters(here.rel, w.relid, w.name))
+      AND NOT EXISTS (SELECT FROM realtime.differences(ARRAY[g.gen]) x WHERE x.why IS NOT NULL);
+    IF here.sound AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray) THEN
+      RETURN g.gen;
+    ELSIF try = 1 THEN   -- a trigger is dropped under the strongest lock, and made under a weaker
+      PERFORM realtime.take_locks(ARRAY[here.rel], CASE WHEN g.gen IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
+    END IF;
+  END LOOP;
+  here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
-  IF EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.level, d.mark, g.capture) t WHERE NOT t.stray) THEN
-    PERFORM realtime.drop_triggers(here.rel, g.capture);
-    FOR sql IN SELECT e.sql FROM realtime.triggers(here.rel, d.level, d.mark, g.capture) e WHERE e.sql IS NOT NULL ORDER BY e.relid <> here.rel LOOP
-      EXECUTE sql;
-    END LOOP;
-  END IF;
+  PERFORM realtime.mend_triggers(g);
+  PERFORM realtime.note(here.gen, true);
   RETURN here.gen;
+END $f$;
+
+-- Gives a table the triggers of its generation, and takes off the others that call its capture function.
+CREATE OR REPLACE FUNCTION realtime.mend_triggers(g realtime.generations) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  o record;
+BEGIN
+  IF NOT EXISTS (SELECT FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture, g.always) w WHERE NOT w.stray) THEN
+    RETURN;
+  END IF;
+  PERFORM realtime.drop_triggers(g.relid, g.capture);
+  FOR o IN SELECT e.* FROM realtime.triggers(g.relid, g.level, g.mark, g.capture) e WHERE e.sql IS NOT NULL ORDER BY e.relid <> g.relid LOOP
+    EXECUTE o.sql;
+    IF g.always THEN
+      EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', o.relid::regclass, o.name);
+    END IF;
+  END LOOP;
 END $f$;
 
 CREATE OR REPLACE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
@@ -169,15 +196,30 @@ CREATE OR REPLACE FUNCTION realtime.unwatch("table" regclass) RETURNS int LANGUA
 DECLARE
   g realtime.generations;
 BEGIN
-  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', "table");
-  PERFORM pg_advisory_xact_lock(1919247220, 3);
+  PERFORM realtime.take_turn();
   SELECT * INTO g FROM realtime.generations o WHERE o.relid = "table" AND NOT o.ended;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
+  PERFORM realtime.take_locks(ARRAY["table"::oid], 'ACCESS EXCLUSIVE');
   PERFORM realtime.drop_triggers("table", g.capture);
   PERFORM realtime.end_generation(g.gen);
   RETURN g.gen;
+END $f$;
+
+-- Tells the clients of a watched table that its rows changed behind its triggers (a bulk load with triggers off, a restore):
+-- each is reset exactly where this transaction stands among the others. Whom it is granted to may do it for any table.
+CREATE OR REPLACE FUNCTION realtime.reload("table" regclass) RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  g int := (SELECT o.gen FROM realtime.generations o WHERE o.relid = "table" AND NOT o.ended);
+BEGIN
+  IF g IS NULL THEN
+    RAISE EXCEPTION 'realtime: % is not watched, so nobody has to be told', "table" USING ERRCODE = 'invalid_parameter_value',
+      HINT = coalesce((SELECT format('It is a partition of %s, which is: SELECT realtime.reload(%L)', o.relid::regclass, o.relid::regclass::text)
+        FROM realtime.generations o JOIN realtime.relations r ON r.gen = o.gen WHERE r.relid = "table" LIMIT 1), 'SELECT realtime.watch(…) puts a table on the air.');
+  END IF;
+  PERFORM realtime.announce(g);
+  RETURN g;
 END $f$;
 
 -- Makes the capture functions of all live watches anew, from the text that is installed: a migration calls it after a new
