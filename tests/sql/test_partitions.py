@@ -62,14 +62,14 @@ async def test_a_truncate_of_the_parent_is_t_and_of_a_partition_is_r(database: D
         ("CREATE TABLE p_4 PARTITION OF p FOR VALUES FROM (40) TO (50)", False),
         ("CREATE TABLE p_4 PARTITION OF p FOR VALUES FROM (40) TO (50); INSERT INTO p VALUES (1, 45, 'a')", False),
         ("CREATE TABLE p_4 (LIKE p); ALTER TABLE p ATTACH PARTITION p_4 DEFAULT", False),
-        ("CREATE TABLE p_4 AS SELECT 9 id, 99 AS at, '' v; ALTER TABLE p_4 ALTER id SET NOT NULL, ALTER at SET NOT NULL;"
-         "ALTER TABLE p ATTACH PARTITION p_4 DEFAULT", True),
+        (("CREATE TABLE p_4 AS SELECT 9 id, 99 AS at, '' v; ALTER TABLE p_4 ALTER id SET NOT NULL, ALTER at SET NOT NULL;"
+         "ALTER TABLE p ATTACH PARTITION p_4 DEFAULT"), True),
         ("ALTER TABLE p DETACH PARTITION p_1", False),
         ("DROP TABLE p_1", False),
         ("INSERT INTO p VALUES (1, 5, 'a'); ALTER TABLE p DETACH PARTITION p_1", True),
         ("INSERT INTO p VALUES (1, 5, 'a'); DROP TABLE p_1", True),
-        ("CREATE TABLE p_4 PARTITION OF p FOR VALUES FROM (40) TO (50) PARTITION BY RANGE (at);"
-         "CREATE TABLE p_4_1 PARTITION OF p_4 DEFAULT", False),
+        (("CREATE TABLE p_4 PARTITION OF p FOR VALUES FROM (40) TO (50) PARTITION BY RANGE (at);"
+         "CREATE TABLE p_4_1 PARTITION OF p_4 DEFAULT"), False),
     ],
 )  # fmt: skip
 async def test_partitions_that_come_and_go_are_ordinary_unless_rows_went_with_them(
