@@ -12,6 +12,17 @@ from aiohttp import web
 from app.model.errors import BadRequest
 
 TEXT: Final = 2000  # characters of a text field
+BIGINT: Final = range(-(1 << 63), 1 << 63)
+_DIGITS: Final = 25  # of a whole number; more are beyond bigint whatever they are, and Python reads no more than 4,300
+_WANTED: Final = {int: "a whole number, such as 42", str: "a text", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field's type, and its name as the page shows it."""
+
+    kind: type
+    label: str
 
 
 @dataclass(frozen=True)
@@ -19,14 +30,25 @@ class Table:
     """A table that the page may write: its fields with their types, those that an INSERT needs first."""
 
     name: str
-    fields: dict[str, type]
+    fields: dict[str, Field]
     needed: tuple[str, ...]
 
 
 TABLES: Final = {
-    "posts": Table("posts", {"author_id": int, "title": str, "body": str}, ("author_id", "title")),
+    "posts": Table(
+        "posts",
+        {"author_id": Field(int, "Author"), "title": Field(str, "Title"), "body": Field(str, "Text")},
+        ("author_id", "title"),
+    ),
     "notifications": Table(
-        "notifications", {"user_id": int, "kind": str, "body": str, "read": bool}, ("user_id", "body")
+        "notifications",
+        {
+            "user_id": Field(int, "User"),
+            "kind": Field(str, "Kind"),
+            "body": Field(str, "Text"),
+            "read": Field(bool, "Read"),
+        },
+        ("user_id", "body"),
     ),
 }
 
@@ -36,18 +58,18 @@ async def read(request: web.Request, table: Table) -> dict[str, object]:
     if request.content_type != "application/json":
         raise BadRequest("the body is JSON (Content-Type: application/json)")
     try:
-        body = json.loads(await request.text())
+        body = json.loads(await request.text(), parse_int=_integer)
     except (ValueError, RecursionError) as problem:
         raise BadRequest(f"not JSON: {problem}") from problem
     if not isinstance(body, dict):
         raise BadRequest("the body is a JSON object")
     columns: dict[str, object] = {}
     for name, value in body.items():
-        kind = table.fields.get(name)
-        if kind is None:
+        field = table.fields.get(name)
+        if field is None:
             known = ", ".join(table.fields)
             raise BadRequest(f"{table.name} has no field {name!r} here; there are {known}", field=name)
-        checked = _checked(name, kind, value)
+        checked = _checked(name, field, value)
         if name == "read":
             columns["read_at"] = "now" if checked else None
         else:
@@ -55,15 +77,20 @@ async def read(request: web.Request, table: Table) -> dict[str, object]:
     return columns
 
 
-def _checked(name: str, kind: type, value: object) -> object:
+def _integer(digits: str) -> int:
+    return int(digits[:_DIGITS])
+
+
+def _checked(name: str, field: Field, value: object) -> object:
     # bool is an int in Python, and not in JSON.
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        wanted = {int: "a whole number", str: "a text", bool: "true or false"}[kind]
-        raise BadRequest(f"{name!r} is {wanted}", field=name)
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        raise BadRequest(f"{name!r} is beyond the range of bigint", field=name)
-    if isinstance(value, str) and (len(value) > TEXT or "\0" in value):
-        raise BadRequest(f"{name!r} has at most {TEXT} characters, and none of them is NUL", field=name)
+    if not isinstance(value, field.kind) or (field.kind is int and isinstance(value, bool)):
+        raise BadRequest(f"{field.label} must be {_WANTED[field.kind]}", field=name)
+    if isinstance(value, int) and value not in BIGINT:
+        raise BadRequest(f"{field.label} must be within bigint, {BIGINT[0]} to {BIGINT[-1]}", field=name)
+    if isinstance(value, str) and len(value) > TEXT:
+        raise BadRequest(f"{field.label} may have {TEXT} characters; it has {len(value)}", field=name)
+    if isinstance(value, str) and "\0" in value:
+        raise BadRequest(f"{field.label} may not contain the character NUL", field=name)
     if isinstance(value, str):
         # Half a surrogate pair is JSON and no Unicode text.
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
-from psycopg import AsyncConnection, Error
+from psycopg import AsyncConnection, Error, OperationalError
 from psycopg.sql import SQL, Composed, Identifier, Placeholder
 
 from app.demo import fields
-from app.demo.fields import TABLES
+from app.demo.fields import BIGINT, TABLES, Table
 from app.model.errors import BadRequest, DatabaseAway
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -41,11 +41,7 @@ _HEADERS: Final = {
 _FILES: Final = {
     "/": ("index.html", "text/html"),
     "/demo/style.css": ("style.css", "text/css"),
-    "/demo/demo.js": ("demo.js", "text/javascript"),
-    "/demo/feed.js": ("feed.js", "text/javascript"),
-    "/demo/chart.js": ("chart.js", "text/javascript"),
-    "/demo/away.js": ("away.js", "text/javascript"),
-}
+} | {f"/demo/{path.name}": (path.name, "text/javascript") for path in sorted(STATIC.glob("*.js"))}
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -101,7 +97,7 @@ class Demo:
     async def _insert(self, request: web.Request) -> web.Response:
         table = TABLES[request.match_info["table"]]
         values = await fields.read(request, table)
-        _require(values, *table.needed)
+        _require(table, values, *table.needed)
         query = SQL("INSERT INTO public.{} ({}) VALUES ({}) RETURNING id").format(
             Identifier(table.name),
             SQL(", ").join(map(Identifier, values)),
@@ -116,7 +112,7 @@ class Demo:
         values = await fields.read(request, table)
         if not values:
             raise BadRequest(f"nothing to change: give one of {', '.join(table.fields)}")
-        _require(values, *(name for name in table.needed if name in values))
+        _require(table, values, *(name for name in table.needed if name in values))
         query = SQL("UPDATE public.{} SET {} WHERE id = %s RETURNING id").format(
             Identifier(table.name),
             SQL(", ").join(SQL("{} = {}").format(Identifier(name), Placeholder()) for name in values),
@@ -131,11 +127,11 @@ class Demo:
     async def _change(self, request: web.Request, query: Composed, *values: object) -> web.Response:
         key = int(request.match_info["id"])
         row = None
-        if abs(key) < 1 << 63:
+        if key in BIGINT:
             async with self._database() as connection:
                 row = await _value(connection, query, *values, key)
         if row is None:
-            return _problem(404, f"there is no row {key} in {request.match_info['table']}")
+            return _problem(404, f"there is no row {key} in {request.match_info['table']}; it may have been deleted")
         return web.json_response({"row": str(row)})
 
     def _guarded(self, handler: Handler) -> Handler:
@@ -156,6 +152,8 @@ class Demo:
                 return _problem(400, problem.message, problem.field)
             except DatabaseAway as problem:
                 return _problem(503, f"the database is away: {problem}")
+            except OperationalError as problem:
+                return _problem(503, f"the database could not do it now: {problem.diag.message_primary or problem}")
             except Error as problem:
                 return _problem(409, problem.diag.message_primary or "the database refused this")
             finally:
@@ -164,10 +162,10 @@ class Demo:
         return guarded
 
 
-def _require(values: Mapping[str, object], *names: str) -> None:
+def _require(table: Table, values: Mapping[str, object], *names: str) -> None:
     for name in names:
         if not str(values.get(name, "")).strip():
-            raise BadRequest(f"{name!r} is needed", field=name)
+            raise BadRequest(f"{table.fields[name].label} is needed", field=name)
 
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}

@@ -3,19 +3,21 @@
 // Invariant: what is compared are two independent records: what the demo's interface confirmed as written, and what
 // came out of the stream.
 
-import { send } from "/demo/feed.js";
+import { send } from "/demo/form.js";
 
 const AWAY = 10_000; // ms
 const PAUSE = 550; // ms between two writes
 const PATIENCE = 15_000; // ms after the return
 const $ = (id) => document.getElementById(id);
 
+// Not an animation frame: a hidden page has none, and the connection must come back there too.
+const pause = () => new Promise((done) => setTimeout(done, 50));
+
 export class Away {
   #written = []; // "posts INSERT 17", in the order of the writes
   #received = null; // the same of what arrives; null while nothing is being compared
   #ids = new Set();
   #twice = 0;
-  #others = 0;
 
   constructor(live) {
     this.live = live; // returns the connection of the moment
@@ -33,11 +35,12 @@ export class Away {
   }
 
   async run() {
+    if ($("drop").ariaDisabled || !this.live()) return;
     this.#written = [];
     this.#received = [];
     this.#ids.clear();
     this.#twice = 0;
-    $("drop").disabled = true;
+    $("drop").ariaDisabled = "true"; // not `disabled`, which would take the focus away
     this.#say("");
     this.live().pause();
     try {
@@ -48,7 +51,8 @@ export class Away {
     this.live().resume();
     await this.#compare();
     this.#received = null;
-    $("drop").disabled = false;
+    $("drop").ariaDisabled = null;
+    $("drop").textContent = "Drop for 10 s";
     $("away-bar").style.transform = "scaleX(0)";
   }
 
@@ -59,13 +63,12 @@ export class Away {
       this.#show();
       const until = Math.min(began + AWAY, performance.now() + PAUSE);
       while (performance.now() < until) {
-        await new Promise(requestAnimationFrame.bind(null));
+        await pause();
         const left = Math.max(0, 1 - (performance.now() - began) / AWAY);
         $("away-bar").style.transform = `scaleX(${1 - left})`;
         $("drop").textContent = `Back in ${Math.ceil((left * AWAY) / 1000)} s`;
       }
     }
-    $("drop").textContent = "Drop for 10 s";
   }
 
   async #one(n) {
@@ -80,7 +83,7 @@ export class Away {
 
   async #compare() {
     const deadline = performance.now() + PATIENCE;
-    while (this.#missing().length && performance.now() < deadline) await new Promise(requestAnimationFrame.bind(null));
+    while (this.#missing().length && performance.now() < deadline) await pause();
     this.#show(true);
     const missing = this.#missing().length;
     const ours = this.#received.filter((line) => this.#written.includes(line));

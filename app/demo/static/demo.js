@@ -4,50 +4,55 @@
 // goes on from, and after a reset both are loaded anew.
 
 import { Away } from "/demo/away.js";
-import { Chart, Clock, duration, milliseconds } from "/demo/chart.js";
-import { Feed, element } from "/demo/feed.js";
+import { Chart, Clock, milliseconds } from "/demo/chart.js";
+import { Feed } from "/demo/feed.js";
+import { Log } from "/demo/log.js";
+import { parse } from "/demo/numbers.js";
+import { Status } from "/demo/status.js";
 import { connect } from "/realtime/client.js";
 
 const $ = (id) => document.getElementById(id);
-const LOGGED = 80;
 const CLOCK_EVERY = 60_000; // ms
+const AGAIN = 2000; // ms after which rows that could not be loaded are asked for again
+const PATIENCE = 20_000; // ms for one answer
 const NAMES = { websocket: "WebSocket", sse: "SSE" };
 const URLS = { websocket: "/realtime/ws", sse: "/realtime/events" };
 
 const feeds = { posts: new Feed("posts"), notifications: new Feed("notifications") };
 const clock = new Clock();
 const chart = new Chart($("chart"), { last: $("delay-last"), p50: $("delay-p50"), p95: $("delay-p95") });
+const log = new Log($("log"), $("count"));
+const status = new Status(() => (live.pause(), live.resume()));
 const away = new Away(() => live);
 let live;
 let transport = "websocket";
 let liveSince = Infinity; // on the database's clock: what was written earlier had to wait for the connection
-let count = 0;
 
 async function load() {
-  const answer = await fetch("/demo/state", { cache: "no-store" });
-  const state = await answer.json();
+  const answer = await fetch("/demo/state", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  const state = parse(await answer.text());
   if (!answer.ok) throw new Error(state.error);
   for (const [table, feed] of Object.entries(feeds)) feed.load(state.rows[table]);
   $("psql").textContent = state.psql;
   return state.position;
 }
 
-async function begin() {
+async function begin(why = "") {
   try {
     const position = await load();
-    await clock.adjust();
+    await clock.adjust().catch(() => {}); // the next adjustment may do better; the rows need no clock
     start(position);
-    notify("");
+    status.notify(why);
   } catch (problem) {
-    notify(`The rows could not be loaded (${problem.message}). Trying again.`);
-    setTimeout(begin, 2000);
+    status.notify(`The rows could not be loaded (${problem.message}). Trying again.`);
+    setTimeout(begin, AGAIN, why);
   }
 }
 
 function start(position) {
   live?.close();
   const channels = Object.keys(feeds);
-  live = connect(URLS[transport], { channels, position, transport, onchange, onposition, onreset, onstate, onerror });
+  live = connect(URLS[transport], { channels, position, transport, parse, onchange, onposition, onreset, onstate, onerror });
 }
 
 function onchange(change) {
@@ -57,55 +62,25 @@ function onchange(change) {
   chart.add(delay, late);
   if (late) $("late-note").hidden = false;
   away.saw(change);
-  log(change, delay);
-  $("count").textContent = ++count;
+  log.add(change, delay);
 }
 
 function onposition(position) {
   $("position").textContent = position;
-  $("position").title = position;
 }
 
 async function onreset({ reason }) {
-  notify(`The server could not go on from the last position (${reason}). The rows are loaded anew.`);
   live.close();
-  await begin();
+  await begin(`The server could not go on from the last position (${reason}), so the rows were loaded anew.`);
 }
 
 function onerror(error) {
-  notify(`${error.code}: ${error.message}`);
+  status.notify(`${error.message} (${error.code})`);
 }
 
 function onstate(state) {
   liveSince = state.name === "live" ? clock.now() : Infinity;
-  $("state").dataset.state = state.name;
-  $("state-over").hidden = state.name !== "live";
-  $("state-over").textContent = `over ${NAMES[transport]}`;
-  $("state-text").textContent = {
-    connecting: "Connecting",
-    live: "Live",
-    paused: "Dropped",
-    waiting: `Away: ${state.reason}`,
-    closed: state.reason ?? "Closed",
-  }[state.name];
-}
-
-function log(change, delay) {
-  const item = element("li");
-  const line = element("p", "line");
-  const badge = element("span", "badge", change.action);
-  badge.dataset.action = change.action;
-  const row = change.row === null ? change.table : `${change.table} ${change.row}`;
-  line.append(badge, element("code", "", row), element("span", "took", duration(delay)));
-  item.append(line, element("p", "text", JSON.stringify(change.data ?? change.old)));
-  $("log").querySelector(".empty")?.remove();
-  $("log").prepend(item);
-  while ($("log").children.length > LOGGED) $("log").lastElementChild.remove();
-}
-
-function notify(text) {
-  $("notice").textContent = text;
-  $("notice").hidden = !text;
+  status.show(state, NAMES[transport]);
 }
 
 for (const option of document.querySelectorAll("input[name=transport]")) {
@@ -116,8 +91,15 @@ for (const option of document.querySelectorAll("input[name=transport]")) {
 }
 
 $("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText($("psql").textContent);
-  $("copy").textContent = "Copied";
+  let said = "Copied";
+  try {
+    await navigator.clipboard.writeText($("psql").textContent);
+  } catch {
+    getSelection().selectAllChildren($("psql")); // a page that came without TLS has no clipboard
+    said = "Selected";
+  }
+  $("copied").textContent = said;
+  $("copy").textContent = said;
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);
 });
 

@@ -1,188 +1,141 @@
-// The lists of rows, and the forms that write them.
+// The lists of rows.
 //
-// Invariant: a list shows what the stream said and nothing else: a form sends and forgets, and its row appears when the
-// change arrives.
+// Invariants: a list shows what the stream said and nothing else: a form sends and forgets, and its row appears when the
+// change arrives. What arrives is drawn once a frame, however much it is. A row that is edited or has the focus is never
+// dropped, hidden or moved from where it is seen.
+
+import { element, insertForm } from "/demo/form.js";
+import { Row } from "/demo/row.js";
 
 const KEPT = 25; // rows in a list
+const FOLDED = 8; // of them, those that are seen until somebody asks for more (style.css)
+const AT_ONCE = 500; // changes that wait for a frame; a hidden page has none
 const SHAPES = {
-  posts: { who: (r) => `author ${r.author_id}`, title: (r) => r.title, body: (r) => r.body, editable: ["title", "body"] },
-  notifications: { who: (r) => `user ${r.user_id}`, title: (r) => r.kind, body: (r) => r.body, editable: ["kind", "body"] },
+  posts: {
+    table: "posts", one: "post", owner: "author_id", editable: ["title", "body"], readable: false,
+    labels: { title: "Title", body: "Text" },
+    who: (r) => `author ${r.author_id}`, title: (r) => r.title, body: (r) => r.body,
+  },
+  notifications: {
+    table: "notifications", one: "notification", owner: "user_id", editable: ["kind", "body"], readable: true,
+    labels: { kind: "Kind", body: "Text" },
+    who: (r) => `user ${r.user_id}`, title: (r) => r.kind, body: (r) => r.body,
+  },
 };
 
-/** Send to the demo's interface; the answer, or an Error whose message says what was wrong (and whose `field`, where). */
-export async function send(method, path, body) {
-  const answer = await fetch(`/demo/${path}`, {
-    method,
-    headers: body ? { "Content-Type": "application/json" } : {},
-    body: body && JSON.stringify(body),
-  }).catch(() => { throw new Error("the server can't be reached"); });
-  const said = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Object.assign(new Error(said.error ?? `the server answered ${answer.status}`), { field: said.field });
-  return said;
-}
-
 export class Feed {
-  #rows = new Map(); // the key as text → its element
+  #rows = new Map(); // the key as text → its Row
+  #pending = new Map(); // the key as text → {data, action}; data is null where the row was deleted
+  #queued = false;
+  #loaded = false;
 
   constructor(table) {
-    this.table = table;
     this.shape = SHAPES[table];
     this.list = document.querySelector(`#${table} .rows`);
-    const form = document.querySelector(`form[data-table=${table}]`);
-    form.addEventListener("submit", (event) => this.#submit(event, "POST", table, () => form.reset()));
-    form.addEventListener("input", () => clear(form));
-    this.#showEmpty();
+    this.more = document.querySelector(`#${table} .more`);
+    this.more.addEventListener("click", () => this.#unfold());
+    insertForm(document.querySelector(`form[data-table=${table}]`));
   }
 
-  /** Begin with these rows, newest first. */
+  /** Show these rows, newest first; those that are there already stay as they are. */
   load(rows) {
-    this.#rows.clear();
-    this.list.replaceChildren();
+    this.#pending.clear();
+    this.#loaded = true;
+    const known = new Set(rows.map((data) => data.row));
+    for (const [key, row] of this.#rows) {
+      if (known.has(key) || row.isEdited) continue;
+      this.#rows.delete(key);
+      row.element.remove();
+    }
     for (const data of rows.toReversed()) this.#put(data.row, data);
-    this.#showEmpty();
+    this.#tell();
   }
 
   apply({ action, row, data, old }) {
-    if (action === "TRUNCATE") return this.load([]);
-    if (action === "DELETE") return this.#remove(row);
-    // Beyond 2^53 `old.id` has lost digits: it tells a key that changed only where the numbers differ.
-    if (action === "UPDATE" && old.id !== Number(row)) this.#remove(String(old.id));
-    this.#put(row, data, action);
-    this.#showEmpty();
+    if (action === "TRUNCATE") return this.#empty();
+    if (action === "UPDATE" && old && String(old.id) !== row) this.#rename(String(old.id), row);
+    this.#pending.set(row, { data, action });
+    if (this.#pending.size > AT_ONCE) return this.#draw();
+    if (this.#queued) return;
+    this.#queued = true;
+    requestAnimationFrame(() => this.#draw());
   }
 
-  #put(key, data, flash) {
-    const before = this.#rows.get(key);
-    const item = this.#item(key, data);
-    this.#rows.set(key, item);
-    if (flash) item.dataset.flash = flash;
-    if (before) before.replaceWith(item);
-    else this.list.prepend(item);
-    while (this.#rows.size > KEPT) this.#drop(this.#rows.keys().next().value);
+  #draw() {
+    this.#queued = false;
+    const held = this.list.querySelector(".row:has(:focus-visible)");
+    const before = held?.getBoundingClientRect().top;
+    const made = [...this.#pending].filter(([key, { data }]) => data && !this.#rows.has(key)).slice(-KEPT);
+    const drawn = new Set(made.map(([key]) => key));
+    for (const [key, { data, action }] of this.#pending) {
+      if (data === null) this.#remove(key);
+      else if (drawn.has(key) || this.#rows.has(key)) this.#put(key, data, action);
+    }
+    this.#pending.clear();
+    this.#tell();
+    if (held?.isConnected) scrollBy({ top: held.getBoundingClientRect().top - before, behavior: "instant" });
   }
 
-  #drop(key) {
-    this.#rows.get(key)?.remove();
+  #put(key, data, action) {
+    const row = this.#rows.get(key);
+    if (row) return row.show(key, data, action);
+    const made = new Row(this.shape, key, data, () => this.#tell());
+    if (action) made.show(key, data, action);
+    this.#rows.set(key, made);
+    this.list.prepend(made.element);
+    const idle = [...this.#rows].find(([, row]) => !row.isInUse);
+    if (this.#rows.size > KEPT && idle) this.#drop(...idle);
+  }
+
+  #drop(key, row) {
     this.#rows.delete(key);
+    row.element.remove();
   }
 
   #remove(key) {
-    const item = this.#rows.get(key);
-    if (!item) return;
+    const row = this.#rows.get(key);
+    if (!row) return;
     this.#rows.delete(key);
-    item.classList.add("gone");
-    item.inert = true;
-    setTimeout(() => { item.remove(); this.#showEmpty(); }, 1300);
+    if (row.element.contains(document.activeElement) && !row.isEdited) this.#nextTo(row.element).focus();
+    row.leave();
   }
 
-  #showEmpty() {
-    if (this.list.children.length) this.list.querySelector(".empty")?.remove();
-    else this.list.append(element("li", "empty", `No ${this.table} yet.`));
+  // What takes the focus of a row that leaves.
+  #nextTo(item) {
+    const near = item.nextElementSibling ?? item.previousElementSibling;
+    return near?.querySelector(".edits:not([disabled])") ?? this.list;
   }
 
-  #item(key, data) {
-    const item = element("li", "row");
-    const meta = element("p", "meta");
-    meta.append(element("code", "", `#${key}`), element("span", "", this.shape.who(data)));
-    if (data.read_at) meta.append(element("span", "", "read"));
-    meta.append(time(data.created_at));
-    item.append(meta);
-    if (this.shape.title(data)) item.append(element("p", "title", this.shape.title(data)));
-    if (this.shape.body(data)) item.append(element("p", "body", this.shape.body(data)));
-    item.classList.toggle("read", Boolean(data.read_at));
-    item.append(this.#actions(key, data, item));
-    return item;
+  #rename(before, now) {
+    this.#draw();
+    const row = this.#rows.get(before);
+    this.#rows.delete(before);
+    if (row) this.#rows.set(now, row);
   }
 
-  #actions(key, data, item) {
-    const acts = element("div", "acts");
-    const act = (label, kind, does) => {
-      const button = element("button", `button quiet slim ${kind}`, label);
-      button.setAttribute("aria-label", `${label} ${this.table} ${key}`);
-      button.addEventListener("click", does);
-      acts.append(button);
-    };
-    const path = `${this.table}/${key}`;
-    const attempt = (method, body) => send(method, path, body).catch((problem) => this.#complain(item, problem));
-    if ("read_at" in data) act(data.read_at ? "Unread" : "Read", "", () => attempt("PATCH", { read: !data.read_at }));
-    act("Edit", "", () => this.#edit(key, data, item));
-    act("Delete", "danger", () => attempt("DELETE"));
-    return acts;
+  #empty() {
+    this.#pending.clear();
+    for (const key of [...this.#rows.keys()]) this.#remove(key);
+    this.#tell();
   }
 
-  #complain(item, problem) {
-    item.querySelector(".problem")?.remove();
-    const told = element("p", "problem", problem.message);
-    told.setAttribute("role", "alert");
-    item.append(told);
+  #unfold() {
+    this.list.toggleAttribute("data-all");
+    this.#tell();
   }
 
-  #edit(key, data, item) {
-    const form = element("form");
-    form.noValidate = true;
-    for (const name of this.shape.editable) {
-      const label = element("label", "", name[0].toUpperCase() + name.slice(1));
-      const field = document.createElement(name === "body" ? "textarea" : "input");
-      field.name = name;
-      field.value = data[name];
-      field.maxLength = name === "body" ? 2000 : 200;
-      label.append(field);
-      form.append(label);
+  // What stands below the rows: that there are none, or that there are more.
+  #tell() {
+    const count = this.list.querySelectorAll(".row").length;
+    const empty = this.list.querySelector(".empty");
+    const all = this.list.hasAttribute("data-all");
+    if (count) empty?.remove();
+    else if (this.#loaded) {
+      empty?.remove();
+      this.list.append(element("li", "empty", `No ${this.shape.table} yet. Insert one above, or from psql.`));
     }
-    const foot = element("div", "foot");
-    const cancel = element("button", "button quiet slim", "Cancel");
-    cancel.type = "button";
-    const back = () => this.#rows.get(key) === item && item.replaceWith(this.#keep(key, this.#item(key, data)));
-    cancel.addEventListener("click", back);
-    foot.append(element("p", "problem"), cancel, element("button", "button slim", "Save"));
-    form.append(foot);
-    form.addEventListener("submit", (event) => this.#submit(event, "PATCH", `${this.table}/${key}`, back)); // nothing comes where nothing changed
-    item.replaceChildren(item.firstElementChild, form);
-    form.elements[0].focus();
+    this.more.hidden = count <= FOLDED;
+    this.more.setAttribute("aria-expanded", all);
+    this.more.textContent = all ? "Show fewer" : `Show ${count - FOLDED} more`;
   }
-
-  #keep(key, item) {
-    this.#rows.set(key, item);
-    return item;
-  }
-
-  async #submit(event, method, path, done) {
-    event.preventDefault();
-    const form = event.target;
-    const problem = form.querySelector(".problem");
-    const fields = [...form.elements].filter((field) => field.name);
-    clear(form);
-    try {
-      await send(method, path, Object.fromEntries(fields.map((field) => [field.name, read(field)])));
-      done?.();
-      if (done) fields.find((field) => field.type !== "number")?.focus();
-    } catch (mistake) {
-      problem.textContent = mistake.message;
-      const field = mistake.field && form.elements[mistake.field];
-      field?.setAttribute?.("aria-invalid", "true");
-      field?.focus?.();
-    }
-  }
-}
-
-function clear(form) {
-  form.querySelector(".problem").textContent = "";
-  for (const field of form.elements) field.removeAttribute("aria-invalid");
-}
-
-function read(field) {
-  return field.type === "number" ? (field.value === "" ? null : Number(field.value)) : field.value;
-}
-
-function time(at) {
-  const node = element("time", "time", new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" }));
-  node.dateTime = at;
-  return node;
-}
-
-export function element(name, kind = "", text = "") {
-  const node = document.createElement(name);
-  if (kind) node.className = kind;
-  node.textContent = text;
-  return node;
 }

@@ -9,7 +9,8 @@
 // elsewhere, so the known part may come again beyond the next position: an id is kept until it has come again. A channel
 // that the server has no more, or may not give, is told by `onerror` and left out; the others go on.
 //
-// Options: channels, position (where to begin; now if left out), transport ("websocket" or "sse"), and the callbacks
+// Options: channels, position (where to begin; now if left out), transport ("websocket" or "sse"), parse (how a message
+// is read; JSON.parse, which rounds whole numbers beyond 2^53, if left out), and the callbacks
 // onchange(change), onposition(position), onreset({channels, reason, position}), onstate(state), onerror(error).
 // A state is {name, reason, retryAt}: "connecting", "live", "waiting" (until retryAt), "paused" or "closed" (for good).
 
@@ -89,7 +90,7 @@ class Live {
     // An old connection's late events must not be taken for the new one's.
     const mine = (handle) => (...details) => link === this.#link && handle(...details);
     const link = this.#open(this.#url, { channels: this.#channels, position: this.position }, {
-      message: mine((text) => this.#take(JSON.parse(text))),
+      message: mine((text) => this.#take((this.#options.parse ?? JSON.parse)(text))),
       end: mine((end) => this.#ended(end)),
     });
     this.#link = link;

@@ -103,6 +103,24 @@ async def test_what_is_wrong_with_a_request_is_said(
     assert words in said["error"]
 
 
+async def test_both_ends_of_bigint_are_keys_and_values(http: ClientSession, database: Database) -> None:
+    for number in (-BIG, BIG - 1):
+        await database.execute("INSERT INTO posts (id, author_id) VALUES (%s, 1)", number)
+        body = {"author_id": number, "title": "end"}
+        assert (await asked(http, "PATCH", f"posts/{number}", body))[0] == 200
+        assert await database.execute("SELECT id, author_id FROM posts") == [(number, number)]
+        assert (await asked(http, "DELETE", f"posts/{number}"))[0] == 200
+
+
+async def test_a_number_of_more_digits_than_python_reads_is_beyond_bigint(http: ClientSession) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = '{"author_id": ' + "9" * 5000 + ', "title": "x"}'
+    async with http.post("/demo/posts", data=body, headers=headers) as answer:
+        said = await answer.json()
+        assert (answer.status, said["field"]) == (400, "author_id")
+        assert said["error"].startswith("Author must be within bigint")
+
+
 async def test_a_key_beyond_bigint_is_no_row(http: ClientSession) -> None:
     assert (await asked(http, "DELETE", f"posts/{BIG}"))[0] == 404
 
@@ -137,7 +155,7 @@ async def test_the_page_brings_all_that_it_names(http: ClientSession) -> None:
         named = set(re.findall(r'(?:href=|src=|from )"(/[a-z/]+\.(?:js|css))"', text))
         left += named - seen
         seen |= named
-    assert len(seen) == 7
+    assert len(seen) == 13
 
 
 async def test_a_database_that_is_away_is_said() -> None:
