@@ -54,7 +54,7 @@ async def test_equal_values_are_spelled_alike_whatever_the_session(database: Dat
     if shape == "virtual" and (await database.value("SHOW server_version_num")) < "180000":
         pytest.skip("PostgreSQL 18 has them")
     await database.execute(TYPES.partition("CREATE COLLATION")[0])
-    wrong = []
+    wrong: list[tuple[object, ...]] = []
     async with await database.connect() as connection:
         for type_, groups in ROUTES.items():
             await rows_of(connection, SHAPES[shape].format(type_) + "; SELECT realtime.watch('t', '{c}')")
