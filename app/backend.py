@@ -23,7 +23,7 @@ def open_backend(settings: Settings, observe: Observer) -> Backend:
     url = settings.database_url
     assert url is not None
     event_log = PostgresEventLog(url, observe, rows_max=settings.rows_max, rows_bytes=settings.rows_bytes)
-    bus = open_bus(settings)
+    bus = open_bus(settings, observe)
     retention = Retention(timedelta(seconds=settings.retention), settings.event_log_bytes)
     return Backend(
         event_log=event_log,
@@ -36,7 +36,7 @@ def open_backend(settings: Settings, observe: Observer) -> Backend:
     )
 
 
-def open_bus(settings: Settings) -> Bus:
+def open_bus(settings: Settings, observe: Observer) -> Bus:
     """The bus that SOBRANIE_BUS names by its scheme. Raises SettingsError."""
     match settings.bus.partition(":")[0]:
         case "postgres":
@@ -44,6 +44,6 @@ def open_bus(settings: Settings) -> Bus:
 
             url = settings.database_url
             assert url is not None
-            return PostgresBus(lambda purpose: connect(url, name=purpose), settings.server_id)
+            return PostgresBus(lambda purpose: connect(url, name=purpose), settings.server_id, observe)
         case scheme:
             raise SettingsError(f"SOBRANIE_BUS: there is no bus {scheme}: in this version; unset it, or set postgres:")

@@ -111,6 +111,9 @@ class Server:
                 {"schema": p.schema, "table": p.table, "problem": p.problem, "remedy": p.remedy}
                 for p in leadership.problems
             ],
+            "strangers": [
+                {"pid": s.pid, "role": s.role, "lock": s.lock, "remedy": s.remedy} for s in leadership.strangers
+            ],
             "log": None
             if blocked is None
             else {

@@ -89,6 +89,14 @@ CREATE TABLE realtime.created (
     form text NOT NULL
 );
 
+CREATE SEQUENCE realtime.current_slot
+    AS smallint
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    MAXVALUE 3
+    CACHE 1;
+
 CREATE SEQUENCE realtime.event_id
     START WITH 1
     INCREMENT BY 1
@@ -98,7 +106,6 @@ CREATE SEQUENCE realtime.event_id
 
 CREATE TABLE realtime.event_log_state (
     one boolean DEFAULT true NOT NULL,
-    slot smallint NOT NULL,
     floor pg_snapshot NOT NULL,
     CONSTRAINT event_log_state_one_check CHECK (one)
 );
@@ -228,6 +235,12 @@ ALTER TABLE realtime.incarnation ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY
     CACHE 1
 );
 
+CREATE TABLE realtime.leadership (
+    one boolean DEFAULT true NOT NULL,
+    key integer DEFAULT 2 NOT NULL,
+    CONSTRAINT leadership_one_check CHECK (one)
+);
+
 CREATE TABLE realtime.meta (
     version integer NOT NULL,
     compatible_from integer NOT NULL
@@ -313,6 +326,9 @@ ALTER TABLE ONLY realtime.generations
 
 ALTER TABLE ONLY realtime.incarnation
     ADD CONSTRAINT incarnation_pkey PRIMARY KEY (n);
+
+ALTER TABLE ONLY realtime.leadership
+    ADD CONSTRAINT leadership_pkey PRIMARY KEY (one);
 
 ALTER TABLE ONLY realtime.migrations
     ADD CONSTRAINT migrations_pkc PRIMARY KEY (version_num);
@@ -905,16 +921,19 @@ BEGIN
     RAISE EXCEPTION 'realtime needs the primary: this is a standby' USING ERRCODE = 'read_only_sql_transaction';
   END IF;
   PERFORM set_config('synchronous_commit', 'on', true);
-  PERFORM pg_advisory_xact_lock(hashtextextended('realtime.incarnation', 0));
   here.sys := (SELECT system_identifier FROM pg_control_system());
   here.base := (SELECT oid FROM pg_database WHERE datname = current_database());
   here.line := ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int;
-  RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, false
-    FROM realtime.alive a JOIN realtime.incarnation i ON i.n = a.n
-    WHERE i.sysid = here.sys AND i.db = here.base AND i.marker = here.mark AND i.tli = here.line;
-  IF FOUND THEN
-    RETURN;
-  END IF;
+  FOR try IN 1 .. 2 LOOP
+    RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, false
+      FROM realtime.alive a JOIN realtime.incarnation i ON i.n = a.n
+      WHERE i.sysid = here.sys AND i.db = here.base AND i.marker = here.mark AND i.tli = here.line;
+    IF FOUND THEN
+      RETURN;
+    END IF;
+    -- A table's lock, because it takes a right: an advisory lock may be held by any role, for ever.
+    LOCK TABLE realtime.incarnation IN SHARE ROW EXCLUSIVE MODE;
+  END LOOP;
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
     TRUNCATE realtime.events;
@@ -974,6 +993,13 @@ CREATE FUNCTION realtime.json_type(typ oid) RETURNS "char"
   FROM pg_type t WHERE t.oid = realtime.base_type(typ)
 $$;
 
+CREATE FUNCTION realtime.leaders() RETURNS SETOF integer
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  SELECT h.pid FROM realtime.lock_holders() h JOIN realtime.leadership l ON h.key = l.key WHERE h.granted AND h.ours
+$$;
+
 CREATE FUNCTION realtime.listed(rel regclass, columns text[]) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1005,6 +1031,16 @@ BEGIN
   PERFORM realtime.take_turn();
   PERFORM realtime.take_locks(tables::oid[], 'ACCESS EXCLUSIVE');
 END $$;
+
+CREATE FUNCTION realtime.lock_holders() RETURNS TABLE(pid integer, who name, ours boolean, key integer, mode text, granted boolean, writes boolean)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  SELECT l.pid, a.usename, pg_has_role(a.usesysid, 'realtime_reader', 'MEMBER'), l.objid::bigint::int, l.mode, l.granted, a.backend_xid IS NOT NULL
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE l.locktype = 'advisory' AND l.classid = 1919247220 AND l.objsubid = 2 AND l.objid::bigint < 2147483648
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+$$;
 
 CREATE FUNCTION realtime.lock_order(tables oid[]) RETURNS oid[]
     LANGUAGE sql STABLE
@@ -1259,17 +1295,22 @@ DECLARE
   open bigint[] := ARRAY(SELECT x::text::bigint AS x FROM pg_snapshot_xip(snap) x
     UNION SELECT own WHERE own < top ORDER BY 1);     -- ascending
   d bigint;                                           -- the highest event xid that is visible
-  head text; diffs text; result text;
+  head text; diffs text;
 BEGIN
   IF pg_is_in_recovery() THEN
     RAISE EXCEPTION 'realtime.position() needs the primary: this is a standby' USING ERRCODE = 'read_only_sql_transaction';
   END IF;
-  -- From the top range of finished xids down, so that an open bulk writer's rows are never scanned.
-  SELECT coalesce((SELECT m.x FROM unnest(0 || open, open || top) WITH ORDINALITY r(lo, hi, i)
-      CROSS JOIN LATERAL (SELECT max(e.xid)::text::bigint AS x FROM realtime.events e
-        WHERE e.xid > r.lo::text::xid8 AND e.xid < r.hi::text::xid8) m
-      WHERE m.x IS NOT NULL ORDER BY r.i DESC LIMIT 1), 0) INTO d;
-  d := greatest(d, (SELECT pg_snapshot_xmax(s.floor)::text::bigint - 1 FROM realtime.event_log_state s));
+  BEGIN   -- a subtransaction, whose end by an error gives the locks on the event log back: the caller's may stay open for hours
+    -- From the top range of finished xids down, so that an open bulk writer's rows are never scanned.
+    SELECT coalesce((SELECT m.x FROM unnest(0 || open, open || top) WITH ORDINALITY r(lo, hi, i)
+        CROSS JOIN LATERAL (SELECT max(e.xid)::text::bigint AS x FROM realtime.events e
+          WHERE e.xid > r.lo::text::xid8 AND e.xid < r.hi::text::xid8) m
+        WHERE m.x IS NOT NULL ORDER BY r.i DESC LIMIT 1), 0) INTO d;
+    d := greatest(d, (SELECT pg_snapshot_xmax(s.floor)::text::bigint - 1 FROM realtime.event_log_state s));
+    RAISE EXCEPTION 'read' USING ERRCODE = 'RT001';
+  EXCEPTION WHEN SQLSTATE 'RT001' THEN
+    NULL;
+  END;
   -- The lowest open xids that fit; xmax is the first that does not, or d + 1.
   WITH o AS (SELECT x, lead(x, 1, d + 1) OVER (ORDER BY x) AS next FROM unnest(open) x WHERE x <= d),
     f AS (SELECT x, next, sum(length((next - x)::text) + 1) OVER (ORDER BY x) AS size FROM o)
@@ -1310,8 +1351,7 @@ DECLARE
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
   INSERT INTO realtime.purges DEFAULT VALUES RETURNING n INTO made;
-  IF NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND (classid, objid, objsubid) = (1919247220, 2, 2)
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
+  IF NOT EXISTS (SELECT FROM realtime.leaders()) THEN
     RAISE NOTICE 'realtime: no server leads now; the next that does will purge, or: CALL realtime.finish_purges()';
   END IF;
   RETURN made;
@@ -1516,8 +1556,8 @@ CREATE FUNCTION realtime.size_source(rel oid) RETURNS text
 $$;
 
 CREATE FUNCTION realtime.slot() RETURNS smallint
-    LANGUAGE sql STABLE
-    AS $$SELECT 0::smallint$$;
+    LANGUAGE sql
+    AS $$SELECT coalesce(pg_catalog.pg_sequence_last_value('realtime.current_slot'), 0)::smallint$$;
 
 CREATE FUNCTION realtime.spelled(how "char", value text) RETURNS text
     LANGUAGE sql STABLE STRICT
@@ -1614,13 +1654,22 @@ CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
   LEFT JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped
 $$;
 
+CREATE FUNCTION realtime.strangers() RETURNS TABLE(pid integer, who name, lock text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  SELECT DISTINCT h.pid, h.who, CASE h.key WHEN 1 THEN 'the gate' ELSE 'the leader''s lock' END
+  FROM realtime.lock_holders() h
+  WHERE NOT h.ours AND (h.key IN (2, (SELECT l.key FROM realtime.leadership l)) OR h.key = 1 AND (h.mode <> 'ShareLock' OR NOT h.writes))
+  ORDER BY 1, 3
+$$;
+
 CREATE FUNCTION realtime.switch(slot integer, age interval) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-  UPDATE realtime.event_log_state s SET slot = switch.slot;
-  EXECUTE format('CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS %L', format('SELECT %s::smallint', slot));
+  PERFORM setval('realtime.current_slot', slot);
   UPDATE realtime.partitions_clock SET switched = age;
   INSERT INTO realtime.recorded (elapsed, snapshot) VALUES (age, pg_current_snapshot());
 END $$;
@@ -1735,6 +1784,25 @@ EXCEPTION WHEN lock_not_available THEN
   RETURN false;
 END $$;
 
+CREATE FUNCTION realtime.try_to_lead() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  k int := (SELECT l.key FROM realtime.leadership l);
+BEGIN
+  IF pg_try_advisory_lock(1919247220, k) THEN
+    IF k = (SELECT l.key FROM realtime.leadership l) THEN
+      RETURN true;
+    END IF;
+    PERFORM pg_advisory_unlock(1919247220, k);   -- given up in between
+  ELSIF NOT EXISTS (SELECT FROM realtime.leaders()) AND EXISTS (SELECT FROM realtime.lock_holders() h WHERE h.key = k AND h.granted AND NOT h.ours) THEN
+    UPDATE realtime.leadership l SET key = ('x' || left(gen_random_uuid()::text, 8))::bit(32)::int & 2147483647 WHERE l.key = k RETURNING l.key INTO k;
+    RETURN FOUND AND pg_try_advisory_lock(1919247220, k);
+  END IF;
+  RETURN false;
+END $$;
+
 CREATE FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1751,7 +1819,7 @@ BEGIN
   END IF;
   PERFORM FROM realtime.partitions_clock FOR UPDATE;   -- one turn at a time, each of what the last one left
   requests := ARRAY(SELECT p.n FROM realtime.purges p WHERE p.done IS NULL);   -- before the sizes: what they ask for shows in these
-  current := (SELECT l.slot FROM realtime.event_log_state l);
+  current := realtime.slot();
   sizes := ARRAY(SELECT pg_total_relation_size(format('realtime.events_%s', i)) FROM generate_series(0, 3) i ORDER BY i);
   used := ARRAY(SELECT pg_relation_size(format('realtime.events_%s', i)) > 0 FROM generate_series(0, 3) i ORDER BY i);
   others := ARRAY(SELECT (current + i) % 4 FROM generate_series(1, 3) i WHERE used[(current + i) % 4 + 1] ORDER BY i);   -- oldest first
@@ -1795,9 +1863,10 @@ CREATE FUNCTION realtime.turn_alone(published pg_snapshot) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-  IF NOT pg_try_advisory_xact_lock(1919247220, 2) THEN
+  IF EXISTS (SELECT FROM realtime.leaders()) THEN
     RETURN false;
   END IF;
+  PERFORM pg_try_advisory_xact_lock(1919247220, (SELECT l.key FROM realtime.leadership l));   -- a server waits that long
   PERFORM realtime.turn('1000 years', 9223372036854775807, published);
   RETURN true;
 END $$;
@@ -1954,9 +2023,11 @@ REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op t
 REVOKE ALL ON FUNCTION realtime.is_empty(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.leaders() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.listed(rel regclass, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.located() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock(tables regclass[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.lock_holders() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock_order(tables oid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock_watched() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.look(gens integer[]) FROM PUBLIC;
@@ -2000,7 +2071,9 @@ GRANT ALL ON FUNCTION realtime.shown(rel oid) TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.size_limit(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.size_source(rel oid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.slot() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.spelled(how "char", value text) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.spelled(how "char", value text) TO realtime_reader;
@@ -2013,6 +2086,10 @@ GRANT ALL ON FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oi
 
 REVOKE ALL ON FUNCTION realtime.statement_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.still_route(rel oid, route text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.strangers() FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.strangers() TO realtime_reader;
+
 REVOKE ALL ON FUNCTION realtime.switch(slot integer, age interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.take_locks(tables oid[], mode text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.take_turn() FROM PUBLIC;
@@ -2022,6 +2099,9 @@ GRANT ALL ON FUNCTION realtime.timelines() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.try_locks(relations oid[], mode text, patience interval) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.try_to_lead() FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.try_to_lead() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) TO realtime_reader;
@@ -2033,6 +2113,7 @@ REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) 
 REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[], always boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.alive TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.current_slot TO realtime_reader;
 GRANT SELECT ON TABLE realtime.event_log_state TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_0 TO realtime_reader;
@@ -2040,6 +2121,7 @@ GRANT SELECT ON TABLE realtime.events_1 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_2 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_3 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.incarnation TO realtime_reader;
+GRANT SELECT ON TABLE realtime.leadership TO realtime_reader;
 GRANT SELECT ON TABLE realtime.meta TO realtime_reader;
 GRANT SELECT ON TABLE realtime.partitions_clock TO realtime_reader;
 GRANT SELECT ON TABLE realtime.purges TO realtime_reader;

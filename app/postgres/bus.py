@@ -4,10 +4,13 @@ Invariants
 - The sender loses no wake-up: one that could not be sent is sent after the next connect.
 - The sender sends no more than a hundred notifications a second.
 - A server that could have missed a wake-up, as after every connect, is woken.
+- Nothing counts that a session of another role than ours has sent, because any role may notify.
 """
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -16,6 +19,7 @@ import psycopg
 
 from app.model.change import Batch
 from app.model.errors import DatabaseAway
+from app.model.observations import Noted, Observer
 from app.postgres.connect import Connection
 from app.postgres.queries import SQL
 from app.stream.backoff import backoff
@@ -26,6 +30,9 @@ Connect = Callable[[str], Awaitable[Connection]]
 LISTENER: Final = "bus listener"  # bus.sql counts the sessions of this name
 SENDER: Final = "bus sender"
 SPACING_SECONDS: Final = 0.010  # between two notifications
+KNOWN_SECONDS: Final = 5.0  # for so long it is remembered whose a session is: its number may become another's
+KNOWN_MOST: Final = 1000
+REMIND_SECONDS: Final = 60.0
 QUIET_SECONDS: Final = 5.0  # a connection that brought nothing for so long is asked whether it is alive
 ANSWER_SECONDS: Final = 5.0
 GONE: Final = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseAway, OSError, TimeoutError)
@@ -34,10 +41,16 @@ GONE: Final = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseAway, O
 class PostgresBus:
     """Implements app.stream.ports.Bus."""
 
-    def __init__(self, connect: Connect, server_id: str) -> None:
+    def __init__(self, connect: Connect, server_id: str, observe: Observer) -> None:
         """`connect` makes a session of the database with the name that it is given, and raises DatabaseAway."""
         self._connect = connect
         self._server_id = server_id
+        self._observe = observe
+        self._own = 0  # the number of the session that sends
+        self._known: dict[
+            int, tuple[float, bool]
+        ] = {}  # sessions that sent: until when it is known whether they are ours
+        self._told_at = self._sending_since = -math.inf
         self.ready = False
         self._news = asyncio.Event()  # there is something to send
         self._dirty = False  # a wake-up is to be sent
@@ -78,33 +91,62 @@ class PostgresBus:
             self.ready = True
             receiver.wake()
             while True:
-                quiet = True
-                async for notify in connection.notifies(timeout=QUIET_SECONDS, stop_after=1):
-                    quiet = False
-                    self._receive(notify.payload, receiver)
-                if quiet:
+                heard = [n async for n in connection.notifies(timeout=QUIET_SECONDS, stop_after=1)]
+                for notify in heard:
+                    if await self._is_ours(connection, notify.pid):
+                        self._receive(notify, receiver)
+                if not heard:
                     async with asyncio.timeout(ANSWER_SECONDS):
                         await connection.execute(SQL["answer"])
         finally:
             self.ready = False
             await connection.close()
 
-    def _receive(self, payload: str, receiver: Receiver) -> None:
+    async def _is_ours(self, connection: Connection, pid: int) -> bool:
+        """Whether the session `pid` is one of our roles', as it was at most KNOWN_SECONDS ago."""
+        now = time.monotonic()
+        until, ours = self._known.get(pid, (-math.inf, False))
+        if until < now:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                row = await (await connection.execute(SQL["is_ours"], {"pid": pid})).fetchone()
+            ours = row is not None and bool(row[0])
+            if len(self._known) >= KNOWN_MOST:
+                self._known.clear()
+            self._known[pid] = now + KNOWN_SECONDS, ours
+        return ours
+
+    def _receive(self, notify: psycopg.Notify, receiver: Receiver) -> None:
         try:
-            message = json.loads(payload)
+            message = json.loads(notify.payload)
             sender, position = message["from"], message.get("position")
         except (ValueError, TypeError, KeyError, AttributeError):
-            return  # any role may notify, and what no server of ours said is worth nothing
-        if sender == self._server_id or not isinstance(sender, str):
+            return  # what no server said is worth nothing
+        if not isinstance(sender, str) or notify.pid == self._own:
+            return
+        if sender == self._server_id and not self._is_namesake():
             return
         if isinstance(position, str):
             receiver.beat(sender, position)
         else:
             receiver.wake()
 
+    def _is_namesake(self) -> bool:
+        """Tell that another server has the name of this one. False where this server itself may have said it, on a
+        session that has ended since."""
+        now = time.monotonic()
+        if now - self._sending_since < ANSWER_SECONDS:
+            return False
+        if now - self._told_at >= REMIND_SECONDS:
+            self._told_at = now
+            self._observe(
+                Noted(f"another server is called {self._server_id!r} too: give each its own SOBRANIE_SERVER_ID")
+            )
+        return True
+
     async def _send(self) -> None:
         await self._news.wait()  # a follower never sends, and needs no connection
         connection = await self._connect(SENDER)
+        self._own, self._sending_since = connection.info.backend_pid, time.monotonic()
         try:
             while True:
                 await self._news.wait()

@@ -97,6 +97,13 @@ def away(*more: type[psycopg.Error]) -> Iterator[None]:
         raise DatabaseAway(text) from error
 
 
+def refusal(error: psycopg.Error) -> str:
+    """What a statement was refused for, with what ran into it: a function of the application, where a trigger of
+    its own is what failed."""
+    text = error.diag.message_primary or " ".join(str(error).split())
+    return f"{text} ({error.diag.context.splitlines()[0]})" if error.diag.context else text
+
+
 @asynccontextmanager
 async def deadline(connection: Connection, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
     """Shuts the connection's socket if the block has not ended after `seconds`. What waits on the socket then fails."""

@@ -9,6 +9,8 @@ Invariants (tests/unit/postgres/test_gate_model.py)
 - The reader sleeps only while the gate is closed, and only after one more read that began after the grant.
 - The reader drops a notification only before a read begins.
 - No request for the gate stays queued longer than the lock timeout, because a queued one makes every writer notify.
+- A session that listens takes its notifications at least every DROP_SECONDS. One that does not keeps PostgreSQL's
+  queue, which all databases of the cluster share, from being emptied, and a full queue fails every NOTIFY.
 """
 
 import asyncio
@@ -35,6 +37,7 @@ LONGEST_GAP: Final = 0.5  # seconds; a longer gap counts as this
 SAFETY_SECONDS: Final = 1.0  # how often a sleeping reader reads although nothing woke it
 DENIED_SECONDS: Final = 0.010  # the pace of reading while some writer keeps the gate open
 AWAKE_SECONDS: Final = 0.025  # the pace of reading where sleeping is not allowed
+DROP_SECONDS: Final = 1.0  # how often an awake reader drops the notifications that have arrived
 ASK_AGAIN_FIRST: Final = 0.1  # how long after a denial the reader asks for the gate again; doubles each time
 ASK_AGAIN_LAST: Final = 5.0
 ANSWER_SECONDS: Final = 5.0  # without an answer for so long the gate's connection is dead
@@ -93,7 +96,8 @@ class Gate:
         with away():
             async with deadline(self._connection, ANSWER_SECONDS):
                 await self._connection.execute(SQL["short_wait"])
-                await self._connection.execute(SQL["listen"])
+                if self._may_park:
+                    await self._connection.execute(SQL["listen"])
         awake = HOT_SECONDS
         while True:
             self._observe(GateState(hot=True))
@@ -108,8 +112,11 @@ class Gate:
 
     async def _stay_awake(self, awake: float) -> None:
         """Read until nothing came for `awake` seconds, the gate is closed, and one more read has found nothing."""
-        last = time.monotonic()
+        last = dropped = time.monotonic()
         while True:
+            if time.monotonic() - dropped > DROP_SECONDS:
+                await self._drop_notifications()
+                dropped = time.monotonic()
             commits = await self._read()
             now = time.monotonic()
             if commits:
@@ -147,7 +154,7 @@ class Gate:
                 break
             if not woken or time.monotonic() - looked > LOOK_SECONDS:
                 closed, crowded = await self._look()
-                if crowded:  # here or in another database: the next writer that notifies would wait behind them
+                if crowded:  # here or in another database: the next writer that notifies would wait, or fail
                     awake = CROWD_SECONDS
                     self._habit.forget()
                     break
@@ -198,7 +205,7 @@ class Gate:
                 await self._connection.execute(SQL["open_gate"])
 
     async def _look(self) -> tuple[bool, bool]:
-        """Whether the gate is closed, and whether writers wait for each other.
+        """Whether the gate is closed, and whether writers wait for each other, or would fail, where they notify.
 
         Writers that notify commit one at a time. So on a slow disk even those that have much to write look rare.
         """

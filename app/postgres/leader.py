@@ -1,7 +1,8 @@
 """One server of the fleet leads: it reads first, wakes the others, and has the partitions of the event log emptied.
 
 Invariants
-- The server that leads holds advisory lock 2, the leader's, on a session of its own.
+- The server that leads holds the leader's advisory lock on a session of its own.
+- What the database refuses the leader to do ends nothing: it is told, and changes go on to flow.
 - When any connection of the leader is lost all are closed, and the server starts over as a follower.
 - A follower needs nothing from the leader but wake-ups. It may end the database sessions of a leader that is silent.
 """
@@ -11,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import psycopg
+
 from app.model.errors import DatabaseAway
 from app.model.observations import (
     EventLogTurnBlocked,
@@ -18,10 +21,12 @@ from app.model.observations import (
     Led,
     Observer,
     Resigned,
+    StrangerAtLock,
+    Strangers,
     WatchProblem,
 )
 from app.model.position import Snapshot
-from app.postgres.connect import OURS, Connection, away, connect, deadline
+from app.postgres.connect import OURS, Connection, away, connect, deadline, refusal
 from app.postgres.gate import Gate, Pull
 from app.postgres.partitions import Partitions, Retention
 from app.postgres.queries import SQL
@@ -30,6 +35,8 @@ from app.stream.backoff import backoff
 TRY_SECONDS: Final = 1.0  # how often a follower tries to lead
 BEAT_SECONDS: Final = 1.0
 CHECK_EVERY: Final = 10  # beats between two checks of the watches
+LOOK_EVERY: Final = 2  # and between two looks for strangers at our locks
+REMIND_SECONDS: Final = 600.0  # how often a stranger is told of again
 ANSWER_SECONDS: Final = 30.0
 
 
@@ -53,6 +60,8 @@ class Leader:
         self._observe = observe
         self.leading = False
         self.problems: list[WatchProblem] = []
+        self.strangers: list[StrangerAtLock] = []
+        self._told: dict[StrangerAtLock, float] = {}  # when each of them was told of
         self._partitions: Partitions | None = None
 
     @property
@@ -78,7 +87,7 @@ class Leader:
                 await asyncio.sleep(next(pauses))
 
     async def _try_to_lead(self, connection: Connection) -> bool:
-        """Take advisory lock 2, the leader's; False where another server has it."""
+        """Take the leader's lock; False where another server has it."""
         with away(*OURS):
             async with deadline(connection, ANSWER_SECONDS):
                 row = await (await connection.execute(SQL["try_to_lead"])).fetchone()
@@ -107,6 +116,7 @@ class Leader:
     def _resign(self, reason: str) -> None:
         self.leading = False
         self.problems = []
+        self.strangers = []
         self._partitions = None
         self._observe(Resigned(reason))
 
@@ -122,19 +132,37 @@ class Leader:
                     await partitions.look(connection)
                     if beats % CHECK_EVERY == 0:
                         await self._check(connection)
+                    if beats % LOOK_EVERY == 0:
+                        await self._look_for_strangers(connection)
             beats += 1
             await asyncio.sleep(max(0.0, BEAT_SECONDS - (time.monotonic() - started)))
 
     async def _check(self, connection: Connection) -> None:
-        rows = await (await connection.execute(SQL["check_watches"])).fetchall()
+        try:
+            rows = await (await connection.execute(SQL["check_watches"])).fetchall()
+        except psycopg.Error as error:
+            if connection.closed or isinstance(error, OURS):
+                raise
+            rows = [("realtime", "check()", f"the watched tables can't be checked: {refusal(error)}", "")]
         self.problems = [WatchProblem(*row) for row in rows]
         for problem in self.problems:
             self._observe(problem)
 
+    async def _look_for_strangers(self, connection: Connection) -> None:
+        rows = await (await connection.execute(SQL["strangers"])).fetchall()
+        now = time.monotonic()
+        self.strangers = [StrangerAtLock(*row) for row in rows]
+        self._told = {s: at for s, at in self._told.items() if s in self.strangers and now - at < REMIND_SECONDS}
+        self._observe(Strangers(len(rows)))
+        for stranger in self.strangers:
+            if stranger not in self._told:
+                self._told[stranger] = now
+                self._observe(stranger)
+
     async def terminate_stale(self, silent_seconds: float) -> None:
         """End the sessions of a leader that was not heard for so long and has not kept house for half of that.
 
-        A stopped process would keep advisory lock 2, and advisory lock 1, the gate, for ever. Raises DatabaseAway.
+        A stopped process would keep the leader's lock, and advisory lock 1, the gate, for ever. Raises DatabaseAway.
         """
         kept = {"kept": silent_seconds / 2}
         connection = await connect(self._url, name="follower")

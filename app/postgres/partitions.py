@@ -4,6 +4,7 @@ The partitions follow each other in a circle. To *turn* is to empty the oldest, 
 
 Invariants
 - No event goes that was not published SETTLED_SECONDS ago, so that the other servers have read it too.
+- Whatever the database refuses ends nothing: it is reported as what is in the way.
 - That the partitions can't turn is reported when it has lasted for two looks, then rarely, and when it ends.
 """
 
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+import psycopg
+
 from app.model.observations import (
     EventLogState,
     EventLogTurnBlocked,
@@ -23,7 +26,7 @@ from app.model.observations import (
     QueueUsage,
 )
 from app.model.position import Snapshot
-from app.postgres.connect import Connection
+from app.postgres.connect import OURS, Connection, refusal
 from app.postgres.queries import SQL
 
 TURN_SECONDS: Final = 5.0  # how often to try, at most
@@ -82,34 +85,45 @@ class Partitions:
             "bytes": self._retention.bytes,
             "published": str(published) if published is not None else None,
         }
-        done = None
-        for _ in range(times):
-            row = await (await connection.execute(SQL["turn"], parameters)).fetchone()
-            done = row[0] if row is not None else None
-            if done == "emptied":
-                self._observe(EventLogTurned())
-            if done not in ("emptied", "switched"):
-                break
+        done = error = None
+        try:
+            for _ in range(times):
+                row = await (await connection.execute(SQL["turn"], parameters)).fetchone()
+                done = row[0] if row is not None else None
+                if done == "emptied":
+                    self._observe(EventLogTurned())
+                if done not in ("emptied", "switched"):
+                    break
+        except psycopg.Error as found:
+            if connection.closed or isinstance(found, OURS):
+                raise
+            error = found
         row = await (await connection.execute(SQL["event_log_size"])).fetchone()
         assert row is not None
         excess = max(0, row[0] - self._retention.bytes)
-        seconds = await self._report(connection, done == "blocked", excess)
+        seconds = await self._report(connection, done == "blocked", excess, error)
         self._observe(EventLogState(row[0], row[1], excess, seconds))
         self._observe(QueueUsage(row[2]))
 
-    async def _report(self, connection: Connection, blocked: bool, excess: int) -> float:
+    async def _report(
+        self, connection: Connection, blocked: bool, excess: int, error: psycopg.Error | None = None
+    ) -> float:
         """Report that the partitions can't turn, or can again. Returns for how many seconds they could not."""
         now = time.monotonic()
-        if not blocked:
+        if not blocked and error is None:
             if self.blocked is not None:
                 self._observe(EventLogTurnFree(self.blocked.seconds))
             self._blocked_at, self.blocked, self._told_at = None, None, float("-inf")
             return 0.0
         if self._blocked_at is None:
             self._blocked_at = now
-            return 0.0
+            if error is None:
+                return 0.0
         seconds = now - self._blocked_at
-        found = await (await connection.execute(SQL["blockers"])).fetchall()
+        if error is not None:
+            found = [(f"PostgreSQL refuses: {refusal(error)}", _remedy(error))]
+        else:
+            found = await (await connection.execute(SQL["blockers"])).fetchall()
         if not found and seconds < PATIENCE_SECONDS:
             return seconds
         reason, remedy = found[0] if found else ("what would have to go has not been delivered for long enough", "")
@@ -119,3 +133,7 @@ class Partitions:
             self._told_at = now
             self._observe(self.blocked)
         return seconds
+
+
+def _remedy(error: psycopg.Error) -> str:
+    return "make room on the disk of the database" if isinstance(error, psycopg.errors.DiskFull) else ""

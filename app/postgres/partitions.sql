@@ -19,14 +19,14 @@ FROM (
   FROM pg_stat_activity a WHERE a.pid IN (SELECT l.pid FROM pg_locks l
     WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND l.relation IN (SELECT format('realtime.events_%s', i)::regclass FROM generate_series(0, 3) i, realtime.event_log_state s WHERE i <> s.slot))
+      AND l.relation IN (SELECT format('realtime.events_%s', i)::regclass FROM generate_series(0, 3) i WHERE i <> realtime.slot()))
     AND (a.xact_start IS NULL OR a.xact_start < clock_timestamp() - interval '1 s')
   UNION ALL
   SELECT format('the prepared transaction %L', p.gid), p.prepared, NULL, NULL, format('COMMIT PREPARED %1$L (or ROLLBACK PREPARED %1$L)', p.gid)
   FROM pg_prepared_xacts p WHERE p.database = current_database() AND p.transaction IN (
     SELECT x.transactionid FROM pg_locks x JOIN pg_locks l USING (virtualtransaction)
     WHERE x.locktype = 'transactionid' AND x.pid IS NULL AND l.locktype = 'relation' AND l.pid IS NULL
-      AND l.relation IN (SELECT format('realtime.events_%s', i)::regclass FROM generate_series(0, 3) i, realtime.event_log_state s WHERE i <> s.slot))
+      AND l.relation IN (SELECT format('realtime.events_%s', i)::regclass FROM generate_series(0, 3) i WHERE i <> realtime.slot()))
 ) b
 ORDER BY b.since NULLS LAST
 

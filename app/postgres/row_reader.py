@@ -2,6 +2,8 @@
 
 Invariants
 - The tables are locked (ACCESS SHARE) before the snapshot is taken, because TRUNCATE and rewrites are not MVCC-safe.
+- What is locked under a table's name is the table that is watched. Its oid is compared when nobody can rename it.
+- The event log is locked only until it is found where it stands, or its partitions could never be emptied.
 - Rows are rendered as changes are.
 - The transaction ends when the rows are in memory, which is bounded. So no slow client holds it open.
 - At most `AT_ONCE` reads are under way.
@@ -9,7 +11,7 @@ Invariants
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -17,6 +19,7 @@ from psycopg import sql
 from app.model.change import Table
 from app.model.channel import TableAddress
 from app.model.errors import BadChannel, DatabaseAway, Forbidden, TooLarge
+from app.model.position import Snapshot
 from app.postgres import event_rows
 from app.postgres.connect import Connection, away, connect, deadline
 from app.postgres.head import read_head
@@ -29,7 +32,7 @@ Wanted = Sequence[tuple[Table, TableAddress]]
 AT_ONCE: Final = 2
 SECONDS: Final = 120.0
 CHUNK: Final = 1000  # rows that come in one message
-LOCK: Final = sql.SQL("LOCK TABLE realtime.events, {tables} IN ACCESS SHARE MODE")
+LOCK: Final = sql.SQL("LOCK TABLE {tables} IN ACCESS SHARE MODE")
 PLAIN: Final = sql.SQL("row_to_json({row})")
 CAREFUL: Final = sql.SQL("realtime.careful_json({row})")  # casts that owners made run as nobody
 WHOLE: Final = sql.SQL("x.*")
@@ -80,13 +83,28 @@ async def _read_within(connection: Connection, wanted: Wanted, most_rows: int, m
     """The same in the transaction that is open on `connection`."""
     tables = {table.relid: _name(table) for table, _ in wanted}
     await connection.execute(LOCK.format(tables=sql.SQL(", ").join(tables.values())))
-    position, _, lsn = await read_head(connection)
+    names: dict[str, Any] = {"names": [name.as_string(connection) for name in tables.values()], "relids": list(tables)}
+    position, lsn = await _origin(connection, names)
     found: dict[str, list[bytes]] = {}
     for table, address in wanted:
         row = await _check_permitted(connection, table, address)
         got = found[str(address)] = await _rows(connection, table, address, row, most_rows, most_bytes)
         most_rows, most_bytes = most_rows - len(got), most_bytes - sum(map(len, got))
     return Rows(position, lsn, found)
+
+
+async def _origin(connection: Connection, tables: dict[str, Any]) -> tuple[Snapshot, int]:
+    """The position of the transaction's snapshot, which this takes, and how far the WAL was written then.
+
+    Raises BadChannel where one of `tables` (names, relids) is another relation now."""
+    await connection.execute(SQL["savepoint_event_log"])
+    await connection.execute(SQL["lock_event_log"])
+    position, _, lsn = await read_head(connection)
+    await connection.execute(SQL["unlock_event_log"])
+    swapped = [row[0] for row in await (await connection.execute(SQL["are_tables"], tables)).fetchall()]
+    if swapped:
+        raise BadChannel(f"the table is not as it was: another relation is called {swapped[0]} now")
+    return position, lsn
 
 
 async def _check_permitted(connection: Connection, table: Table, address: TableAddress) -> sql.Composed:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from app.model.change import Batch, Portion, Table
 from app.model.channel import TableAddress
 from app.model.errors import ResetReason
-from app.model.observations import EventLogTurnBlocked, WatchProblem
+from app.model.observations import EventLogTurnBlocked, StrangerAtLock, WatchProblem
 from app.model.position import Position, Snapshot
 from app.stream.stretch import Stretch
 
@@ -186,6 +186,7 @@ class Leadership(Protocol):
 
     leading: bool
     problems: list[WatchProblem]  # of watched tables, as far as this server leads
+    strangers: list[StrangerAtLock]  # at locks that only a server needs, as far as this server leads
 
     @property
     def blocked(self) -> EventLogTurnBlocked | None:

@@ -66,6 +66,8 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.EventLogTurnBlocked: WARNING,
     observe.EventLogTurnFree: INFO,
     observe.QueueUsage: None,
+    observe.StrangerAtLock: WARNING,
+    observe.Strangers: None,
     observe.WatchProblem: WARNING,
 }
 # From here on a session that sleeps in a transaction after LISTEN is worth an alarm: a full queue fails every NOTIFY.

@@ -188,10 +188,11 @@ class Metrics:
         blocked = self._counter("sobranie_event_log_turns_blocked_total", "Turns that could not be made")
         queue = self._gauge("sobranie_notification_queue_usage_ratio", "How full PostgreSQL's NOTIFY queue is, 0 to 1")
         problems = self._counter("sobranie_watch_problems_total", "Watched tables found with broken capture", "table")
+        strangers = self._gauge("sobranie_lock_strangers", "Sessions of others at locks of a server; should be 0")
         up.set(1)  # a server that can't reach the database does not start
 
         def resign(_: observe.Resigned) -> None:
-            for known_to_the_leader in (leader, log_excess, stuck):
+            for known_to_the_leader in (leader, log_excess, stuck, strangers):
                 known_to_the_leader.set(0)
 
         def lose(_: observe.DatabaseLost) -> None:
@@ -206,6 +207,7 @@ class Metrics:
         self._on(observe.LeaderEnded, lambda o: ended.inc())
         self._on(observe.IncarnationChanged, lambda o: incarnations.inc())
         self._on(observe.EventLogTurned, lambda o: turns.inc())
+        self._on(observe.Strangers, lambda o: strangers.set(o.count))
         self._on(observe.QueueUsage, lambda o: queue.set(o.ratio))
         self._on(observe.WatchProblem, lambda o: problems.labels(f"{o.schema}.{o.table}").inc())
 

@@ -45,6 +45,15 @@ class Problem(TypedDict):
     remedy: str
 
 
+class Stranger(TypedDict):
+    """A session of a role that is none of ours at a lock that only a server needs, and what ends it."""
+
+    pid: int
+    role: str
+    lock: str
+    remedy: str
+
+
 class Blocked(TypedDict):
     """Why the event log can't drop its oldest partition and so grows, for how long, and what ends that. The server that
     leads tells it."""
@@ -68,6 +77,7 @@ class Facts(TypedDict):
     bus: bool
     leader: str | None
     watches: list[Problem]
+    strangers: list[Stranger]
     log: Blocked | None
 
 

@@ -13,7 +13,7 @@ depends_on = None
 
 FILES = (
     "event_log.sql", "describe.sql", "relations.sql", "capture.sql", "locks.sql", "watch.sql", "check.sql", "position.sql",
-    "incarnation.sql", "partitions.sql", "rights.sql",
+    "incarnation.sql", "leader.sql", "partitions.sql", "rights.sql",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.turn(
   realtime.note_emptied(bigint[], int[]), realtime.switch(int, interval), realtime.count_time(interval, interval, bool),
   realtime.empty(int, interval, pg_snapshot), realtime.next_floor(int, interval, pg_snapshot),
   realtime.contains(pg_snapshot, pg_snapshot), realtime.normal(pg_snapshot, xid8), realtime.sees(pg_snapshot, int);
+DROP FUNCTION realtime.try_to_lead(), realtime.strangers(), realtime.leaders(), realtime.lock_holders();
 DROP FUNCTION realtime.incarnate(), realtime.timelines(), realtime.position();
 DROP FUNCTION realtime.check(), realtime.problems(), realtime.go_on(realtime.generations, oid), realtime.owns(int, oid), realtime.located(), realtime.still_route(oid, text);
 DROP FUNCTION realtime.lock_watched(), realtime.lock(regclass[]), realtime.take_turn(), realtime.take_locks(oid[], text), realtime.try_locks(oid[], text, interval),
@@ -39,7 +40,7 @@ DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.note_source(t
   realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
  
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);
-DROP TABLE realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
+DROP TABLE realtime.leadership, realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
   realtime.alive, realtime.incarnation, realtime.relations, realtime.generations, realtime.event_log_state, realtime.events;
 DROP FUNCTION realtime.floor_now(), realtime.slot();
-DROP SEQUENCE realtime.event_id;
+DROP SEQUENCE realtime.event_id, realtime.current_slot;

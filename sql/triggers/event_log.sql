@@ -9,7 +9,8 @@
 -- turns (partitions.sql) and a foreign incarnation (incarnation.sql) remove them, a whole partition at a time, and only
 -- together with a `floor` that contains what was removed. A position is honoured if and only if it contains `floor`.
 --
--- Advisory locks (two-integer keys, first 1919247220): 1 the gate, 2 the leader (both the server's), 3 definitions
+-- Advisory locks (two-integer keys, first 1919247220): 1 the gate, 2 the leader (both the server's; 2 is given up for
+-- another where a role takes it that is none of ours), 3 definitions
 -- (watch, unwatch, check), 4 migrations.
 
 CREATE SEQUENCE realtime.event_id AS bigint CACHE 1 NO CYCLE;   -- CACHE 1: the order of ids is the order of drawing
@@ -38,14 +39,22 @@ ALTER TABLE realtime.events ALTER new_vals SET STATISTICS 0, ALTER old_vals SET 
 
 CREATE TABLE realtime.event_log_state (
   one bool PRIMARY KEY DEFAULT true CHECK (one),
-  slot smallint NOT NULL,
   floor pg_snapshot NOT NULL
 );
 
--- event_log_state.slot as a constant that is planned into every capture function: reading the table would cost each write
--- a twentieth. A turn replaces the function, which replans the writers; one that is late writes to the slot before,
--- as one with an old snapshot would, and turns allow for both. STABLE, because what is folded as IMMUTABLE stays.
-CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS 'SELECT 0::smallint';
+-- Which partition writers go on in: the value of a sequence, because to read it is one call of a function, with no query
+-- (a table would cost each write a twentieth), and because to set it is no DDL, which an event trigger of the application
+-- could forbid. It is no part of a transaction: all see it at once, and a rollback leaves it. A writer that has read it and
+-- is late writes to the slot before, and turns allow for that.
+CREATE SEQUENCE realtime.current_slot AS smallint MINVALUE 0 MAXVALUE 3 CACHE 1 NO CYCLE;
+SELECT pg_catalog.setval('realtime.current_slot', 0);
+-- VOLATILE as what it calls, so that it is planned into the statement. Never null, whatever happened to the sequence.
+CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql VOLATILE AS
+  $f$SELECT coalesce(pg_catalog.pg_sequence_last_value('realtime.current_slot'), 0)::smallint$f$;
+
+-- The key of the leader's advisory lock. Any role may take such a lock, and see which are held. So a key that is held by
+-- a role that is none of ours is given up for another, which only our roles can read (leader.sql).
+CREATE TABLE realtime.leadership (one bool PRIMARY KEY DEFAULT true CHECK (one), key int NOT NULL DEFAULT 2);
 
 -- A generation says how the events of one table are to be read. Exactly one row per watched table has NOT ended:
 -- the others were superseded (a newer row has their `capture`) or their table is off the air.
@@ -128,5 +137,6 @@ BEGIN
   RETURN concat(coalesce(split_part(open, ',', 1), own::text), ':', own, ':', open)::pg_snapshot;
 END $f$;
 
-INSERT INTO realtime.event_log_state (slot, floor) VALUES (0, realtime.floor_now());
+INSERT INTO realtime.event_log_state (floor) VALUES (realtime.floor_now());
 INSERT INTO realtime.partitions_clock DEFAULT VALUES;
+INSERT INTO realtime.leadership DEFAULT VALUES;

@@ -16,16 +16,19 @@ BEGIN
     RAISE EXCEPTION 'realtime needs the primary: this is a standby' USING ERRCODE = 'read_only_sql_transaction';
   END IF;
   PERFORM set_config('synchronous_commit', 'on', true);
-  PERFORM pg_advisory_xact_lock(hashtextextended('realtime.incarnation', 0));
   here.sys := (SELECT system_identifier FROM pg_control_system());
   here.base := (SELECT oid FROM pg_database WHERE datname = current_database());
   here.line := ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int;
-  RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, false
-    FROM realtime.alive a JOIN realtime.incarnation i ON i.n = a.n
-    WHERE i.sysid = here.sys AND i.db = here.base AND i.marker = here.mark AND i.tli = here.line;
-  IF FOUND THEN
-    RETURN;
-  END IF;
+  FOR try IN 1 .. 2 LOOP
+    RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, false
+      FROM realtime.alive a JOIN realtime.incarnation i ON i.n = a.n
+      WHERE i.sysid = here.sys AND i.db = here.base AND i.marker = here.mark AND i.tli = here.line;
+    IF FOUND THEN
+      RETURN;
+    END IF;
+    -- A table's lock, because it takes a right: an advisory lock may be held by any role, for ever.
+    LOCK TABLE realtime.incarnation IN SHARE ROW EXCLUSIVE MODE;
+  END LOOP;
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
     TRUNCATE realtime.events;

@@ -105,8 +105,7 @@ END $f$;
 -- Writers go on in this partition, which is empty.
 CREATE OR REPLACE FUNCTION realtime.switch(slot int, age interval) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
-  UPDATE realtime.event_log_state s SET slot = switch.slot;
-  EXECUTE format('CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS %L', format('SELECT %s::smallint', slot));
+  PERFORM setval('realtime.current_slot', slot);
   UPDATE realtime.partitions_clock SET switched = age;
   INSERT INTO realtime.recorded (elapsed, snapshot) VALUES (age, pg_current_snapshot());
 END $f$;
@@ -133,7 +132,7 @@ BEGIN
   END IF;
   PERFORM FROM realtime.partitions_clock FOR UPDATE;   -- one turn at a time, each of what the last one left
   requests := ARRAY(SELECT p.n FROM realtime.purges p WHERE p.done IS NULL);   -- before the sizes: what they ask for shows in these
-  current := (SELECT l.slot FROM realtime.event_log_state l);
+  current := realtime.slot();
   sizes := ARRAY(SELECT pg_total_relation_size(format('realtime.events_%s', i)) FROM generate_series(0, 3) i ORDER BY i);
   used := ARRAY(SELECT pg_relation_size(format('realtime.events_%s', i)) > 0 FROM generate_series(0, 3) i ORDER BY i);
   others := ARRAY(SELECT (current + i) % 4 FROM generate_series(1, 3) i WHERE used[(current + i) % 4 + 1] ORDER BY i);   -- oldest first
@@ -179,8 +178,7 @@ DECLARE
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
   INSERT INTO realtime.purges DEFAULT VALUES RETURNING n INTO made;
-  IF NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND (classid, objid, objsubid) = (1919247220, 2, 2)
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
+  IF NOT EXISTS (SELECT FROM realtime.leaders()) THEN
     RAISE NOTICE 'realtime: no server leads now; the next that does will purge, or: CALL realtime.finish_purges()';
   END IF;
   RETURN made;
@@ -189,9 +187,10 @@ END $f$;
 -- A turn for the sake of the requests alone; false where a server leads, which makes the turns itself.
 CREATE OR REPLACE FUNCTION realtime.turn_alone(published pg_snapshot) RETURNS bool LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
-  IF NOT pg_try_advisory_xact_lock(1919247220, 2) THEN
+  IF EXISTS (SELECT FROM realtime.leaders()) THEN
     RETURN false;
   END IF;
+  PERFORM pg_try_advisory_xact_lock(1919247220, (SELECT l.key FROM realtime.leadership l));   -- a server waits that long
   PERFORM realtime.turn('1000 years', 9223372036854775807, published);
   RETURN true;
 END $f$;

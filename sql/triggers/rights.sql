@@ -14,6 +14,7 @@ GRANT USAGE ON SCHEMA realtime TO PUBLIC;
 GRANT EXECUTE ON FUNCTION realtime.position() TO PUBLIC;
 GRANT SELECT ON realtime.events, realtime.events_0, realtime.events_1, realtime.events_2, realtime.events_3,
   realtime.event_log_state, realtime.generations, realtime.relations, realtime.incarnation, realtime.alive, realtime.recorded,
-  realtime.partitions_clock, realtime.purges, realtime.meta TO realtime_reader;
+  realtime.partitions_clock, realtime.purges, realtime.meta, realtime.leadership, realtime.current_slot TO realtime_reader;
 GRANT EXECUTE ON FUNCTION realtime.canonical(int, text, text), realtime.spelling(oid, int, oid), realtime.spelled("char", text),
-  realtime.spelled_interval(text), realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.shown(oid), realtime.check(), realtime.incarnate(), realtime.turn(interval, bigint, pg_snapshot) TO realtime_reader;
+  realtime.spelled_interval(text), realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.shown(oid), realtime.check(), realtime.incarnate(), realtime.turn(interval, bigint, pg_snapshot),
+  realtime.slot(), realtime.try_to_lead(), realtime.strangers() TO realtime_reader;

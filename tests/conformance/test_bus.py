@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import pytest
 
 from app.model.change import Batch
+from app.model.observations import Noted, Observation
 from app.model.position import Snapshot
 from app.postgres.bus import PostgresBus
 from app.postgres.connect import connect
@@ -49,7 +50,7 @@ class Member:
 
 def make(kind: str, database: Database, server_id: str) -> Bus:
     assert kind == "postgres"
-    return PostgresBus(lambda purpose: connect(database.url, name=purpose), server_id)
+    return PostgresBus(lambda purpose: connect(database.url, name=purpose), server_id, lambda _: None)
 
 
 @asynccontextmanager
@@ -157,3 +158,40 @@ async def test_a_strangers_words_are_ignored(join: Join, database: Database) -> 
         await database.execute("SELECT pg_notify('realtime_bus', %s)", payload)
     await holds(lambda: member.news == before and not member.beats, 0.2)
     assert member.bus.ready
+
+
+async def test_a_role_that_is_none_of_ours_can_neither_beat_nor_wake(join: Join, database: Database) -> None:
+    if not isinstance((member := await join("a")).bus, PostgresBus):
+        pytest.skip("only NOTIFY is open to everybody")
+    leader = await join("leader")
+    await database.execute("CREATE ROLE anybody LOGIN")
+    try:
+        async with await Database(database.cluster, database.name, "anybody").connect() as ghost:
+            before = member.news
+            for payload in (
+                '{"from": "ghost", "position": "x"}',
+                '{"from": "leader", "position": "x"}',
+                '{"from": "x"}',
+            ):
+                await ghost.execute("SELECT pg_notify('realtime_bus', %s)", (payload,))
+            await leader.bus.beat("real")
+            await eventually(lambda: member.beats)
+            assert (member.beats, member.news) == ([("leader", "real")], before)
+    finally:
+        await eventually(lambda: _is_gone(database, "anybody"))
+        await database.execute("DROP ROLE anybody")
+
+
+async def _is_gone(database: Database, role: str) -> bool:
+    return bool(await database.value("SELECT count(*) = 0 FROM pg_stat_activity WHERE usename = %s", role))
+
+
+async def test_two_servers_of_one_name_are_told_and_hear_each_other(database: Database) -> None:
+    told: list[Observation] = []
+    listening = PostgresBus(lambda purpose: connect(database.url, name=purpose), "twin", told.append)
+    async with joined(listening) as member, joined(make("postgres", database, "twin")) as leader:
+        await leader.bus.beat("position")
+        await eventually(lambda: member.beats == [("twin", "position")])
+        (note,) = told
+        assert isinstance(note, Noted)
+        assert "another server is called 'twin' too" in note.note

@@ -42,7 +42,7 @@ async def test_an_application_role_writes_and_is_streamed(
         "INSERT INTO realtime.events DEFAULT VALUES",
         "DELETE FROM realtime.events_0",
         "SELECT * FROM realtime.generations",
-        "UPDATE realtime.event_log_state SET slot = 1",
+        "UPDATE realtime.event_log_state SET floor = floor",
         "SELECT nextval('realtime.event_id')",
         "SELECT realtime.turn('1h', 1, pg_current_snapshot())",
         "SELECT realtime.incarnate()",

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+import psycopg
 import pytest
 
 from app.model.errors import DatabaseAway
@@ -340,8 +341,8 @@ async def test_the_safety_poll_finds_what_a_lost_notification_would_have_hidden_
         # Captured by hand, with no call to the gate: what a bug in a trigger would look like.
         await database.execute(
             "INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at, new_vals, new)"
-            " SELECT slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I', 1, now(), '{1,1}', '{}'"
-            " FROM realtime.event_log_state"
+            " SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I', 1, now(), '{1,1}',"
+            " '{}'"
         )
         await eventually(lambda: reader.commits == 1)
         await eventually(lambda: bool(finds(observed)))
@@ -392,3 +393,57 @@ async def test_a_gate_whose_line_is_half_open_is_given_up_and_the_commit_is_read
         await asyncio.wait_for(task, 5)
     proxy.resume()
     await connection.close()
+
+
+@pytest.mark.parametrize("may_park", [True, False])
+async def test_an_awake_reader_keeps_nobody_from_notifying(may_park: bool, observed: list[Observation]) -> None:
+    """A session that listens and takes nothing would fill PostgreSQL's queue, which the whole cluster shares."""
+    cluster = Cluster(max_notify_queue_pages="64")
+    try:
+        database = Database(cluster, cluster.create_database(migrated=True))
+        log = PostgresEventLog(database.url, observed.append)
+        async with running(database, log, observed, may_park=may_park) as reader, await database.connect() as flood:
+            if may_park:
+                await eventually(parked(observed))
+            async with await database.connect(autocommit=False) as idle:
+                await idle.execute("INSERT INTO posts (author_id) VALUES (1)")  # so that nobody can close the gate
+                for _ in range(150):  # some 24 MB, the queue's size is half a megabyte
+                    await flood.execute(
+                        "SELECT pg_notify('realtime', repeat('z', 7900) || i) FROM generate_series(1, 20) i"
+                    )
+                    await pause(0.01)
+            await flood.execute("NOTIFY an_application")
+            await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+            await eventually(lambda: reader.commits >= 1)
+        await log.close()
+    finally:
+        cluster.close()
+
+
+async def test_where_the_queue_of_notifications_fills_up_writers_are_not_made_to_notify(
+    observed: list[Observation],
+) -> None:
+    cluster = Cluster(max_notify_queue_pages="64")
+    try:
+        database = Database(cluster, cluster.create_database(migrated=True))
+        log = PostgresEventLog(database.url, observed.append)
+        async with running(database, log, observed) as reader:
+            await eventually(parked(observed))
+            async with await database.connect() as deaf, await database.connect() as flood:
+                await deaf.execute("LISTEN elsewhere")
+                await deaf.execute("BEGIN")
+                with suppress(psycopg.errors.ProgramLimitExceeded):
+                    for _ in range(1000):
+                        await flood.execute(
+                            "SELECT pg_notify('elsewhere', repeat('z', 7900) || i) FROM generate_series(1, 5) i"
+                        )
+                with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+                    await flood.execute("SELECT pg_notify('elsewhere', repeat('z', 7900)) FROM generate_series(1, 99)")
+                await eventually(lambda: not parked(observed)())
+                await database.execute("INSERT INTO posts (author_id) VALUES (1)")  # would fail where it notifies
+                await eventually(lambda: reader.commits == 1)
+                await deaf.execute("COMMIT")
+            await eventually(parked(observed))
+        await log.close()
+    finally:
+        cluster.close()

@@ -22,6 +22,7 @@ from app.model.observations import (
     Observation,
     QueueUsage,
     Resigned,
+    StrangerAtLock,
     WatchProblem,
 )
 from app.model.position import Snapshot
@@ -32,7 +33,7 @@ from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
 from harness.cluster import ROOT, Cluster, clean_environment, migrate
 from harness.database import Database
-from harness.facts import eventually
+from harness.facts import eventually, holds
 from tests.support.proxy import Proxy
 
 HOUR = Retention(timedelta(hours=1), 1 << 30)
@@ -263,7 +264,7 @@ async def test_two_phase_commit_works_beside_a_leader_and_is_read_once(own_clust
 STOPPED = """
 import asyncio, sys
 from tests.integration.test_leader import candidate
-from harness.facts import eventually
+from harness.facts import eventually, holds
 async def main():
     async with candidate(sys.argv[1]) as server:
         await eventually(lambda: server.leader.leading, 60)
@@ -308,3 +309,126 @@ async def test_leading_needs_no_right_beyond_the_readers(database: Database) -> 
     finally:
         with suppress(psycopg.errors.UndefinedObject):
             await database.execute("DROP ROLE leads")
+
+
+@asynccontextmanager
+async def role(database: Database, name: str, *, of: str = "") -> AsyncIterator[Database]:
+    """A role that may log in, and a database as it sees it. Its sessions end with it."""
+    await database.execute(f"CREATE ROLE {name} LOGIN {of}")
+    try:
+        yield Database(database.cluster, database.name, name)
+    finally:
+        await database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", name)
+        gone = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
+        await eventually(lambda: _is(database, gone, 0, name))
+        await database.execute(f"DROP ROLE {name}")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", ["", "_shared"])
+async def test_a_stranger_who_takes_the_leaders_lock_keeps_nobody_from_leading_and_is_told(
+    database: Database, kind: str
+) -> None:
+    async with role(database, "anybody") as stranger, await stranger.connect() as holder:
+        await holder.execute(f"SELECT pg_advisory_lock{kind}(1919247220, 2)".encode())
+        pid = holder.info.backend_pid
+        async with candidate(database.url) as first:
+            await eventually(lambda: first.leader.leading, 2)
+            await eventually(lambda: first.leader.strangers)
+            (told,) = first.leader.strangers
+            assert (told.pid, told.role, told.lock) == (pid, "anybody", "the leader's lock")
+            async with candidate(database.url) as second:  # the key that was taken instead keeps it out
+                await holds(lambda: first.leader.leading and not second.leader.leading, 0.3)
+                assert first.count(StrangerAtLock) == 1
+                assert await database.value(told.remedy)
+                await eventually(lambda: not first.leader.strangers)
+                await second.leader.terminate_stale(0.0)
+                await eventually(lambda: first.count(Resigned) == 1)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_stranger_in_the_queue_of_the_leaders_lock_delays_its_successor_by_nothing(database: Database) -> None:
+    async with (
+        role(database, "anybody") as stranger,
+        await stranger.connect() as waiter,
+        candidate(database.url) as old,
+    ):
+        await eventually(lambda: old.leader.leading)
+        waiting = asyncio.create_task(waiter.execute("SELECT pg_advisory_lock_shared(1919247220, 2)"))
+        await eventually(lambda: old.leader.strangers)
+        async with candidate(database.url) as new:
+            await database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'sobranie leader'"
+                " AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock')"
+            )
+            await waiting
+            await eventually(lambda: old.leader.leading or new.leader.leading, 2)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_stranger_at_the_gate_is_told_and_a_writer_is_none(database: Database) -> None:
+    async with role(database, "anybody") as stranger, candidate(database.url) as server:
+        await database.execute(
+            "GRANT INSERT ON posts TO anybody; GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO anybody"
+        )
+        async with await stranger.connect(autocommit=False) as writer, await stranger.connect() as holder:
+            await eventually(lambda: server.leader.leading)
+            await writer.execute("INSERT INTO posts (author_id) VALUES (1)")
+            await holder.execute("SELECT pg_advisory_lock_shared(1919247220, 1)")
+            await eventually(lambda: server.leader.strangers)
+            assert [(s.pid, s.lock) for s in server.leader.strangers] == [(holder.info.backend_pid, "the gate")]
+            await writer.rollback()
+            await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+            await eventually(lambda: server.commits == 1, 2)
+        await database.execute(
+            "REVOKE ALL ON posts FROM anybody; REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM anybody"
+        )
+
+
+FORBID = """
+CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+  RAISE insufficient_privilege USING MESSAGE = 'no DDL here'; END $$;
+CREATE EVENT TRIGGER forbid ON ddl_command_end EXECUTE FUNCTION forbid()"""
+
+
+@pytest.mark.usefixtures("quick")
+async def test_where_an_event_trigger_forbids_all_ddl_the_partitions_turn_and_changes_flow(database: Database) -> None:
+    async with candidate(database.url, Retention(timedelta(seconds=0.2), 1 << 30)) as server:
+        await database.execute(FORBID)
+
+        async def turned() -> bool:
+            await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+            return server.count(EventLogTurned) > 4
+
+        await eventually(turned, every=0.05)
+        assert server.leader.blocked is None
+        assert server.count(Led) == 1
+        await database.execute("DROP EVENT TRIGGER forbid")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_the_database_refuses_the_leader_is_told_with_the_reason_and_ends_nothing(
+    database: Database,
+) -> None:
+    await database.execute("ALTER TABLE posts ADD more int; " + FORBID)  # the check would make a new capture function
+    async with candidate(database.url) as server:
+        await eventually(lambda: server.leader.problems)
+        (problem,) = server.leader.problems
+        assert (problem.schema, problem.table) == ("realtime", "check()")
+        assert "no DDL here (PL/pgSQL function " in problem.problem
+        assert "forbid()" in problem.problem
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await eventually(lambda: server.commits == 1)
+        assert server.count(Led) == 1
+        await database.execute("DROP EVENT TRIGGER forbid")
+    await database.execute("ALTER TABLE realtime.recorded ADD CHECK (false) NOT VALID")
+    async with candidate(database.url, Retention(timedelta(seconds=0.2), 1 << 30)) as server:
+        await eventually(lambda: server.leader.blocked)
+        assert server.leader.blocked is not None
+        assert "recorded_check" in server.leader.blocked.reason
+        await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+        await eventually(lambda: server.commits >= 1)
+        await database.execute("ALTER TABLE realtime.recorded DROP CONSTRAINT recorded_check")
+        await eventually(lambda: server.leader.blocked is None)
+        assert server.count(Led) == 1

@@ -107,3 +107,14 @@ async def test_on_a_standby_it_says_so(own_cluster: Cluster) -> None:
                 await copy.execute(f"SELECT realtime.{call}()")
     finally:
         standby.close()
+
+
+async def test_a_transaction_that_asked_for_it_and_stays_open_locks_nothing_of_the_event_log(
+    database: Database,
+) -> None:
+    await database.execute(WRITE)
+    async with await database.connect(autocommit=False) as idle:
+        await rows_of(idle, "SELECT realtime.position()")
+        held = "SELECT relation::regclass::text FROM pg_locks WHERE pid = %s AND locktype = 'relation'"
+        locked = {name for (name,) in await database.execute(held, idle.info.backend_pid)}
+        assert not {name for name in locked if name.startswith("realtime.events")}

@@ -14,6 +14,7 @@ from tests.sql.log import events
 from tests.sql.test_turn import HOUR, floor, snapshot, turn
 
 SECRET = "INSERT INTO posts (author_id, title) VALUES (1, 'secret')"
+SLOT = "SELECT setval('realtime.current_slot', %s)"
 OTHER = "INSERT INTO posts (author_id, title) VALUES (1, 'other')"
 EMPTY = "CALL realtime.finish_purges()"
 
@@ -100,20 +101,19 @@ async def test_a_writer_in_the_midst_is_waited_for_and_nobody_waits_for_the_purg
 
 
 async def test_a_late_writer_in_the_slot_before_is_kept_or_purged_whole(database: Database) -> None:
-    """Whoever still has the plan of the slot before writes there: by a lock he is before the emptying or after."""
+    """Whoever has read the slot before writes there: by a lock he is before the emptying or after."""
     await database.execute(SECRET)
     late = OTHER.replace("other", "late")
     async with await database.connect() as writer:
         await rows_of(writer, f"BEGIN ISOLATION LEVEL REPEATABLE READ; {OTHER}; ROLLBACK")
         n = await purge(database)
         assert await turn(database) == "switched"
-        old = "CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql STABLE AS 'SELECT {}::smallint'"
-        await database.execute(old.format(0))  # as a plan that has not been made anew yet
+        await database.execute(SLOT, 0)  # as one who has read it and is late
         await rows_of(writer, f"BEGIN; {late}")
+        await database.execute(SLOT, 1)
         assert await turn(database) == "blocked"
         unseen = await snapshot(database)
         await rows_of(writer, "COMMIT")
-        await database.execute(old.format(1))
     assert await turn(database, published=unseen) is None  # his row is not published yet
     assert await titles(database) == {"secret", "late"}
     assert "emptied" in await turns(database)
@@ -193,7 +193,7 @@ async def test_where_no_server_leads_the_caller_sees_to_it_alone(database: Datab
         assert await titles(database) == {"secret"}
         await rows_of(leader, "SELECT pg_advisory_unlock(1919247220, 2)")
         finishing = asyncio.create_task(database.execute(EMPTY))
-        await eventually(lambda: database.value("SELECT slot = 1 FROM realtime.event_log_state"))
+        await eventually(lambda: database.value("SELECT realtime.slot() = 1"))
         await database.execute(OTHER)
         assert await finishing == [(0,)]
     assert (await titles(database), await is_done(database, n)) == ({"other"}, True)

@@ -86,7 +86,7 @@ async def test_the_server_s_role_has_what_the_server_needs_and_no_more(database:
         )
         for attempt in (
             "DELETE FROM realtime.events",
-            "UPDATE realtime.event_log_state SET slot = 1",
+            "UPDATE realtime.event_log_state SET floor = floor",
             "SELECT * FROM posts",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

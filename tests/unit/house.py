@@ -29,7 +29,15 @@ TAG = "00000001"
 POSTS = Table(
     1, 10, "public", "posts", ("id",), (("author_id",),), ("id", "author_id"), ("bigint",) * 2, "nn", FIRST - 1
 )
-HEALTHY: Facts = {"database": True, "listen": True, "bus": True, "leader": "here", "watches": [], "log": None}
+HEALTHY: Facts = {
+    "database": True,
+    "listen": True,
+    "bus": True,
+    "leader": "here",
+    "watches": [],
+    "strangers": [],
+    "log": None,
+}
 
 
 class MemoryEventLog:

@@ -43,6 +43,8 @@ from app.model.observations.database import (
     QueueUsage,
     Resigned,
     SafetyPollFound,
+    StrangerAtLock,
+    Strangers,
     WatchProblem,
 )
 from app.model.observations.process import (
@@ -97,6 +99,8 @@ __all__ = [
     "Served",
     "SocketCut",
     "Stopped",
+    "StrangerAtLock",
+    "Strangers",
     "Timeout",
     "Transport",
     "WatchProblem",

@@ -120,6 +120,24 @@ class QueueUsage(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class StrangerAtLock(Observation):
+    """A session of a role that is none of ours holds a lock that only a server needs. Changes flow all the same: by
+    another lock where it is the leader's, and without sleep where it is the gate. `remedy` ends the session."""
+
+    pid: int
+    role: str
+    lock: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Strangers(Observation):
+    """How many sessions are told of by StrangerAtLock now."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class WatchProblem(Observation):
     """A watched table whose capture is not whole, and the SQL that mends it."""
 
