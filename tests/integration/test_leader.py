@@ -411,6 +411,7 @@ async def test_where_an_event_trigger_forbids_all_ddl_the_partitions_turn_and_ch
 async def test_what_the_database_refuses_the_leader_is_told_with_the_reason_and_ends_nothing(
     database: Database,
 ) -> None:
+    await database.execute("SELECT realtime.incarnate()")  # a copy of a database makes its capture functions anew
     await database.execute("ALTER TABLE posts ADD more int; " + FORBID)  # the check would make a new capture function
     async with candidate(database.url) as server:
         await eventually(lambda: server.leader.problems)
