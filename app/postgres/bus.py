@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 import psycopg
@@ -21,6 +20,7 @@ from app.model.change import Batch
 from app.model.errors import DatabaseAway
 from app.model.observations import Noted, Observer
 from app.postgres.connect import Connection
+from app.postgres.failures import Failures
 from app.postgres.queries import SQL
 from app.stream.backoff import backoff
 from app.stream.ports import Receiver
@@ -76,10 +76,13 @@ class PostgresBus:
     async def _keep_up(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` again whenever its connection breaks."""
         pauses = backoff()
+        failures = Failures("bus", self._observe)
         while True:
             started = asyncio.get_running_loop().time()
-            with suppress(*GONE):
+            try:
                 await work()
+            except GONE as error:
+                failures.tell(error)
             if asyncio.get_running_loop().time() - started > QUIET_SECONDS:
                 pauses = backoff()
             await asyncio.sleep(next(pauses))

@@ -27,6 +27,7 @@ from app.model.observations import (
 )
 from app.model.position import Snapshot
 from app.postgres.connect import OURS, Connection, away, connect, deadline, refusal
+from app.postgres.failures import Failures
 from app.postgres.gate import Gate, Pull
 from app.postgres.partitions import Partitions, Retention
 from app.postgres.queries import SQL
@@ -72,6 +73,7 @@ class Leader:
     async def run(self) -> None:
         """Forever: follow, and lead when nobody else does."""
         pauses = backoff()
+        failures = Failures("leader", self._observe)
         while True:
             try:
                 connection = await connect(self._url, name="leader")
@@ -83,7 +85,8 @@ class Leader:
                     await self._lead(connection)
                 finally:
                     await connection.close()
-            except DatabaseAway:
+            except DatabaseAway as error:
+                failures.tell(error)
                 await asyncio.sleep(next(pauses))
 
     async def _try_to_lead(self, connection: Connection) -> bool:

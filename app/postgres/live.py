@@ -18,6 +18,7 @@ from app.model.observations import DatabaseBack, DatabaseLost, IncarnationChange
 from app.model.position import Snapshot
 from app.postgres.connect import ANSWER_SECONDS, OURS, Connection, away, deadline
 from app.postgres.durable import Flush
+from app.postgres.failures import Failures
 from app.postgres.floor import Floor
 from app.postgres.head import read_head
 from app.postgres.incarnation import Incarnation
@@ -39,6 +40,7 @@ class LiveConnection:
         self._observe = observe
         self._connection: Connection | None = None
         self._lost_at: float | None = None
+        self._failures = Failures("live", observe)
         self._serving: Incarnation | None = None
         self._last: tuple[Snapshot, Snapshot] | None = None  # of the last read: its raw snapshot, and where it ended
         self._flush = Flush()
@@ -106,6 +108,8 @@ class LiveConnection:
         if self._lost_at is None and isinstance(error, Exception):
             self._lost_at = time.monotonic()
             self._observe(DatabaseLost(str(error)))
+        elif isinstance(error, Exception):
+            self._failures.tell(error)
         if connection is not None:
             await connection.close()
 
@@ -119,6 +123,7 @@ class LiveConnection:
         if self._lost_at is not None:
             self._observe(DatabaseBack(time.monotonic() - self._lost_at))
             self._lost_at = None
+            self._failures.over()
         before = self._serving
         self._sessions.incarnations.current = found
         if before is not None and before != found:

@@ -52,6 +52,7 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.ReplayRead: DEBUG,
     observe.Reset: DEBUG,
     observe.DatabaseLost: ERROR,
+    observe.ConnectFailed: WARNING,
     observe.DatabaseBack: INFO,
     observe.Led: INFO,
     observe.Resigned: INFO,

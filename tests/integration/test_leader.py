@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from app.model.observations import (
+    ConnectFailed,
     EventLogState,
     EventLogTurnBlocked,
     EventLogTurned,
@@ -70,6 +71,9 @@ class Candidate:
 
     def count(self, kind: type[Observation]) -> int:
         return sum(isinstance(o, kind) for o in self.observed)
+
+    def told(self, what: str) -> list[str]:
+        return [o.error for o in self.observed if isinstance(o, ConnectFailed) and o.what == what]
 
     def parked(self) -> bool:
         return [o.hot for o in self.observed if isinstance(o, Gate)][-1:] == [False]
@@ -433,3 +437,14 @@ async def test_what_the_database_refuses_the_leader_is_told_with_the_reason_and_
         await database.execute("ALTER TABLE realtime.recorded DROP CONSTRAINT recorded_check")
         await eventually(lambda: server.leader.blocked is None)
         assert server.count(Led) == 1
+
+
+async def test_why_a_connection_cannot_be_made_again_is_told_once_for_each_reason(database: Database) -> None:
+    async with role(database, "serves", of="IN ROLE realtime_reader") as same, candidate(same.url) as server:
+        await eventually(lambda: server.leader.leading)
+        await database.execute("ALTER ROLE serves NOLOGIN")
+        await database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'serves'")
+        await eventually(lambda: any("not permitted to log in" in text for text in server.told("leader")))
+        await holds(lambda: len(server.told("leader")) <= 2, 1.0)
+        await database.execute("ALTER ROLE serves LOGIN")
+        await eventually(lambda: server.leader.leading)

@@ -29,6 +29,7 @@ from app.model.observations.clients import (
 )
 from app.model.observations.database import (
     BatchRead,
+    ConnectFailed,
     DatabaseBack,
     DatabaseLost,
     EventLogState,
@@ -64,6 +65,7 @@ from app.model.observations.process import (
 __all__ = [
     "FACTS",
     "BatchRead",
+    "ConnectFailed",
     "ConnectionClosed",
     "ConnectionFailed",
     "ConnectionOpened",

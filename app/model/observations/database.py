@@ -20,6 +20,14 @@ class DatabaseBack(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectFailed(Observation):
+    """The connection `what` ended or can't be made, and is tried again. Told for each reason, and then each minute."""
+
+    what: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Led(Observation):
     """This server leads the fleet now."""
 

@@ -11,7 +11,7 @@ ONLY_LOGGED = {
     observe.Served, observe.Stopped, observe.Noted, observe.WorkerStarted, observe.WorkerEnded,
     observe.WorkerHeard, observe.WorkerHung, observe.WorkerNotStarted, observe.EventLogTurnBlocked,
     observe.EventLogTurnFree, observe.FanOut, observe.PageRefused, observe.Full,  # counted as ConnectionFailed
-    observe.StrangerAtLock,  # counted as Strangers
+    observe.ConnectFailed, observe.StrangerAtLock,  # counted as Strangers
 }  # fmt: skip
 
 
