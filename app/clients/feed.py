@@ -7,6 +7,7 @@ lock.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, Literal
 
 from app.clients.outbox import Sink
@@ -20,6 +21,7 @@ from app.model.errors import PositionRefused, ResetReason
 from app.model.observations import Replayed
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
+from app.stream.large import Page, PageReader, Wanted
 from app.stream.ports import PORTION_BYTES
 from app.stream.stretch import UNIT_BYTES, Stretch
 
@@ -64,7 +66,7 @@ class Feed:
                 break
             if stretch is None:
                 stretch, source = await self._read(position), EVENT_LOG
-            if stretch.transactions is None or stretch.schema:
+            if stretch.large is not None or stretch.schema:
                 if position is point.snapshot:
                     async for reached in self._send_alone(position, stretch):
                         yield reached
@@ -91,10 +93,11 @@ class Feed:
             stretch = self._known(since)
             source = HISTORY if stretch is not None else EVENT_LOG
             stretch = stretch or await self._read(since)
-            if stretch.transactions is None:
-                async for portion in self.broadcaster.event_log.replay(since, stretch.upto.meet(upto)):
-                    await self._send_all(portion.transactions, None, EVENT_LOG)
+            if stretch.large is not None:
+                if upto.sees(stretch.large.xid) and not since.sees(stretch.large.xid):
+                    await self._send_pages(stretch.large)
             else:
+                assert stretch.transactions is not None
                 missing = [t for t in stretch.transactions if upto.sees(t.xid) and not since.sees(t.xid)]
                 await self._send_all(missing, None, source)
             since = since.union(stretch.upto)
@@ -115,28 +118,53 @@ class Feed:
         return stretch
 
     async def _send_alone(self, position: Snapshot, stretch: Stretch) -> AsyncIterator[Point]:
-        """Send a stretch that is a unit of its own: one in which a definition changes, or one that is too large to
-        hold, which each client reads for itself, at its own pace."""
-        upto = position.union(stretch.upto)
-        if stretch.transactions is not None:
-            end = self._point(upto)
-            await self._send_all([t for t in stretch.transactions if not position.sees(t.xid)], end, EVENT_LOG)
-            yield end
-            return
-        async for portion in self.broadcaster.event_log.replay(position, upto):
-            reached = self._point(portion.upto) if portion.upto is not None else None
-            await self._send_all(portion.transactions, reached, EVENT_LOG)
-            if reached is not None:
-                yield reached
+        """Send a stretch that is a unit of its own: one in which a definition changes, or one transaction that is too
+        large to hold."""
+        end = self._point(position.union(stretch.upto))
+        if stretch.large is not None:
+            if not position.sees(stretch.large.xid):
+                await self._send_pages(stretch.large)
+            await self._send((), end, EVENT_LOG)
+        else:
+            missing = [t for t in stretch.transactions or () if not position.sees(t.xid)]
+            await self._send_all(missing, end, EVENT_LOG)
+        yield end
+
+    async def _send_pages(self, reader: PageReader) -> None:
+        """Send what these channels see of a transaction that is too large to hold.
+
+        While the client takes one message no page is held for it: a page that was dropped meanwhile is read again."""
+        transaction, wanted, n = self.broadcaster.replays.large(reader), Wanted(self.channels.values()), 0
+        while (found := await transaction.next(wanted, n)) is not None:
+            n, sent, left = found + 1, 0, True
+            while left:
+                await self._wait_for_room()
+                page = await transaction.page(found)
+                left = self._send_of(page, sent)
+                sent += 1
+
+    def _send_of(self, page: Page, sent: int) -> bool:
+        """Send the message of a page that comes after `sent` others. Returns whether there are more."""
+        self._begin_resets(page.schema)
+        messages = page.messages(self.channels, self.broadcaster.hub.fed_limit, self._pending)
+        if sent < len(messages):
+            self.write([messages[sent]])
+            self.open = True
+            self.broadcaster.observe(Replayed(EVENT_LOG, messages[sent].changes))
+        return sent + 1 < len(messages)
 
     def _point(self, snapshot: Snapshot) -> Point:
         return Point(snapshot, self.broadcaster.mint(snapshot))
 
     async def _send_all(self, transactions: Sequence[Transaction], end: Point | None, source: ReplaySource) -> None:
-        changed = {t.relid for transaction in transactions for t in transaction.schema}
-        self._pending |= changed
-        self.schema |= changed & {channel.topic for channel in self.channels.values()}
+        self._begin_resets({t.relid for transaction in transactions for t in transaction.schema})
         await self._send(Index(transactions).seen(self.channels.values()), end, source)
+
+    def _begin_resets(self, changed: AbstractSet[Topic]) -> None:
+        """The definitions of these tables change in the unit."""
+        if changed:
+            self._pending |= changed
+            self.schema |= changed & {channel.topic for channel in self.channels.values()}
 
     async def _send(self, seen: Sequence[Seen], end: Point | None, source: ReplaySource) -> None:
         count = 0

@@ -11,10 +11,11 @@ from app.model.change import Change, Table
 
 
 class Control:
-    """Takes the events of one transaction in their order, all at once or piece by piece."""
+    """Takes the events of one transaction in their order, all at once or piece by piece. `truncated` is the relid of
+    the table that the event before emptied."""
 
-    def __init__(self) -> None:
-        self._truncated: int | None = None  # the relid of the table that the event before emptied
+    def __init__(self, truncated: int | None = None) -> None:
+        self.truncated = truncated
 
     def take_out(self, events: Iterable[Change]) -> tuple[list[Change], list[Table]]:
         """The changes among these events, and the tables whose channels need a `reset: schema`."""
@@ -22,9 +23,9 @@ class Control:
         schema: dict[int, Table] = {}
         for event in events:
             relid = event.table.relid
-            if event.op == "R" and self._truncated == relid:
+            if event.op == "R" and self.truncated == relid:
                 continue
-            self._truncated = relid if event.op == "T" else None
+            self.truncated = relid if event.op == "T" else None
             if event.op in "GR":
                 schema[relid] = event.table
             else:

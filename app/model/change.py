@@ -204,14 +204,6 @@ class Batch:
     touched: frozenset[int] | None = None
 
 
-@dataclass(slots=True)
-class Portion:
-    """A piece of a replay, in order. `upto` is the position after it; None in the midst of a transaction."""
-
-    transactions: list[Transaction]
-    upto: Snapshot | None
-
-
 @lru_cache(maxsize=8)
 def _to_the_second(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.model.change import Batch, Portion
+from app.model.change import Batch
 from app.model.errors import PositionRefused
 from app.model.observations import Observer
 from app.model.position import Position, Snapshot
@@ -65,12 +65,8 @@ class PostgresEventLog:
         """
         return await self._reading.difference(since)
 
-    def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
-        """What `upto` sees and `since` does not, in order, in portions."""
-        return replay.replay(self.reader, self.catalog, since, upto)
-
     async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
-        """The same in stretches."""
+        """What `upto` sees and `since` does not, in order, in stretches."""
         try:
             async for stretch in replay.stretches(self.reader, self.catalog, since, upto):
                 yield stretch

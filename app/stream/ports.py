@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from app.model.change import Batch, Portion, Table
+from app.model.change import Batch, Table
 from app.model.channel import TableAddress
 from app.model.errors import ResetReason
 from app.model.observations import EventLogTurnBlocked, StrangerAtLock, WatchProblem
@@ -79,19 +79,14 @@ class EventLog(Protocol):
         """
         ...
 
-    def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
-        """What `upto` sees and `since` does not, in order, in portions of about PORTION_BYTES. The last ends at `upto`.
-
-        No transaction of the database stays open between two portions. Raises PositionRefused: EXPIRED at the start,
-        OVERRUN where the event log was emptied of it meanwhile.
-        """
-        ...
-
     def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
-        """The same in whole transactions, as stretches of about PORTION_BYTES, each from where the one before ends.
+        """What `upto` sees and `since` does not, in order, in whole transactions, as stretches of about PORTION_BYTES,
+        each from where the one before ends. The last ends at `upto`.
 
-        A transaction that is too large to hold is a stretch of its own and is not read: `replay` reads it. After a
-        refusal the next call of `floor` gets a new answer.
+        A transaction that is too large to hold is a stretch of its own and is not read: its `large` reads it, in pages
+        of about PORTION_BYTES. No transaction of the database stays open between two reads. Raises PositionRefused:
+        EXPIRED at the start, OVERRUN where the event log was emptied of it meanwhile. After a refusal the next call of
+        `floor` gets a new answer.
         """
         ...
 

@@ -13,7 +13,7 @@ Invariants
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -22,12 +22,14 @@ from typing import Final
 from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import Observer, ReplayRead
 from app.model.position import Snapshot
+from app.stream.large import PAGES_BYTES, SUMMARY_BYTES, Kept, LargeTransaction, Page, PageReader, Summary
 from app.stream.ports import EventLog
 from app.stream.stretch import Stretch, pieces
 
 KEPT_BYTES: Final = 16 << 20
 KEPT_STRETCHES: Final = 1024  # a position that is not in the history looks through them
 RUNS: Final = 4
+LARGE: Final = 8  # transactions that are too large to hold, whose pages are shared
 NEAR: Final = 50_000  # transactions: closer than this one run is enough
 WOKEN: Final = 32  # at most so many go on in one turn of the event loop
 
@@ -70,6 +72,9 @@ class Replays:
         self._waiting: list[_Waiter] = []
         self._reading: asyncio.Task[None] | None = None
         self._gone = Snapshot(0)
+        self._large: OrderedDict[int, LargeTransaction] = OrderedDict()
+        self._pages = Kept[Page](PAGES_BYTES)
+        self._summaries = Kept[Summary](SUMMARY_BYTES)
         self.restart()
 
     def restart(self) -> None:
@@ -78,6 +83,8 @@ class Replays:
         self._starts: dict[Snapshot, Stretch] = {}
         self._runs: list[_Run] = []  # the least used first
         self.size = 0
+        self._forget_pages()
+        self._large.clear()
 
     def forget(self, gone: Snapshot) -> None:
         """Drop each stretch that holds something `gone`, a floor of the event log, sees (app.stream.history)."""
@@ -85,6 +92,20 @@ class Replays:
         for kept in [kept for kept in self._kept if kept.holds(gone)]:
             self._kept.remove(kept)
             self._unlist(kept)
+        self._forget_pages()
+
+    def _forget_pages(self) -> None:
+        for transaction in self._large.values():
+            transaction.forget()
+        self._pages.clear()
+
+    def large(self, reader: PageReader) -> LargeTransaction:
+        """The transaction of a stretch that is too large to hold. All who are at it share its pages."""
+        shared = self._large.pop(reader.xid, None) or LargeTransaction(reader, self._pages, self._summaries)
+        self._large[reader.xid] = shared
+        if len(self._large) > LARGE:
+            self._large.popitem(last=False)
+        return shared
 
     async def after(self, position: Snapshot) -> Stretch:
         """A stretch that serves `position`, which lacks something that the server has.

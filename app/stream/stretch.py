@@ -12,6 +12,7 @@ from typing import Final
 from app.core.index import Index
 from app.model.change import Transaction
 from app.model.position import Path, Snapshot
+from app.stream.large import PageReader
 
 UNIT_BYTES: Final = 64 << 10
 
@@ -19,6 +20,7 @@ UNIT_BYTES: Final = 64 << 10
 @dataclass(frozen=True, eq=False)
 class Stretch:
     """All that `upto` sees and `since` does not, in whole transactions, in order; None where that is too much to hold.
+    `large` reads it where it is one transaction that is too large to hold.
 
     It serves every position that contains `since` and not `upto`. The client at such a position is given the
     transactions that its position does not see, and is then at the union of its position and `upto`.
@@ -28,12 +30,15 @@ class Stretch:
     upto: Snapshot
     transactions: list[Transaction] | None
     size: int
+    large: PageReader | None = None
 
     def serves(self, position: Snapshot) -> bool:
         return position.contains(self.since) and not position.contains(self.upto)
 
     def holds(self, gone: Snapshot) -> bool:
         """Whether a transaction is in it that `gone` sees."""
+        if self.large is not None:
+            return gone.sees(self.large.xid)
         return any(gone.sees(t.xid) for t in self.transactions or ())
 
     @cached_property

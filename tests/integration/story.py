@@ -3,9 +3,9 @@
 import asyncio
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -105,11 +105,28 @@ async def follow(log: PostgresEventLog, position: Snapshot, writers: Iterable[as
             ended = done == waiting
 
 
+class Portion(NamedTuple):
+    """A piece of a replay. `upto` is the position after it; None in the midst of a transaction."""
+
+    transactions: list[Transaction]
+    upto: Snapshot | None
+
+
+async def replay(log: PostgresEventLog, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+    """What `upto` sees and `since` does not, in order. A transaction that is too large to hold comes in its pages."""
+    async for stretch in log.stretches(since, upto):
+        if stretch.large is not None:
+            assert await stretch.large.topics()
+            for n in range(await stretch.large.count()):
+                yield Portion([await stretch.large.page(n)], None)
+        yield Portion(stretch.transactions or [], stretch.upto)
+
+
 async def replayed(log: PostgresEventLog, since: Snapshot, upto: Snapshot) -> list[Transaction]:
     """A replay in one list; the pieces of a transaction put together."""
     found: dict[int, Transaction] = {}
     ended: Snapshot | None = None
-    async for portion in log.replay(since, upto):
+    async for portion in replay(log, since, upto):
         for t in portion.transactions:
             whole = found.setdefault(t.xid, Transaction(t.xid, t.last, [], []))
             whole.changes += t.changes

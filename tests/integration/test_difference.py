@@ -159,7 +159,7 @@ async def test_few_rows_of_many_bytes_are_too_much_as_well(database: Database, l
     )
     batch = await read(log, position)
     assert batch.transactions is None
-    portions = [p async for p in log.replay(position, batch.upto)]
+    portions = [p async for p in story.replay(log, position, batch.upto)]
     assert [len(p.transactions[0].changes) for p in portions if p.transactions] == [1] * 20
     assert portions[-1].upto == batch.upto
 

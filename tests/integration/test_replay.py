@@ -7,10 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.model.change import Portion
 from app.model.errors import PositionRefused, ResetReason
 from app.model.position import Path, Position, Snapshot
-from app.postgres import pages
+from app.postgres import large, pages
 from app.postgres.event_log import PostgresEventLog
 from app.postgres.pages import Listed
 from app.postgres.replay import grouped
@@ -19,8 +18,8 @@ from harness.database import Database
 from tests.integration import story
 
 
-async def portions(log: PostgresEventLog, since: Snapshot, upto: Snapshot) -> list[Portion]:
-    return [portion async for portion in log.replay(since, upto)]
+async def portions(log: PostgresEventLog, since: Snapshot, upto: Snapshot) -> list[story.Portion]:
+    return [portion async for portion in story.replay(log, since, upto)]
 
 
 async def told(
@@ -165,7 +164,7 @@ async def test_a_huge_transaction_is_in_order_however_it_is_cut(
     expected = await story.truth(database, "story", "other")
     assert story.apply([c for t in whole for c in t.changes], before) == expected
     monkeypatch.setattr(pages, "LARGE_CHANGES", 5)
-    monkeypatch.setattr(pages, "PAGE_CHANGES", 4)
+    monkeypatch.setattr(large, "PAGE_CHANGES", 4)
     cut = await story.replayed(log, start, batch.upto)
     assert story.apply([c for t in cut for c in t.changes], before) == expected
     if not marked:
@@ -178,13 +177,13 @@ async def test_a_huge_transaction_is_in_order_however_it_is_cut(
 async def test_rows_that_vanish_in_the_midst_are_an_overrun(
     database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
+    monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 300)
     start = (await log.head()).position
     for i in range(5):
         await database.execute("INSERT INTO posts (author_id) VALUES (%s)", i)
     batch = await log.difference(start)
     assert batch is not None
-    replay = log.replay(start, batch.upto)
+    replay = story.replay(log, start, batch.upto)
     first = await anext(aiter(replay))
     assert len(first.transactions) == 1
     await database.execute("UPDATE realtime.event_log_state SET floor = %s::pg_snapshot", str(batch.upto))
@@ -194,7 +193,7 @@ async def test_rows_that_vanish_in_the_midst_are_an_overrun(
             pass
     assert caught.value.reason is ResetReason.OVERRUN
     with pytest.raises(PositionRefused) as caught:
-        await anext(aiter(log.replay(start, batch.upto)))
+        await anext(aiter(story.replay(log, start, batch.upto)))
     assert caught.value.reason is ResetReason.EXPIRED
 
 
@@ -202,7 +201,7 @@ async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
     database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the real partitions (adversarial 28): refused whole or cut off between portions, exact from the floor on."""
-    monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
+    monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 300)
     head = await log.head()
     early = Position(head.incarnation, head.tag, head.position, head.lsn)
     await log.accept(early)
@@ -210,7 +209,7 @@ async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
         await database.execute("INSERT INTO posts (author_id) VALUES (%s)", i)
     middle = await log.difference(early.snapshot)
     assert middle is not None
-    under_way = log.replay(early.snapshot, middle.upto)
+    under_way = story.replay(log, early.snapshot, middle.upto)
     assert len((await anext(aiter(under_way))).transactions) == 1
 
     turn = "SELECT realtime.turn('1 h', 1::bigint << 40, %s::pg_snapshot)"
@@ -221,7 +220,7 @@ async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
     assert last is not None
     assert await database.value(turn, str(middle.upto)) == "emptied"
 
-    for replay, reason in ((under_way, "overrun"), (log.replay(early.snapshot, last.upto), "expired")):
+    for replay, reason in ((under_way, "overrun"), (story.replay(log, early.snapshot, last.upto), "expired")):
         with pytest.raises(PositionRefused) as caught:
             async for _ in replay:
                 pass
@@ -240,13 +239,13 @@ async def test_the_ring_turns_between_the_check_of_a_position_and_its_read(
 async def test_no_transaction_is_open_between_two_portions(
     database: Database, log: PostgresEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 500)
+    monkeypatch.setattr("app.postgres.replay.PORTION_BYTES", 300)
     start = (await log.head()).position
     for i in range(5):
         await database.execute("INSERT INTO posts (author_id) VALUES (%s)", i)
     batch = await log.difference(start)
     assert batch is not None
-    async for _ in log.replay(start, batch.upto):
+    async for _ in story.replay(log, start, batch.upto):
         assert not await database.execute(
             "SELECT query FROM pg_stat_activity WHERE application_name LIKE 'sobranie%' AND state <> 'idle'"
             " AND datname = current_database()"

@@ -13,6 +13,7 @@ from app.postgres.connect import Connection
 from app.postgres.event_log import PostgresEventLog
 from app.stream.replays import Replays
 from harness.database import Database, rows_of
+from tests.integration import story
 
 WRITERS, COMMITS = 4, 500
 
@@ -80,7 +81,7 @@ async def test_two_thousand_positions_at_once_cost_a_handful_of_queries_and_get_
     assert log.lent < 30, log.lent
 
 
-async def test_a_transaction_too_large_to_hold_is_left_to_each_reader(
+async def test_a_transaction_too_large_to_hold_is_a_stretch_of_its_own_that_is_read_in_pages(
     database: Database, log: Counting, observed: list[Observation]
 ) -> None:
     start = (await log.head()).position
@@ -92,6 +93,6 @@ async def test_a_transaction_too_large_to_hold_is_left_to_each_reader(
     assert [s.transactions is None for s in found] == [False, True, False]
     assert found[-1].upto == front
     assert all(a.upto == b.since for a, b in pairwise(found))
-    portions = [p async for p in log.replay(found[1].since, found[1].upto)]
+    portions = [p async for p in story.replay(log, found[1].since, found[1].upto)]
     assert sum(len(t.changes) for p in portions for t in p.transactions) == 12000
     assert portions[-1].upto == found[1].upto

@@ -12,7 +12,7 @@ from app.clients.connection import Connection
 from app.clients.registry import Registry
 from app.core.hub import Hub
 from app.demo.pages import Demo
-from app.model.change import Batch, Change, Portion, Table, Transaction
+from app.model.change import Batch, Change, Table, Transaction
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import Observation
 from app.model.position import Position, Snapshot
@@ -76,17 +76,13 @@ class MemoryEventLog:
         size = sum(c.size for t in new for c in t.changes)
         return Batch(since, upto, new[-1].xid, 1, new, [], size, time.monotonic()) if new else None
 
-    async def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+    async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
         self._reach()
         for transaction in self.committed:
             if upto.sees(transaction.xid) and not since.sees(transaction.xid):
-                yield Portion([transaction], Snapshot(transaction.xid + 1))
-
-    async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
-        async for portion in self.replay(since, upto):
-            assert portion.upto is not None
-            yield Stretch(since, portion.upto, portion.transactions, 1000)
-            since = portion.upto
+                reached = Snapshot(transaction.xid + 1)
+                yield Stretch(since, reached, [transaction], 1000)
+                since = reached
 
     async def floor(self) -> Snapshot:
         self._reach()

@@ -10,12 +10,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from itertools import count, groupby
 from random import Random
 
 from app.core.order import transaction
-from app.model.change import Batch, Change, Portion, Table, Transaction
+from app.model.change import Batch, Change, Table, Transaction
+from app.model.channel import Topic
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
 from app.model.position import Position, Snapshot
 from app.stream.ports import EventLogListener, LogHead
@@ -60,7 +62,7 @@ class World:
         self.past: list[Snapshot] = []
         self.incarnation = 1
         self.away = False
-        self.replays = self.reads = 0  # shared ones, and the pieces of them
+        self.replays = self.reads = self.pages = 0  # shared ones, the pieces of them, and those of large transactions
         self._listeners: list[EventLogListener] = []
         self._told = self.horizon  # the floor that the listeners know
         self._xid = count(FIRST)
@@ -233,24 +235,6 @@ class World:
         await self._reach()
         return batch
 
-    async def replay(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
-        reached, refusal = since, ResetReason.EXPIRED
-        rest = self._between(since, upto)
-        while True:
-            await self._reach()
-            self._reaches_back(reached, refusal)
-            refusal = ResetReason.OVERRUN
-            group, rest = rest[: (k := self.random.randint(1, 3))], rest[k:]
-            reached = _with(reached, {t.xid for t in group}) if rest else upto
-            if group and (cut := _second_statement(group[-1])) and self.random.random() < 0.5:
-                *whole, last = group
-                yield Portion([*whole, replace(last, changes=last.changes[:cut], schema=[])], None)
-                await self._reach()
-                group = [replace(last, changes=last.changes[cut:])]
-            yield Portion(group, reached)
-            if not rest:
-                return
-
     async def stretches(self, since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
         self.replays += 1
         reached, refusal = since, ResetReason.EXPIRED
@@ -267,7 +251,10 @@ class World:
                 group, rest = group[:cut], [*group[cut:], *rest]
             before, reached = reached, _with(reached, {t.xid for t in group}) if rest else upto
             size = sum(c.size for t in group for c in t.changes)
-            yield Stretch(before, reached, None if large == 0 else group, size)
+            if large == 0:
+                yield Stretch(before, reached, None, 0, Pages(self, group[0]))
+            else:
+                yield Stretch(before, reached, group, size)
             if not rest:
                 return
 
@@ -310,9 +297,41 @@ class World:
         return Truth(events, tables)
 
 
-def _second_statement(t: Transaction) -> int:
-    """Where it begins; 0 where there is one statement."""
-    return next((i for i, c in enumerate(t.changes) if c.number != t.changes[0].number), 0)
+class Pages:
+    """Reads a transaction in pages of a few statements: app.stream.large.PageReader."""
+
+    def __init__(self, world: World, transaction: Transaction) -> None:
+        self.xid = transaction.xid
+        self._world = world
+        self._transaction = transaction
+        statements = [list(rows) for _, rows in groupby(transaction.changes, key=lambda c: c.number)]
+        cuts, self._pages = Random(self.xid), list[list[Change]]()
+        for rows in statements:
+            if self._pages and cuts.random() < 0.4:
+                self._pages[-1] += rows
+            else:
+                self._pages.append(rows)
+
+    async def _reach(self) -> None:
+        await self._world._reach()
+        if self._world.horizon.sees(self.xid):
+            raise PositionRefused(ResetReason.OVERRUN)
+
+    async def topics(self) -> AbstractSet[Topic]:
+        await self._reach()
+        changed = {table.relid for table in self._transaction.schema}
+        return changed | {c.table.relid for c in self._transaction.changes}
+
+    async def count(self) -> int:
+        await self._reach()
+        return len(self._pages) or 1
+
+    async def page(self, n: int) -> Transaction:
+        await self._reach()
+        self._world.pages += 1
+        found, last = self._transaction, n + 1 >= len(self._pages)
+        rows = self._pages[n] if self._pages else []
+        return Transaction(found.xid, found.last, rows, found.schema if last else [])
 
 
 def _load(text: bytes | None) -> Row | None:

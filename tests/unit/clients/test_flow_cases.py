@@ -1,26 +1,31 @@
 """Interleavings that random schedules seldom meet, one by one."""
 
-from collections.abc import AsyncIterator
+import pytest
 
-from app.model.change import Batch, Portion, Table
+from app.model.change import Batch, Table, Transaction
 from app.model.errors import DatabaseAway
 from app.model.position import Snapshot
+from tests.unit.log_model import Pages
 from tests.unit.stage import Stage, joined, keys
 
 
-async def test_a_database_lost_between_the_parts_of_a_unit_ends_the_connection(stage: Stage) -> None:
+async def test_a_database_lost_between_the_parts_of_a_unit_ends_the_connection(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = stage.token
-    missed = [await stage.commit() for _ in range(3)]
-    stage.world.held = 0  # from now on every transaction is too large to hold
-    stage.server.broadcaster.history.restart(stage.server.broadcaster.point.snapshot)
+    stage.world.held = 0  # every transaction is too large to hold
+    missed = await stage.commit_many(8)
+    page = Pages.page
 
-    async def replay(since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
-        del stage.world.replay  # only this once
-        async for portion in stage.world.replay(since, upto):
-            yield Portion(portion.transactions, None)
-            raise DatabaseAway("gone")
+    async def fail(pages: Pages, n: int) -> Transaction:
+        monkeypatch.undo()  # only this once
+        raise DatabaseAway("gone")
 
-    stage.world.replay = replay  # type: ignore[method-assign]
+    async def first(pages: Pages, n: int) -> Transaction:
+        monkeypatch.setattr(Pages, "page", fail)
+        return await page(pages, n)
+
+    monkeypatch.setattr(Pages, "page", first)
     client = stage.client()
     client.subscribe(["posts"], start)
     await stage.until(lambda: not client.connected)
@@ -28,6 +33,7 @@ async def test_a_database_lost_between_the_parts_of_a_unit_ends_the_connection(s
     assert keys(client) == []
     client.connect(stage.server)
     await stage.until(lambda: keys(client) == missed)
+    assert stage.world.pages > 1
     assert not client.stream.faults
     assert client.stream.duplicates
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import pytest
 from aiohttp import ClientSession
 
-from app.model.change import Portion
 from app.model.errors import DatabaseAway
 from app.model.observations import ConnectionClosed, ConnectionFailed
 from app.model.position import Snapshot
 from app.model.settings import Settings
+from app.stream.stretch import Stretch
 from harness.facts import eventually
 from tests.unit.house import House, running
 
@@ -248,7 +248,7 @@ async def test_a_client_that_is_fed_while_the_database_is_away_hears_that_the_se
     old = house.broadcaster.point.token
     await house.insert()
     house.broadcaster.history.restart(house.broadcaster.point.snapshot)
-    house.log.replay = away  # type: ignore[method-assign]
+    house.log.stretches = away  # type: ignore[method-assign]
     raw = await get(f"/realtime/events?channel=posts&position={old}")
     await raw.head()
     await raw.chunk()
@@ -257,15 +257,15 @@ async def test_a_client_that_is_fed_while_the_database_is_away_hears_that_the_se
     kinds = [(await raw.event())[1]["type"] for _ in range(5)]
     beating.cancel()
     assert kinds == ["welcome", "subscribed", "pong", "pong", "pong"]
-    del house.log.replay
+    del house.log.stretches
     id, message = await raw.event()
     assert (message["type"], id) == ("changes", house.broadcaster.point.token)
 
 
-async def away(since: Snapshot, upto: Snapshot) -> AsyncIterator[Portion]:
+async def away(since: Snapshot, upto: Snapshot) -> AsyncIterator[Stretch]:
     if since != upto:
         raise DatabaseAway("gone")
-    yield Portion([], upto)
+    yield Stretch(since, upto, [], 0)
 
 
 async def test_a_replay_waits_until_the_stream_has_begun(house: House, get: Get) -> None:

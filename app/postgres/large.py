@@ -1,0 +1,97 @@
+"""Reading one transaction that is too large to hold, in pages.
+
+Invariants
+- The transaction is sorted once, by the statement that says where each page lies.
+- Every statement checks in its own snapshot that nothing of the transaction has left the event log, and every page that
+  it found as much as was announced.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+from app.core.control import Control
+from app.model.change import Change, Transaction
+from app.model.channel import Topic
+from app.model.errors import PositionRefused, ResetReason
+from app.model.position import Snapshot
+from app.postgres import event_rows as rows
+from app.postgres.catalog import Catalog, Lend
+from app.postgres.pages import Listed, Row, ensure_known, read
+
+PAGE_CHANGES: Final = 1_000  # they keep the event loop busy for some five milliseconds
+PAGE_BYTES: Final = 1 << 20
+
+_FIRST: Final = re.compile(r"\[(\d+)")
+
+
+def in_runs(page: Sequence[Row], ids: str) -> Sequence[Row]:
+    """Put the rows of a page, which are in the order of their ids, into the order of these runs of ids."""
+    firsts = [int(first) for first in _FIRST.findall(ids)]
+    if len(firsts) < 2:
+        return page
+    turns = sorted(range(len(firsts)), key=firsts.__getitem__)
+    firsts.sort()
+    return sorted(page, key=lambda row: turns[bisect_right(firsts, row[1 + rows.ID]) - 1])
+
+
+class LargeReader:
+    """Implements app.stream.large.PageReader.
+
+    The order is that of app.core.order as far as it needs no more than a row and its query. Chains of old and new
+    values are not checked. Of what one query did to a table the deletes come first, the inserts last.
+    """
+
+    def __init__(self, lend: Lend, catalog: Catalog, listed: Listed) -> None:
+        self.xid = listed.xid
+        self._lend = lend
+        self._catalog = catalog
+        self._listed = listed
+        self._pages: list[Row] | None = None
+        self._truncated: dict[int, int | None] = {}  # by page: the table that the end of the page before emptied
+
+    def _check(self, floor: Snapshot) -> None:
+        if floor.sees(self.xid):
+            raise PositionRefused(ResetReason.OVERRUN)
+
+    async def _read(self, query: str, **parameters: Any) -> list[Row]:
+        return await read(self._lend, query, {"xid": str(self.xid), **parameters}, self._check)
+
+    async def topics(self) -> AbstractSet[Topic]:
+        gens = [row[0] for row in await self._read("large_tables")]
+        async with self._lend() as connection:
+            await self._catalog.ensure(connection, [(gen, "") for gen in gens])
+        return {self._catalog.generations[gen].relid for gen in gens}
+
+    async def count(self) -> int:
+        self._pages = await self._read("pages", rows=PAGE_CHANGES, bytes=PAGE_BYTES)
+        if sum(row[2] for row in self._pages) < self._listed.changes:
+            raise PositionRefused(ResetReason.OVERRUN)
+        return len(self._pages)
+
+    async def page(self, n: int) -> Transaction:
+        assert self._pages is not None
+        low, high, count, ids, begins, ends = self._pages[n]
+        places = {"low": low, "high": high, "ids": ids}
+        places |= dict(zip(("run", "first", "first_phase", "first_n"), begins, strict=True))
+        places |= dict(zip(("run", "last", "last_phase", "last_n"), ends, strict=True))
+        found = await self._read("page", **places)
+        await ensure_known(self._lend, self._catalog, found)
+        if len(found) != count:
+            raise PositionRefused(ResetReason.OVERRUN)
+        control = Control(self._truncated.get(n))
+        changes, schema = control.take_out([self._change(row) for row in in_runs(found, ids)])
+        self._truncated[n + 1] = control.truncated
+        return Transaction(self.xid, self._listed.last, changes, schema)
+
+    def _change(self, row: Row) -> Change:
+        """The change of a row. A change of a key is two rows: in phase 0 the old key goes, before the other rows of the
+        statement, and in phase 2 the new one comes, after them."""
+        phase, event = row[0], list(row[-rows.WIDTH :])
+        if phase == 0:
+            event[rows.OP], event[rows.NEW_VALUES], event[rows.NEW] = "D", None, None
+        elif phase == 2:
+            event[rows.OP], event[rows.OLD_VALUES], event[rows.OLD] = "I", None, None
+        return rows.change(event, self._catalog.generations, {0: "d", 1: "", 2: "i"}[phase])
