@@ -159,3 +159,32 @@ async def test_the_memory_that_slow_clients_took_goes_back_when_they_have_gone(
         writer.transport.abort()
     await eventually(lambda: server.rss() - before < GROWTH_BYTES >> 1, 30, "it has gone back")
     figures(f"20 slow clients, fed one change of 16 MB: server memory +{held >> 20} MB while they are there")
+
+
+MANY = 100
+
+
+async def test_a_bulk_write_delays_nobody_whom_it_does_not_concern(
+    database: Database, server: Server, figures: Callable[[str], None]
+) -> None:
+    """Neither who listens to another table, nor who listens to other rows of the same one."""
+    others = [await Transport("events").open(server, f"notifications:user_id={n}") for n in range(MANY)]
+    routed = [await Transport("events").open(server, f"posts:author_id={n}") for n in range(MANY)]
+    try:
+        await database.execute("INSERT INTO posts (author_id) SELECT 1000 + g FROM generate_series(1, 20000) g")
+        started = time.perf_counter()
+        await database.execute("INSERT INTO notifications (user_id) SELECT generate_series(0, %s)", MANY - 1)
+        await asyncio.gather(*(client.changes(1, timeout=20) for client in others))
+        other = time.perf_counter() - started
+        await database.execute("INSERT INTO posts (author_id) SELECT generate_series(0, %s)", MANY - 1)
+        await asyncio.gather(*(client.changes(1, timeout=20) for client in routed))
+        same = time.perf_counter() - started
+        figures(
+            f"{2 * MANY} clients beside an INSERT of 20,000 rows: the next change of another table came after "
+            f"{other:.2f} s, of other rows of the same table after {same:.2f} s"
+        )
+        assert other < 3
+        assert same < 6
+        await verdict(database, *routed, *others)
+    finally:
+        await asyncio.gather(*(client.abort() for client in [*others, *routed]))

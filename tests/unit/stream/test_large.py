@@ -1,0 +1,127 @@
+"""A transaction too large to hold: its pages are read once for all, and by nobody whom they do not concern."""
+
+import asyncio
+
+import pytest
+
+from app.core.audience import Channel
+from app.model.change import Transaction, text_json
+from app.model.errors import DatabaseAway, PositionRefused
+from app.stream.large import Kept, LargeTransaction, Page, Summary, Wanted
+from tests.unit.log_model import Pages
+from tests.unit.stage import Stage, joined, keys
+
+STATEMENTS = 12
+
+
+def whole(stage: Stage, kept: int = 1 << 30) -> LargeTransaction:
+    (found,) = stage.world._between(stage.world.past[0], stage.world.now())[-1:]
+    return LargeTransaction(Pages(stage.world, found), Kept[Page](kept), Kept[Summary](1 << 20))
+
+
+def channel(route: str = "", value: str = "") -> Channel:
+    name = f"posts:{route}={value}" if route else "posts"
+    return Channel(name, 10, (route,) if route else (), (value,) if route else (), text_json(name))
+
+
+async def walked(large: LargeTransaction, *channels: Channel) -> list[int]:
+    """The pages that a client of these channels reads."""
+    wanted, n, found = Wanted(channels), 0, list[int]()
+    while (following := await large.next(wanted, n)) is not None:
+        await large.page(following)
+        found.append(following)
+        n = following + 1
+    return found
+
+
+@pytest.fixture
+async def bulk(stage: Stage) -> Stage:
+    stage.world.past.append(stage.world.now())
+    await stage.commit_many(STATEMENTS)
+    return stage
+
+
+async def test_many_who_want_all_of_it_share_each_page(bulk: Stage) -> None:
+    large = whole(bulk)
+    walks = await asyncio.gather(*(walked(large, channel()) for _ in range(50)))
+    pages = await large.reader.count()
+    assert pages > 2
+    assert walks == [list(range(pages))] * 50
+    assert bulk.world.pages == pages
+
+
+async def test_whom_it_does_not_concern_passes_over_it_and_all_of_them_cost_one_reading(bulk: Stage) -> None:
+    large = whole(bulk)
+    pages = await large.reader.count()
+    others = [walked(large, channel("author_id", str(n))) for n in range(2, 52)]
+    assert await asyncio.gather(*others) == [[]] * 50
+    assert bulk.world.pages == pages
+    assert await walked(large, channel("author_id", "1")) == list(range(pages))
+    (only,) = await walked(large, channel("id", "1003"))
+    page = await large.page(only)
+    assert "1003" in [c.new_values[0] for c in page.transaction.changes if c.new_values]
+
+
+async def test_a_client_of_another_table_reads_nothing_of_it(bulk: Stage) -> None:
+    notes = Channel("notes", 20, (), (), b'"notes"')
+    assert await walked(whole(bulk), notes) == []
+    assert bulk.world.pages == 0
+
+
+async def test_pages_that_were_dropped_are_read_again_and_are_the_same(bulk: Stage) -> None:
+    large = whole(bulk, kept=1)
+    first = await walked(large, channel())
+    read = bulk.world.pages
+    assert await walked(large, channel()) == first
+    assert bulk.world.pages > read
+    posts = {"posts": channel()}
+    one = [m.json for m in (await large.page(0)).messages(posts, 200, set())]
+    await large.page(1)
+    assert [m.json for m in (await large.page(0)).messages(posts, 200, set())] == one
+
+
+async def test_a_page_that_was_being_read_when_all_was_forgotten_is_read_again(bulk: Stage) -> None:
+    large = whole(bulk)
+    assert await large.next(Wanted([channel()]), 0) == 0
+    read, begun, ends = large.reader.page, asyncio.Event(), asyncio.Event()
+
+    async def page(n: int) -> Transaction:
+        begun.set()
+        await ends.wait()
+        return await read(n)
+
+    large.reader.page = page  # type: ignore[method-assign]
+    reading = asyncio.create_task(large.page(0))
+    await begun.wait()
+    large.forget()
+    ends.set()
+    await reading
+    assert bulk.world.pages == 2
+    bulk.world.horizon = bulk.world.now()
+    with pytest.raises(PositionRefused):
+        await large.page(1)
+
+
+async def test_a_failure_is_told_to_all_who_wait_and_the_next_may_succeed(bulk: Stage) -> None:
+    large = whole(bulk)
+    bulk.world.away = True
+    found = await asyncio.gather(*(walked(large, channel()) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(error, DatabaseAway) for error in found)
+    bulk.world.away = False
+    assert await walked(large, channel())
+
+
+async def test_live_clients_pass_over_a_bulk_of_other_rows_and_go_on_with_what_is_theirs(stage: Stage) -> None:
+    stage.world.held = 0
+    clients = [stage.client() for _ in range(20)]
+    for n, client in enumerate(clients):
+        client.subscribe([f"posts:author_id={n + 2}"], None)
+    for n, client in enumerate(clients):
+        await stage.until(joined(client, f"posts:author_id={n + 2}"))
+    await stage.commit_many(STATEMENTS)
+    theirs = await stage.commit(author=5)
+    await stage.until(lambda: all(c.stream.position == stage.token for c in clients))
+    assert [keys(c, f"posts:author_id={n + 2}") for n, c in enumerate(clients)] == [
+        [theirs] if n == 3 else [] for n in range(20)
+    ]
+    assert stage.world.pages <= STATEMENTS + 1
