@@ -27,6 +27,8 @@ from app.stream.ports import Rows
 
 AWAY_SECONDS = 1.0
 
+Lost = tuple[ResetReason, Mapping[str, Channel]]  # channels that are to be reset
+
 
 class CatchUp:
     """`member` is the connection as the hub knows it."""
@@ -110,31 +112,34 @@ class CatchUp:
             await asyncio.sleep(jittered(AWAY_SECONDS))
         self.doubted |= feed.schema
 
-    async def send_span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> ResetReason | None:
-        """Send what `channels` missed, as a unit that the caller closes. Returns why history does not have it, or
-        None."""
+    async def send_span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> Lost | None:
+        """Send what `channels` missed, as a unit that the caller closes. Returns those for which history does not have
+        it, and why, or None."""
+        feed = Feed(self.broadcaster, self._sink, channels, self._outbox.write)
         try:
-            await Feed(self.broadcaster, self._sink, channels, self._outbox.write).send_span(since, upto)
+            await feed.send_span(since, upto)
         except PositionRefused as refused:
-            return refused.reason
+            if refused.reason is not ResetReason.SCHEMA:
+                return refused.reason, channels
+            return refused.reason, {name: c for name, c in channels.items() if c.topic in feed.schema}
         return None
 
-    async def send_rows(self, new: Mapping[str, Channel], rows: Rows) -> ResetReason | None:
+    async def send_rows(self, new: Mapping[str, Channel], rows: Rows) -> Lost | None:
         """Bring the subscribed channels to the position of the rows, and send the rows of `new`, all as one unit.
 
-        Returns why the subscribed channels could not be brought there, or None. With a reason the unit is open, and
-        the caller closes it."""
+        Returns the subscribed channels that could not be brought there, and why, or None. With a reason the unit is
+        open, and the caller closes it."""
         session = self.session
         assert session.point is not None
-        refused = None
+        lost = None
         if session.channels:
-            refused = await self.send_span(session.channels, session.point.snapshot, rows.position)
-        token = None if refused else self.broadcaster.mint(rows.position)
+            lost = await self.send_span(session.channels, session.point.snapshot, rows.position)
+        token = None if lost else self.broadcaster.mint(rows.position)
         pages = {name: rows.channels[name] for name in new}
         for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):
             await self._sink.drained()
             self._outbox.write([message])
-        return refused
+        return lost
 
     async def look_into_doubts(self) -> None:
         """Give up the channels that the present definitions of doubted tables no longer have."""

@@ -102,7 +102,7 @@ class Connection:
             located, start, refused = await self.registry.lookup.look_up(names, position)
             self._leave_live()
             try:
-                if snapshot and start is None:
+                if snapshot and (start is None or not all(start.sees(table.xid) for table, _ in located)):
                     await self._joining.open_with_rows(id, names)
                 else:
                     await self._join(id, located, start, refused)

@@ -6,7 +6,7 @@ did not join is released. Everything here runs under the connection's lock.
 
 from collections.abc import Sequence
 
-from app.clients.catchup import CatchUp
+from app.clients.catchup import CatchUp, Lost
 from app.clients.outbox import Outbox
 from app.core import wire
 from app.core.audience import Channel
@@ -55,6 +55,7 @@ class Joining:
     ) -> None:
         """Bring `new` to the connection's position, or the connection to theirs where it has none, and say so."""
         session, names = self._session, list(new)
+        lost: Lost | None = (refused, new) if refused is not None else None
         if session.point is None or (snapshot is not None and not session.channels):
             session.point = self._broadcaster.point if snapshot is None else self._catchup.point(snapshot)
             self._begun, snapshot = snapshot, None
@@ -65,10 +66,11 @@ class Joining:
         else:
             await self._catch_up_to(snapshot)
             self._outbox.send(wire.subscribed(id, names, self._catchup.point(snapshot).token))
-            refused = await self._catchup.send_span(new, snapshot, session.point.snapshot)
+            lost = await self._catchup.send_span(new, snapshot, session.point.snapshot)
         session.channels.update(new)
-        if refused is not None:
-            self._catchup.reset(new, refused)
+        if lost is not None:
+            reason, channels = lost
+            self._catchup.reset(channels, reason)
         elif session.point.token is not None and (self._begun != session.point.snapshot or self._catchup.at_the_front):
             # The client's own position is not sent back while more follows. The client may hold the beginning of the
             # next unit. It would take that unit for closed, and the repetition of its beginning for new changes.
@@ -96,12 +98,13 @@ class Joining:
         if self.opening is None:
             return
         new, rows = self.opening
-        refused = await self._catchup.send_rows(new, rows)
+        lost = await self._catchup.send_rows(new, rows)
         if self._session.over or self.opening is None:
             return
         self.opening, self._session.point = None, self._catchup.point(rows.position)
-        if refused is not None:
-            self._catchup.reset(self._session.channels, refused)
+        if lost is not None:
+            reason, channels = lost
+            self._catchup.reset(channels, reason)
         self._session.channels.update(new)
 
     def close(self) -> None:

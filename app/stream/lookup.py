@@ -43,7 +43,7 @@ class Lookup:
         while True:
             epoch = self.broadcaster.epoch
             located = [await self.locate(parse(name)) for name in names]
-            snapshot, refused = await self._resolved(token, [table for table, _ in located])
+            snapshot, refused = await self._resolved(token)
             if epoch == self.broadcaster.epoch:
                 return located, snapshot, refused
 
@@ -62,15 +62,15 @@ class Lookup:
 
     # Positions.
 
-    async def _resolved(self, token: str | None, tables: list[Table]) -> tuple[Snapshot | None, ResetReason | None]:
+    # A definition that began after the position is no reason to refuse it. What follows the position has the event by
+    # which it began, and there the table's own channels are reset, and no others.
+    async def _resolved(self, token: str | None) -> tuple[Snapshot | None, ResetReason | None]:
         if token is None:
             return None, None
         try:
             snapshot = await self.resolve(token)
         except PositionRefused as refused:
             return None, refused.reason
-        if not all(snapshot.sees(table.xid) for table in tables):
-            return None, ResetReason.SCHEMA
         return snapshot, None
 
     async def resolve(self, token: str) -> Snapshot:

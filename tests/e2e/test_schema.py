@@ -182,3 +182,30 @@ async def test_watching_again_with_the_same_routes_is_not_noticed(database: Data
         await client.changes(1)
         await holds(lambda: not client.stream.resets, 1.0)
         await verdict(database, client)
+
+
+async def test_a_reset_names_only_the_channels_of_the_table_that_changed(
+    database: Database, server: Server, transport: Transport
+) -> None:
+    before = await now(database)
+    await database.execute("INSERT INTO notifications (user_id, kind) VALUES (1, 'between')")
+    await database.execute("ALTER TABLE posts ADD note text")
+    await database.execute(CHECK)
+    async with await transport.open(server, "posts", "notifications", position=before) as client:
+        assert (await client.message("reset"))["channels"] == ["posts"]
+        await client.until(lambda: actions(client, "notifications") == ["INSERT"])
+        await database.execute("SELECT realtime.reload('notifications')")
+        await client.until(lambda: [r["channels"] for r in client.stream.resets] == [["posts"], ["notifications"]])
+        await database.execute("INSERT INTO posts (author_id) VALUES (5)")
+        await client.until(lambda: "INSERT" in actions(client, "posts"))
+
+
+async def test_a_new_partition_is_ordinary(database: Database, servers: Servers) -> None:
+    await database.execute(EVENTS)
+    server = await servers.start()
+    async with await Transport("websocket").open(server, "visits") as client:
+        await database.execute("CREATE TABLE visits_9 PARTITION OF visits FOR VALUES FROM (90) TO (99)")
+        await database.execute("INSERT INTO visits VALUES (1, 95, 'new')")
+        assert await database.execute(CHECK) == []
+        await client.changes(1)
+        await holds(lambda: not client.stream.resets, 1.0)
