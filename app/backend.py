@@ -22,7 +22,9 @@ def open_backend(settings: Settings, observe: Observer) -> Backend:
     """PostgreSQL at DATABASE_URL. Connects to nothing yet. Raises SettingsError."""
     url = settings.database_url
     assert url is not None
-    event_log = PostgresEventLog(url, observe, rows_max=settings.rows_max, rows_bytes=settings.rows_bytes)
+    event_log = PostgresEventLog(
+        url, observe, rows_max=settings.rows_max, rows_bytes=settings.rows_bytes, rows_budget=settings.rows_budget
+    )
     bus = open_bus(settings, observe)
     retention = Retention(timedelta(seconds=settings.retention), settings.event_log_bytes)
     return Backend(

@@ -57,6 +57,7 @@ class Settings:
     ready_grace: float = 30.0
     rows_max: int = 100_000
     rows_bytes: int = 64 << 20
+    rows_budget: int = 256 << 20
     data: str = ".data"
     workers: int = 1
     io_uring: bool = True
@@ -255,6 +256,7 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_OUTBOUND_BYTES": _Setting("outbound_bytes", _size("1kB", "1GB")),
     "SOBRANIE_ROWS_MAX": _Setting("rows_max", _count),
     "SOBRANIE_ROWS_BYTES": _Setting("rows_bytes", _size("64kB", "4GB")),
+    "SOBRANIE_ROWS_BUDGET": _Setting("rows_budget", _size("64kB", "64GB")),
     "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
     "SOBRANIE_CONNECTIONS": _Setting("connections", _count),
     "SOBRANIE_WORKERS": _Setting("workers", _workers),

@@ -27,15 +27,23 @@ from app.stream.stretch import Stretch
 class PostgresEventLog:
     """Implements app.stream.ports.EventLog and RowReader. The docstrings there say more."""
 
-    def __init__(self, url: str, observe: Observer, *, rows_max: int = 100_000, rows_bytes: int = 64 << 20) -> None:
-        """`rows_max` and `rows_bytes` bound one read of tables' rows, which is held in memory."""
+    def __init__(
+        self,
+        url: str,
+        observe: Observer,
+        *,
+        rows_max: int = 100_000,
+        rows_bytes: int = 64 << 20,
+        rows_budget: int = 256 << 20,
+    ) -> None:
+        """`rows_max` and `rows_bytes` bound one read of tables' rows, `rows_budget` all that are held in memory."""
         self._listeners: list[EventLogListener] = []
         self.catalog = Catalog(self.reader)
         self.sessions = Sessions(url, self.catalog)
         self._floor = Floor(self.reader, self._listeners)
         self._live = LiveConnection(self.sessions, self._floor, self._listeners, observe)
         self._reading = Reading(self._live, self.catalog, self._floor)
-        self._tables = TableReader(self.sessions, rows_max, rows_bytes)
+        self._tables = TableReader(self.sessions, rows_max, rows_bytes, rows_budget)
         self._refreshing = asyncio.Lock()
 
     def listen(self, listener: EventLogListener) -> None:

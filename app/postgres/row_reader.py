@@ -18,12 +18,13 @@ from psycopg import sql
 
 from app.model.change import Table
 from app.model.channel import TableAddress
-from app.model.errors import BadChannel, DatabaseAway, Forbidden, TooLarge
+from app.model.errors import BadChannel, DatabaseAway, Forbidden, TooLarge, Unavailable
 from app.model.position import Snapshot
 from app.postgres import event_rows
 from app.postgres.connect import Connection, away, connect, deadline
 from app.postgres.head import read_head
 from app.postgres.queries import SQL
+from app.postgres.row_budget import RowBudget
 from app.postgres.sessions import Sessions
 from app.stream.ports import Rows
 
@@ -31,6 +32,7 @@ Wanted = Sequence[tuple[Table, TableAddress]]
 
 AT_ONCE: Final = 2
 SECONDS: Final = 120.0
+FULL: Final = "these rows have no room beside those that other clients have not taken yet; try again"
 CHUNK: Final = 1000  # rows that come in one message
 LOCK: Final = sql.SQL("LOCK TABLE {tables} IN ACCESS SHARE MODE")
 PLAIN: Final = sql.SQL("row_to_json({row})")
@@ -41,21 +43,31 @@ SELECT: Final = sql.SQL("SELECT {row} FROM {table} x WHERE {condition}")
 
 
 class TableReader:
-    def __init__(self, sessions: Sessions, most_rows: int, most_bytes: int) -> None:
-        """`most_rows` and `most_bytes` bound one read."""
+    def __init__(self, sessions: Sessions, most_rows: int, most_bytes: int, budget: int) -> None:
+        """`most_rows` and `most_bytes` bound one read, `budget` (bytes) all that is read and held at once."""
         self._sessions = sessions
         self._most_rows = most_rows
         self._most_bytes = most_bytes
+        self.budget = RowBudget(max(budget, most_bytes))
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def rows(self, wanted: Wanted) -> Rows:
         """The rows of each channel, and the position that they are of.
 
         Raises Forbidden (no right to read, row security), BadChannel (no index for the route, no such table any more),
-        TooLarge, DatabaseAway.
+        TooLarge, Unavailable (others hold the budget), DatabaseAway.
         """
-        async with self._turn:
-            return await _read(self._sessions.url, wanted, self._most_rows, self._most_bytes)
+        most = await self.budget.reserve(self._most_bytes)
+        try:
+            async with self._turn:
+                rows = await _read(self._sessions.url, wanted, self._most_rows, most)
+        except BaseException as error:
+            self.budget.give_back(most)
+            if isinstance(error, TooLarge) and most < self._most_bytes:
+                raise Unavailable(FULL) from error
+            raise
+        self.budget.hold(rows, most)
+        return rows
 
 
 async def _read(url: str, wanted: Wanted, most_rows: int, most_bytes: int) -> Rows:

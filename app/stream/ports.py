@@ -30,7 +30,7 @@ class LogHead:
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Rows:
     """The rows of some channels as of one position, each row as its JSON."""
 
