@@ -31,7 +31,7 @@ class RowBudget:
         self._room = asyncio.Event()
 
     async def reserve(self, size: int) -> int:
-        """Wait for room, and take so many bytes of it or what there is. Raises Unavailable if that lasts.
+        """Wait for room, and take so many bytes of it, or half of what there is. Raises Unavailable if that lasts.
 
         So a few large reads that nobody takes leave room for small ones."""
         try:
@@ -40,7 +40,7 @@ class RowBudget:
                     while self.limit - self.held < min(size, self.limit // LEAST):
                         self._room.clear()
                         await self._room.wait()
-                    taken = min(size, self.limit - self.held)
+                    taken = min(size, (self.limit - self.held) // 2)
                     self.held += taken
                     return taken
         except TimeoutError as error:

@@ -48,7 +48,7 @@ class TableReader:
         self._sessions = sessions
         self._most_rows = most_rows
         self._most_bytes = most_bytes
-        self.budget = RowBudget(max(budget, most_bytes))
+        self.budget = RowBudget(max(budget, 2 * most_bytes))
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def rows(self, wanted: Wanted) -> Rows:

@@ -15,28 +15,28 @@ def rows(size: int) -> Rows:
     return Rows(Snapshot(1), 1, {"posts": [b"x" * (size - ROW_BYTES)]})
 
 
-async def test_who_finds_no_room_waits_until_rows_are_held_by_nobody() -> None:
-    budget = RowBudget(1000)
-    assert await budget.reserve(800) == 800
-    held = [rows(700)]
-    budget.hold(held[0], 800)
-    assert budget.held == 700
-    assert await budget.reserve(600) == 300, "what there is"
-    waiting = [asyncio.create_task(budget.reserve(700)) for _ in range(2)]
+async def test_who_finds_little_room_gets_half_of_it_until_rows_are_held_by_nobody() -> None:
+    budget = RowBudget(6400)
+    assert await budget.reserve(3000) == 3000
+    held = [rows(2400)]
+    budget.hold(held[0], 3000)
+    assert budget.held == 2400
+    assert await budget.reserve(3000) == 2000, "half of what there is"
+    held.clear()
+    assert budget.held == 2000
+
+
+async def test_who_finds_no_room_waits_in_turn_and_who_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = RowBudget(6400)
+    budget.held = 6400
+    waiting = [asyncio.create_task(budget.reserve(600)) for _ in range(2)]
     await asyncio.sleep(0)
     assert not any(task.done() for task in waiting)
-    held.clear()
-    assert await waiting[0] == 700
-    assert not waiting[1].done()
-    budget.give_back(300)
+    budget.give_back(1200)
+    assert await waiting[0] == 600
     assert await waiting[1] == 300
-    assert budget.held == 1000
-
-
-async def test_who_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget.held = 6400
     monkeypatch.setattr(row_budget, "WAIT_SECONDS", 0.01)
-    budget = RowBudget(100)
-    await budget.reserve(100)
     with pytest.raises(Unavailable, match="other clients"):
-        await budget.reserve(1)
-    assert budget.held == 100
+        await budget.reserve(600)
+    assert budget.held == 6400
