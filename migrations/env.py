@@ -63,8 +63,6 @@ def connect() -> psycopg.Connection:
         raise CommandError(f"DATABASE_URL: {' '.join(str(error).split())}") from error
     made.add_notice_handler(tell)
     home.check_encoding(made)
-    made.execute("SET search_path TO pg_catalog, pg_temp")
-    made.commit()
     return made
 
 
@@ -77,6 +75,7 @@ def migrate(connection: Connection) -> None:
     context.configure(connection=connection, **OURS)
     only_looks = bool(context.get_context().opts.get("dont_mutate"))
     with connection.begin():
+        home.run("SET LOCAL search_path TO pg_catalog, pg_temp")  # a session may be a pooler's, and outlive this one
         home.run_file("database.sql")
         if not only_looks:
             home.run_file("roles.sql")
