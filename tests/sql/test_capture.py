@@ -28,7 +28,8 @@ async def test_each_operation_leaves_the_whole_rows_and_its_routes(database: Dat
     assert moved.new == moved.old | {"author_id": 9}
     assert set(moved.new) == {"id", "author_id", "title", "body", "created_at"}
     assert len({e.id for e in found}) == 5
-    assert {e.ord for e in found} == {None}
+    # A TRUNCATE always bears a mark: what its triggers write is told from it by that.
+    assert [e.ord is None for e in found] == [True, True, True, True, False]
     assert {e.depth for e in found} == {1}
 
 
