@@ -1082,7 +1082,7 @@ CREATE FUNCTION realtime.look(gens integer[]) RETURNS TABLE(gen integer, relid o
       LEFT JOIN pg_attrdef d ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = t.relid AND a.attnum > 0),
     g.triggers, coalesce(g.covered, false),
     t.relid <> t.root AND EXISTS (SELECT FROM pg_inherits i JOIN pg_attribute a ON a.attrelid = i.inhrelid AND a.attname = 'tableoid'
-      WHERE i.inhrelid = t.relid AND i.xmin = a.xmin AND i.cmin::text::bigint - a.cmin::text::bigint <= 2)
+      WHERE i.inhrelid = t.relid AND i.xmin = a.xmin AND i.cmin::text::bigint - a.cmin::text::bigint IN (1, 2))
   FROM tree t CROSS JOIN LATERAL (SELECT
       CASE WHEN bool_and(g.tgenabled IN ('O', 'A')) FILTER (WHERE n.counts) THEN
         concat(count(*) FILTER (WHERE n.counts), ' ', string_agg(concat(g.tgname, g.xmin), ',' ORDER BY g.tgname) FILTER (WHERE n.counts)) END AS triggers,

@@ -137,7 +137,8 @@ class Change:
     new: bytes | None
     old: bytes | None
     half: str = ""
-    command: int | None = None  # which command of the transaction logged it (cmin)
+    # Which command of the transaction logged it (cmin); None where a crash took that: the WAL has it not.
+    command: int | None = None
     _whole: bytes | None = field(default=None, init=False)  # the body in the form that nearly all want
 
     @property

@@ -53,7 +53,7 @@ def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> C
         number, n, xid, table, op, depth, mark, at + _Y2000,
         None if new_values is None else tuple(new_values), None if old_values is None else tuple(old_values),
         None if new is None else blanked(new), None if old is None else blanked(old), half,
-        command,
+        command or None,  # a row that recovery made has command 0, and capture none: see Change
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ LEFT JOIN LATERAL (SELECT DISTINCT e.gen FROM realtime.events e WHERE e.xid = %(
 
 -- name: pages
 -- The pieces of a transaction that is too large to hold, in the order of app.core.order as far as that needs no row:
--- marks, then what each query did to a table (deletes, updates, inserts), then the order of the event log.
+-- marks, then what each query did to a table (deletes, updates, inserts), then the order of the event log. Command 0 says
+-- that recovery wrote the row, which knows no commands: what such a row's query was is not known.
 -- A row whose key changed counts twice: as DELETE before the other rows of its statement (phase 0), and as INSERT after
 -- them (phase 2).
 -- For each piece: between which places (ctid) its rows lie, which never move, how many they are, the runs of ids of which
@@ -23,7 +24,8 @@ LEFT JOIN LATERAL (
     WHERE e.xid = %(xid)s::xid8
   ), began AS (
     SELECT e.*, max(e.ord) OVER w AS mark_before,
-           e.id <> lag(e.id) OVER w AND (e.depth <> lag(e.depth) OVER w OR e.command - lag(e.command) OVER w NOT IN (0, 1)) AS begins
+           e.id <> lag(e.id) OVER w AND (e.depth <> lag(e.depth) OVER w OR e.command - lag(e.command) OVER w NOT IN (0, 1)
+             OR least(e.command, lag(e.command) OVER w) = 0) AS begins
     FROM e WINDOW w AS (ORDER BY e.id, e.n)
   ), queries AS (
     SELECT b.*, count(*) FILTER (WHERE b.begins) OVER (ORDER BY b.id, b.n) AS query FROM began b

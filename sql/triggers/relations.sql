@@ -6,7 +6,8 @@
 -- - VACUUM FULL, CLUSTER, SET TABLESPACE and TRUNCATE give a relation new storage, SET STATISTICS and GRANT new rows of
 --   its columns; only a rewrite of values does both;
 -- - a column of the system (tableoid) is as old as its relation: one that was made as a partition has its place in
---   pg_inherits two commands later, and one that was attached later than that.
+--   pg_inherits two commands later, and one that was attached later than that. Recovery knows no commands: what a crash
+--   was after counts as attached.
 
 -- The relations of these generations as they are now. `triggers` is how many capture, and which (null where one is off);
 -- `covered`: a TRUNCATE of this relation alone is captured; `born`: it was made as a partition, so it came without rows.
@@ -22,7 +23,7 @@ LANGUAGE sql STABLE AS $f$
       LEFT JOIN pg_attrdef d ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = t.relid AND a.attnum > 0),
     g.triggers, coalesce(g.covered, false),
     t.relid <> t.root AND EXISTS (SELECT FROM pg_inherits i JOIN pg_attribute a ON a.attrelid = i.inhrelid AND a.attname = 'tableoid'
-      WHERE i.inhrelid = t.relid AND i.xmin = a.xmin AND i.cmin::text::bigint - a.cmin::text::bigint <= 2)
+      WHERE i.inhrelid = t.relid AND i.xmin = a.xmin AND i.cmin::text::bigint - a.cmin::text::bigint IN (1, 2))
   FROM tree t CROSS JOIN LATERAL (SELECT
       CASE WHEN bool_and(g.tgenabled IN ('O', 'A')) FILTER (WHERE n.counts) THEN
         concat(count(*) FILTER (WHERE n.counts), ' ', string_agg(concat(g.tgname, g.xmin), ',' ORDER BY g.tgname) FILTER (WHERE n.counts)) END AS triggers,

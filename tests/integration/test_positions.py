@@ -136,6 +136,35 @@ async def test_durable_positions_hold_through_crashes_and_others_do_not(
     await log.close()
 
 
+async def test_the_order_of_a_transaction_is_told_where_recovery_has_made_its_events(own_database: Database) -> None:
+    """Recovery writes rows with command 0: commands that are equal for that say nothing of queries."""
+    cluster = own_database.cluster
+    log = PostgresEventLog(own_database.url, lambda observation: None)
+    start = (await log.head()).position
+    await log.close()
+    for _ in range(3):
+        async with await own_database.connect(autocommit=False) as writer:
+            made = await (
+                await writer.execute("INSERT INTO notifications (user_id) VALUES (4) RETURNING id")
+            ).fetchone()
+            await writer.execute("INSERT INTO posts (author_id) VALUES (1), (2)")
+            await writer.execute("DELETE FROM notifications WHERE id = %s", made)
+            await writer.execute("INSERT INTO notifications (user_id) VALUES (5)")
+            await writer.commit()
+    cluster.kill9()
+    cluster.start()
+    assert await own_database.value("SELECT count(*) FROM realtime.events WHERE cmin = '0'::cid AND op <> 'G'") > 5
+    log = PostgresEventLog(own_database.url, lambda observation: None)
+    try:
+        batch = await log.difference(start)
+        assert batch is not None
+        told = [[(c.op, c.table.name) for c in t.changes] for t in batch.transactions or ()]
+    finally:
+        await log.close()
+    posts = [("I", "posts"), ("I", "posts")]
+    assert told == [[("I", "notifications"), *posts, ("D", "notifications"), ("I", "notifications")]] * 3
+
+
 async def test_a_clean_restart_keeps_the_incarnation(own_database: Database) -> None:
     log = PostgresEventLog(own_database.url, lambda observation: None)
     before = await log.head()
