@@ -28,6 +28,8 @@ OURS: dict[str, Any] = {
     "transaction_per_migration": False,
 }
 
+POOLER_LOOKS = 5
+
 log = logging.getLogger(__name__)
 
 
@@ -59,11 +61,43 @@ def parameters() -> dict[str, Any]:
 def connect() -> psycopg.Connection:
     try:
         made = psycopg.connect(**(parameters() | {"application_name": "sobranie-migrations"}))
+        pooled = is_pooled(made)
     except psycopg.OperationalError as error:
         raise CommandError(f"DATABASE_URL: {' '.join(str(error).split())}") from error
     made.add_notice_handler(tell)
     home.check_encoding(made)
+    if pooled:
+        made.close()
+        raise CommandError(
+            "DATABASE_URL passes through a pooler that gives each transaction another session (pgbouncer in transaction"
+            " mode): migrate over a direct connection to PostgreSQL"
+        )
     return made
+
+
+def is_pooled(made: psycopg.Connection) -> bool:
+    """Whether this connection shares its sessions with others, as behind a pooler in transaction mode.
+
+    Any pooler tells a process id of its own. One in session mode keeps the session for this connection, and is let
+    pass. Nothing is set or written, because what is found would be the application's next.
+    """
+    backends = {backend(made)}
+    if made.info.backend_pid in backends:
+        return False
+    with psycopg.connect(**parameters()) as other:
+        for _ in range(POOLER_LOOKS):
+            if backend(other) in backends:
+                return True
+            backends.add(backend(made))
+    return len(backends) > 1
+
+
+def backend(connection: psycopg.Connection) -> int:
+    """The process that runs one transaction of this connection."""
+    with connection.transaction():
+        row = connection.execute("SELECT pg_catalog.pg_backend_pid()", prepare=False).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def tell(said: Diagnostic) -> None:

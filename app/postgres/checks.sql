@@ -16,8 +16,17 @@ FROM (
   UNION ALL
   SELECT 'EXECUTE on ' || f, has_function_privilege(f, 'EXECUTE')
   FROM unnest('{realtime.incarnate(),realtime.check(),"realtime.turn(interval,bigint,pg_snapshot)"}'::text[]) f
+  UNION ALL
+  SELECT 'a schema realtime that belongs to realtime_owner', pg_get_userbyid(n.nspowner) = 'realtime_owner' FROM pg_namespace n WHERE n.nspname = 'realtime'
 ) p
 WHERE NOT p.may
+
+-- name: is_reader
+-- Whether this role is a member of the readers; null where that role is not there.
+SELECT pg_has_role(to_regrole('realtime_reader'), 'USAGE')
+
+-- name: backend
+SELECT pg_backend_pid()
 
 -- name: listen_check
 LISTEN realtime_check

@@ -2,6 +2,8 @@
 
 Invariants
 - Every session sets what it relies on, so that no default of the database or the role matters.
+- Before a pooler in transaction mode is excluded (checks.py), nothing is set beyond a transaction on a session that may
+  be such a pooler's.
 - Every failure of the network or the server becomes DatabaseAway, whose text never holds a password.
 - A statement that gets no answer is ended by `deadline`, which shuts the socket. A peer that is silent (a stalled
   proxy, a stopped process) then looks like one that is gone.
@@ -45,22 +47,41 @@ PARAMETERS: Final[dict[str, Any]] = {
 }
 
 
-async def connect(url: str, *, name: str, autocommit: bool = True) -> Connection:
-    """A session of the primary, `sobranie <name>` in pg_stat_activity. Raises DatabaseAway, SettingsError."""
+async def connect(url: str, *, name: str, autocommit: bool = True, proven: bool = True) -> Connection:
+    """A session of the primary, `sobranie <name>` in pg_stat_activity. Raises DatabaseAway, SettingsError.
+
+    One that is not `proven` may be a pooler's: what it runs, it runs `settled`.
+    """
     with away():
         made = await psycopg.AsyncConnection.connect(
             _conninfo(url, name), autocommit=True, prepare_threshold=0, **PARAMETERS
         )
         try:
             async with deadline(made, CONNECT_SECONDS):
-                await made.execute(SQL["session"], prepare=False)
+                await _settle(made, proven=proven)
                 with suppress(psycopg.errors.InvalidParameterValue):  # the server's platform can't notice dead peers
-                    await made.execute(SQL["notice_dead_peer"], prepare=False)
+                    await made.execute(SQL["notice_dead_peer"], _whose(made, proven=proven), prepare=False)
             await made.set_autocommit(autocommit)
         except BaseException:
             await made.close()
             raise
     return made
+
+
+@asynccontextmanager
+async def settled(connection: Connection) -> AsyncIterator[None]:
+    """One transaction in which all settings hold, on a connection that is not proven."""
+    async with connection.transaction():
+        await _settle(connection, proven=False)
+        yield
+
+
+async def _settle(connection: Connection, *, proven: bool) -> None:
+    await connection.execute(SQL["session"], _whose(connection, proven=proven), prepare=False)
+
+
+def _whose(connection: Connection, *, proven: bool) -> dict[str, Any]:
+    return {"proven": proven, "pid": connection.info.backend_pid}
 
 
 def _conninfo(url: str, name: str) -> str:

@@ -1,7 +1,8 @@
 -- name: session
 -- What every session relies on, whatever the database or the role has as defaults. Settings that this server's version
--- lacks are left out.
-SELECT pg_catalog.set_config(s.name, s.value, false)
+-- lacks are left out. A session that may be a pooler's, and so the application's next, keeps none of them beyond the
+-- transaction: a pooler gives its client another process id than the session has.
+SELECT pg_catalog.set_config(s.name, s.value, NOT (%(proven)s OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s))
 FROM (VALUES
   ('search_path', 'pg_catalog'), ('default_transaction_isolation', 'read committed'),
   ('default_transaction_read_only', 'off'), ('default_transaction_deferrable', 'off'),
@@ -14,4 +15,4 @@ WHERE pg_catalog.current_setting(s.name, true) IS NOT NULL
 
 -- name: notice_dead_peer
 -- PostgreSQL looks this often, while it runs a statement, whether its client is still there.
-SELECT set_config('client_connection_check_interval', '2s', false)
+SELECT pg_catalog.set_config('client_connection_check_interval', '2s', NOT (%(proven)s OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s))

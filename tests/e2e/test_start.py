@@ -1,22 +1,17 @@
 """How a server starts, and refuses to: one clear line that says what mends it, and an exit code."""
 
-import asyncio
-import os
-import shutil
 import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from harness.cluster import Cluster, clean_environment, free_port
+from harness.cluster import Cluster, free_port
 from harness.database import Database
 from harness.facts import eventually
 from harness.server import Server, Servers
 from tests.support.clients import WebSocketClient
-from tests.support.transport import Transport, verdict
+from tests.support.transport import verdict
 
 
 async def refused(server: Server, code: int) -> str:
@@ -114,68 +109,6 @@ def standby(cluster: Cluster, database: Database) -> Iterator[Cluster]:
 async def test_a_standby_is_refused(database: Database, standby: Cluster) -> None:
     line = await refused(Server(standby.url(database.name)), 1)
     assert "standby" in line
-
-
-@pytest.fixture
-async def bouncer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[int]:
-    """pgbouncer in transaction mode in front of the cluster; its port."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")
-    port = free_port()
-    (tmp_path / "users").write_text('"postgres" ""\n')
-    settings = tmp_path / "pgbouncer.ini"
-    settings.write_text(
-        f"[databases]\n* = host=127.0.0.1 port={cluster.port} user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\n"
-        f"listen_port={port}\nunix_socket_dir=\nauth_type=any\nauth_file={tmp_path}/users\npool_mode=transaction\n"
-        f"ignore_startup_parameters=extra_float_digits,options\ndefault_pool_size=5\nlogfile={tmp_path}/log\n"
-    )
-    as_whom = {}
-    if os.geteuid() == 0:
-        for path in (tmp_path, *tmp_path.parents[:3]):
-            path.chmod(path.stat().st_mode | 0o007 if path == tmp_path else path.stat().st_mode | 0o005)
-        as_whom = {"user": "nobody", "group": "nogroup"}
-    process = subprocess.Popen(
-        [program, str(settings)],
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        **as_whom,
-    )  # type: ignore[call-overload]
-    try:
-        await eventually(lambda: listens(port), 10, "pgbouncer listens")
-        yield port
-    finally:
-        process.terminate()
-        await asyncio.to_thread(process.wait)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-async def test_behind_a_transaction_pooler_the_server_refuses_and_says_what_to_do(
-    database: Database, cluster: Cluster, bouncer: int
-) -> None:
-    line = await refused(Server(cluster.url(database.name, port=bouncer)), 1)
-    assert "pool" in line.lower()
-    assert "DATABASE_URL" in line
-
-
-async def test_an_application_behind_a_transaction_pooler_is_streamed(
-    database: Database, cluster: Cluster, server: Server, bouncer: int
-) -> None:
-    url = cluster.url(database.name, port=bouncer)
-
-    async def write() -> None:
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None) as pooled:
-            await pooled.execute("INSERT INTO posts (author_id) VALUES (1)")
-
-    async with await Transport("websocket").open(server, "posts") as client:
-        await asyncio.gather(*(write() for _ in range(30)))
-        await client.changes(30)
-        await verdict(database, client)
 
 
 async def test_a_database_that_is_away_for_a_while_after_the_start_does_not_end_the_server(
