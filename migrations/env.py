@@ -113,10 +113,19 @@ def migrate(connection: Connection) -> None:
         home.run_file("database.sql")
         if not only_looks:
             home.run_file("roles.sql")
+            home.run_file("restored.sql")
         home.check_revisions(context.get_context().get_current_heads())
         context.run_migrations()
-        if not only_looks and not context.get_context().get_current_heads():
-            home.run_file("leave.sql")
+        if not only_looks:
+            finish(to_base=not context.get_context().get_current_heads())
+
+
+def finish(*, to_base: bool) -> None:
+    if to_base:
+        home.run_file("leave.sql")
+    else:
+        with home.as_owner():
+            home.run_file("rights.sql")  # what a restore has lost of them too
 
 
 def print_sql() -> None:
@@ -126,9 +135,9 @@ def print_sql() -> None:
         home.run("SET LOCAL search_path TO pg_catalog, pg_temp")
         home.run_file("database.sql")
         home.run_file("roles.sql")
+        home.run_file("restored.sql")
         context.run_migrations()
-        if context.get_revision_argument() is None:
-            home.run_file("leave.sql")
+        finish(to_base=context.get_revision_argument() is None)
 
 
 home.choices()  # a mistake in -x is told before anything is done

@@ -330,6 +330,9 @@ ALTER TABLE ONLY realtime.incarnation
 ALTER TABLE ONLY realtime.leadership
     ADD CONSTRAINT leadership_pkey PRIMARY KEY (one);
 
+ALTER TABLE ONLY realtime.meta
+    ADD CONSTRAINT meta_pkey PRIMARY KEY (version);
+
 ALTER TABLE ONLY realtime.migrations
     ADD CONSTRAINT migrations_pkc PRIMARY KEY (version_num);
 
@@ -679,7 +682,12 @@ BEGIN
   END LOOP;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
       coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
-    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen ORDER BY g.gen, p.problem;
+    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen
+    UNION ALL SELECT NULL, 'realtime', 'events', format('subscription %s writes into the schema realtime, where each database has its own event log', quote_ident(s.subname)),
+      format('ALTER SUBSCRIPTION %I SET PUBLICATION … (one of the publisher''s that is FOR TABLES IN SCHEMA of the application, not FOR ALL TABLES)', s.subname)
+    FROM pg_subscription s WHERE EXISTS (SELECT FROM pg_subscription_rel p JOIN pg_class c ON c.oid = p.srrelid
+      WHERE p.srsubid = s.oid AND c.relnamespace = 'realtime'::regnamespace)
+    ORDER BY 1, 4;
 END $$;
 
 CREATE FUNCTION realtime.contains(s pg_snapshot, f pg_snapshot) RETURNS boolean
@@ -2113,7 +2121,9 @@ REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) 
 REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[], always boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.alive TO realtime_reader;
+GRANT SELECT ON TABLE realtime.created TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.current_slot TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.event_id TO realtime_reader;
 GRANT SELECT ON TABLE realtime.event_log_state TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_0 TO realtime_reader;
@@ -2121,10 +2131,14 @@ GRANT SELECT ON TABLE realtime.events_1 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_2 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_3 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.incarnation TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.incarnation_n_seq TO realtime_reader;
 GRANT SELECT ON TABLE realtime.leadership TO realtime_reader;
 GRANT SELECT ON TABLE realtime.meta TO realtime_reader;
+GRANT SELECT ON TABLE realtime.migrations TO realtime_reader;
 GRANT SELECT ON TABLE realtime.partitions_clock TO realtime_reader;
 GRANT SELECT ON TABLE realtime.purges TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.purges_n_seq TO realtime_reader;
 GRANT SELECT ON TABLE realtime.recorded TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.recorded_seq_seq TO realtime_reader;
 GRANT SELECT ON TABLE realtime.relations TO realtime_reader;
 

@@ -97,5 +97,10 @@ BEGIN
   END LOOP;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
       coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
-    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen ORDER BY g.gen, p.problem;
+    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen
+    UNION ALL SELECT NULL, 'realtime', 'events', format('subscription %s writes into the schema realtime, where each database has its own event log', quote_ident(s.subname)),
+      format('ALTER SUBSCRIPTION %I SET PUBLICATION … (one of the publisher''s that is FOR TABLES IN SCHEMA of the application, not FOR ALL TABLES)', s.subname)
+    FROM pg_subscription s WHERE EXISTS (SELECT FROM pg_subscription_rel p JOIN pg_class c ON c.oid = p.srrelid
+      WHERE p.srsubid = s.oid AND c.relnamespace = 'realtime'::regnamespace)
+    ORDER BY 1, 4;
 END $f$;

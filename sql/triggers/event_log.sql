@@ -117,7 +117,7 @@ CREATE TABLE realtime.purges (
 
 -- What servers go by: the version of this schema, and the oldest for which a server can be made that still works with it.
 -- 1 and 2 were before the first release, and nothing leads from them.
-CREATE TABLE realtime.meta (version int NOT NULL, compatible_from int NOT NULL);
+CREATE TABLE realtime.meta (version int PRIMARY KEY, compatible_from int NOT NULL);   -- a key, or a publication FOR ALL TABLES forbids its UPDATE
 INSERT INTO realtime.meta VALUES (3, 3);
 
 -- Tables that a migration created, and so may drop: as long as they are the same relation, in the same form (realtime.form).

@@ -6,15 +6,16 @@ DO $do$
 DECLARE
   f regprocedure;
 BEGIN
-  FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'realtime'::regnamespace AND p.proowner = 'realtime_owner'::regrole LOOP
+  FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'realtime'::regnamespace AND p.proowner = 'realtime_owner'::regrole
+    AND pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE') LOOP
     EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', f);
   END LOOP;
 END $do$;
 GRANT USAGE ON SCHEMA realtime TO PUBLIC;
 GRANT EXECUTE ON FUNCTION realtime.position() TO PUBLIC;
-GRANT SELECT ON realtime.events, realtime.events_0, realtime.events_1, realtime.events_2, realtime.events_3,
-  realtime.event_log_state, realtime.generations, realtime.relations, realtime.incarnation, realtime.alive, realtime.recorded,
-  realtime.partitions_clock, realtime.purges, realtime.meta, realtime.leadership, realtime.current_slot TO realtime_reader;
+-- All of them, so that a member may dump the database.
+GRANT SELECT ON ALL TABLES IN SCHEMA realtime TO realtime_reader;
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA realtime TO realtime_reader;
 GRANT EXECUTE ON FUNCTION realtime.canonical(int, text, text), realtime.spelling(oid, int, oid), realtime.spelled("char", text),
   realtime.spelled_interval(text), realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.shown(oid), realtime.check(), realtime.incarnate(), realtime.turn(interval, bigint, pg_snapshot),
   realtime.slot(), realtime.try_to_lead(), realtime.strangers() TO realtime_reader;
