@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long test-version generator storm ledger chaos conformance bench bench-quick lint format lock clean
+.PHONY: help setup run test test-long test-version generator storm ledger chaos conformance applications bench bench-quick lint format lock clean
 # Two targets that share the set-up never make it twice at once.
 .NOTPARALLEL:
 
@@ -79,6 +79,9 @@ chaos: $(DEV) ## faults at random under load, judged: minutes=3 seed=(any) every
 conformance: $(DEV) ## Autobahn's WebSocket cases against the web edge (needs a Python 2.7); cases="1.* 7.*" for some
 	@set -f; $(BIN)/python -m tests.conformance.autobahn $(cases)
 
+applications: $(DEV) ## Wagtail, django-oscar and procrastinate with every table watched, compared; names="wagtail" for some
+	$(BIN)/python -m tests.applications $(names)
+
 bench: $(DEV) ## measure everything side by side (15 minutes) and write docs/benchmarks.md; parts="fanout delay" for some
 	$(BIN)/python -m bench $(parts)
 
@@ -99,6 +102,7 @@ lock: $(DEV) ## take the newest versions into the lock files
 	$(COMPILE) --upgrade --all-extras --output-file requirements-dev.lock pyproject.toml
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded --output-file requirements-run.lock pyproject.toml
 	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	$(COMPILE) --upgrade --output-file tests/applications/requirements.lock tests/applications/requirements.in
 
 clean: ## delete .venv and caches; the embedded database (.data) stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

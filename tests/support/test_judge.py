@@ -1,5 +1,6 @@
 """The judge itself: a stream as the event log says is never faulted, a planted loss, repetition, swap or lie always."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support import token
 from tests.support.judge import judge, report
 from tests.support.stream import Message, Stream
-from tests.support.truth import Event, Truth, delivery, parse_channel
+from tests.support.truth import Event, Truth, canonical, delivery, parse_channel
 
 CHANNELS = ["posts", "posts:author_id=1"]
 ACTION = {"I": "INSERT", "U": "UPDATE", "D": "DELETE"}
@@ -211,3 +212,16 @@ def test_the_tables_own_rows_have_the_last_word(world: World) -> None:
     assert not judge(heard(sent), world.truth, final=final(sent))
     world.truth.tables["posts"] = state + type(state)(["a row that no trigger saw"])
     assert [f.kind for f in judge(heard(sent), world.truth, final=final(sent))] == ["replay"]
+
+
+@given(worlds)
+def test_rows_that_were_there_before_the_first_event_are_where_a_replay_begins(world: World) -> None:
+    sent, before = world.messages(), {"id": -1, "author_id": 1, "title": "before"}
+    truth, end = Truth(world.events, base={"posts": [before]}), token.read(final(sent))
+    state = world.truth.state_at("posts", end) + Counter([canonical(before)])
+    assert truth.state_at("posts", end) == state
+    truth.tables["posts"] = state
+    assert not judge(heard(sent), truth, final=final(sent))
+    emptied = [*world.events, Event(end.xmax, len(world.events), 0, "T", False, "posts", None, None)]
+    after = token.read(token.mint(end.xmax + 1))
+    assert not Truth(emptied, base={"posts": [before]}).state_at("posts", after)

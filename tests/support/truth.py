@@ -8,6 +8,7 @@ it.
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -131,19 +132,27 @@ def delivery(event: Event, route: tuple[tuple[str, str], ...]) -> Delivery | Non
 
 
 class Truth:
-    def __init__(self, events: list[Event], tables: dict[str, Counter[str]] | None = None) -> None:
-        """`tables`: the rows of each table as SELECT gives them now."""
+    def __init__(
+        self,
+        events: list[Event],
+        tables: dict[str, Counter[str]] | None = None,
+        base: dict[str, list[Row]] | None = None,
+    ) -> None:
+        """`tables`: the rows of each table as SELECT gives them now. `base`: those that were there before the first of
+        the events, and which every position sees."""
         ordered = sorted(events, key=lambda e: (e.id, e.n))
         statements = groupby(ordered, key=lambda e: (e.xid, e.id, e.table))
         self.events = [event for _, statement in statements for event in told(list(statement))]
-        self.tables = tables or {}
+        self.tables, self.base = tables or {}, base or {}
         self._by_table: dict[str, dict[int, list[Event]]] = defaultdict(lambda: defaultdict(list))
         for event in self.events:
             self._by_table[event.table][event.xid].append(event)
         self._xids = {table: sorted(found) for table, found in self._by_table.items()}
 
     @classmethod
-    async def read(cls, connection: psycopg.AsyncConnection[Any], *tables: str) -> "Truth":
+    async def read(
+        cls, connection: psycopg.AsyncConnection[Any], *tables: str, base: dict[str, list[Row]] | None = None
+    ) -> "Truth":
         cursor = await connection.execute(READ_LOG)
         events = [
             Event(
@@ -159,12 +168,7 @@ class Truth:
             )
             for xid, number, n, op, depth, order, schema, name, new, old, key in await cursor.fetchall()
         ]
-        await connection.execute(SETTINGS.encode())
-        rows: dict[str, Counter[str]] = {}
-        for table in tables:
-            cursor = await connection.execute(f"SELECT row_to_json(t)::text FROM {table} t".encode())
-            rows[table] = Counter(canonical(loads(text)) for (text,) in await cursor.fetchall())
-        return cls(events, rows)
+        return cls(events, counted(await read_rows(connection, tables)), base)
 
     def expected(self, channel: str, after: Token, upto: Token) -> dict[int, list[Delivery]]:
         """By transaction: what `channel` is to see that is visible in `upto` and not in `after`, in log order."""
@@ -186,11 +190,27 @@ class Truth:
         visible = [e for xid in self._by_table[table] if position.sees(xid) for e in self._by_table[table][xid]]
         emptied = max((e.id for e in visible if e.op == "T"), default=-1)
         state: Counter[str] = Counter()
+        if emptied < 0:
+            state.update(canonical(row) for row in self.base.get(table, ()) if routed(row, route))
         for event in visible:
             if event.id > emptied:
                 state[event.new_text] += routed(event.new, route)
                 state[event.old_text] -= routed(event.old, route)
         return +state
+
+
+async def read_rows(connection: psycopg.AsyncConnection[Any], tables: Iterable[str]) -> dict[str, list[Row]]:
+    """The rows of each table now, as the event log would have them."""
+    await connection.execute(SETTINGS.encode())
+    found: dict[str, list[Row]] = {}
+    for table in tables:
+        cursor = await connection.execute(f"SELECT row_to_json(t)::text FROM {table} t".encode())
+        found[table] = [loads(text) for (text,) in await cursor.fetchall()]
+    return found
+
+
+def counted(rows: dict[str, list[Row]]) -> dict[str, Counter[str]]:
+    return {table: Counter(canonical(row) for row in found) for table, found in rows.items()}
 
 
 def _row(text: str | None) -> Row | None:

@@ -1,0 +1,1 @@
+"""Applications of others, run as they are with all their tables watched: `make applications`."""
