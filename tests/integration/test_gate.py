@@ -403,6 +403,11 @@ async def test_an_awake_reader_keeps_nobody_from_notifying(may_park: bool, obser
         database = Database(cluster, cluster.create_database(migrated=True))
         log = PostgresEventLog(database.url, observed.append)
         async with running(database, log, observed, may_park=may_park) as reader, await database.connect() as flood:
+
+            async def queue_drained() -> bool:  # what one statement adds is a third of it
+                row = await (await flood.execute("SELECT pg_notification_queue_usage() < 0.5")).fetchone()
+                return row is not None and bool(row[0])
+
             if may_park:
                 await eventually(parked(observed))
             async with await database.connect(autocommit=False) as idle:
@@ -411,7 +416,7 @@ async def test_an_awake_reader_keeps_nobody_from_notifying(may_park: bool, obser
                     await flood.execute(
                         "SELECT pg_notify('realtime', repeat('z', 7900) || i) FROM generate_series(1, 20) i"
                     )
-                    await pause(0.01)
+                    await eventually(queue_drained, 5, "the queue is read")
             await flood.execute("NOTIFY an_application")
             await database.execute("INSERT INTO posts (author_id) VALUES (1)")
             await eventually(lambda: reader.commits >= 1)
