@@ -143,6 +143,8 @@ async def accepts(port: int) -> bool:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_ends_everything_and_the_data_is_there_again(directory: Path, stop: signal.Signals) -> None:
     port = free_port()
+    # The port of its database, which other tests' databases, from 54320 on, do not take while it is down.
+    (directory / "port").write_text(f"{free_port()}\n")
     process, url = await started(directory, port)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("INSERT INTO posts (author_id, title) VALUES (7, 'kept')")

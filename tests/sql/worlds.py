@@ -40,19 +40,21 @@ def function(name: str, body: str) -> str:
 @st.composite
 def bodies(draw: st.DrawFn, table: str, *, row: bool, before: bool) -> str:
     """What a trigger does: nothing, an audit, or something to a row of one of the tables. A BEFORE trigger that removes
-    what another part of the query has written to a table without marks is something that order can't tell."""
+    what another part of the query has written to a table without marks is something that order can't tell. So is one
+    that puts back unchanged a row that another part has deleted: what it makes is new each time."""
     other = table if before else draw(tables)
+    made, remade = ("nextval('made')", "nextval('made')") if before else ("50", "60")
     key = draw(st.sampled_from(("coalesce(NEW.id, OLD.id)", str(draw(keys))))) if row else str(draw(keys))
     return draw(
         st.sampled_from(
             (
                 "INSERT INTO audit VALUES (TG_OP);",
                 "PERFORM 1;",
-                f"INSERT INTO {other} (id, v) VALUES ({key}, 50) ON CONFLICT DO NOTHING;",
+                f"INSERT INTO {other} (id, v) VALUES ({key}, {made}) ON CONFLICT DO NOTHING;",
                 f"UPDATE {other} SET v = v + 10 WHERE id = {key};",
                 f"DELETE FROM {other} WHERE id = {key};",
                 f"UPDATE {table} SET v = v + 20 WHERE id = {key};",
-                f"INSERT INTO {other} (id, v) VALUES ({key}, 60) ON CONFLICT (id) DO UPDATE SET v = {other}.v + 5;",
+                f"INSERT INTO {other} (id, v) VALUES ({key}, {remade}) ON CONFLICT (id) DO UPDATE SET v = {other}.v + 5;",
                 f"INSERT INTO audit VALUES (TG_OP); UPDATE {other} SET id = {key} + 5 WHERE id = {key};",
             )
         )
@@ -84,7 +86,7 @@ def triggers(draw: st.DrawFn, table: str, number: int) -> str:
 
 @st.composite
 def schemas(draw: st.DrawFn) -> str:
-    parts = ["CREATE TABLE audit (op text);"]
+    parts = ["CREATE TABLE audit (op text); CREATE SEQUENCE made START 1000 INCREMENT 100;"]
     deferrable = draw(st.sampled_from(("", "", " DEFERRABLE")))
     for i, table in enumerate(TABLES):
         refers = draw(st.sampled_from(TABLES[: i + 1])) if not deferrable and draw(st.booleans()) else None
