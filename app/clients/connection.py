@@ -18,8 +18,8 @@ from app.core.audience import Point
 from app.core.session import Session, State
 from app.model.change import Table
 from app.model.channel import TableAddress
+from app.model.claims import Identity
 from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason
-from app.model.identity import Identity
 from app.model.observations import Failed, Lagging, MessagesReceived, Transport
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster

@@ -6,7 +6,7 @@ from typing import Protocol, TypedDict
 from aiohttp import web
 
 from app.clients.outbox import Sink
-from app.model.identity import Identity
+from app.model.claims import Identity
 
 
 class Client(Protocol):

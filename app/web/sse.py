@@ -12,8 +12,8 @@ from typing import Final
 from aiohttp import web
 
 from app.core import wire
+from app.model.claims import ANONYMOUS
 from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLimited, Unavailable
-from app.model.identity import ANONYMOUS
 from app.model.observations import ConnectionFailed, Observer
 from app.web.admission import Admission
 from app.web.clients import Clients

@@ -12,8 +12,8 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection
 from wsproto.utilities import RemoteProtocolError
 
+from app.model.claims import ANONYMOUS
 from app.model.errors import ClientError, CloseCode
-from app.model.identity import ANONYMOUS
 from app.model.observations import ConnectionFailed, Observer
 from app.web.admission import Admission
 from app.web.clients import Clients

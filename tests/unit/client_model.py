@@ -14,8 +14,8 @@ from app.clients.registry import Registry
 from app.core import wire
 from app.core.hub import Hub
 from app.model.change import Batch
+from app.model.claims import ANONYMOUS
 from app.model.errors import CloseCode, DatabaseAway
-from app.model.identity import ANONYMOUS
 from app.model.observations import Failed, Lagging, Observation, Transport
 from app.stream.broadcaster import Broadcaster
 from app.stream.follower import Follower

@@ -15,7 +15,7 @@ from wsproto.events import BytesMessage, TextMessage
 
 from app.clients.outbox import Sink
 from app.core.wire import frame_head
-from app.model.identity import Identity
+from app.model.claims import Identity
 from app.model.observations import Failed, Observation
 from app.web.admission import Admission
 from app.web.clients import Clients

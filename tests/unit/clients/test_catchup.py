@@ -8,8 +8,8 @@ from app.clients.catchup import CatchUp
 from app.clients.connection import Connection
 from app.core.session import Session
 from app.model.channel import TableAddress, parse
+from app.model.claims import ANONYMOUS
 from app.model.errors import ResetReason
-from app.model.identity import ANONYMOUS
 from app.model.observations import Observation, Reset
 from tests.unit.memory_sink import MemorySink
 from tests.unit.stage import Stage

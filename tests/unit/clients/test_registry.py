@@ -2,8 +2,8 @@
 
 from app.clients.connection import Connection
 from app.core.session import State
+from app.model.claims import ANONYMOUS, Identity
 from app.model.errors import CloseCode, ResetReason
-from app.model.identity import ANONYMOUS, Identity
 from tests.unit.memory_sink import MemorySink
 from tests.unit.stage import Stage
 

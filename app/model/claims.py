@@ -1,0 +1,37 @@
+"""Who a client is, as its token says: the user, and the claims by which rights are judged.
+
+Invariant: an identity is never changed once it is made, nor is anything in it, so that what was judged for it holds
+for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`user` is the claim `sub`. It is None for a client without a token, who is anonymous and has no claims.
+
+    `claims` are all claims of the token, as JSON values: an object is a read-only mapping, an array a tuple. `expires`
+    (`exp`) and `issued` (`iat`) are seconds since 1970; `jti` is the name of this one token."""
+
+    user: str | None = None
+    claims: Mapping[str, object] = field(default_factory=lambda: frozen({}), hash=False)
+    expires: float | None = None
+    issued: float | None = None
+    jti: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "claims", frozen(self.claims))
+
+
+def frozen(value: Any) -> Any:
+    """A JSON value that nobody can change, equal to the one that was given."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({name: frozen(member) for name, member in value.items()})
+    return tuple(frozen(member) for member in value) if isinstance(value, list | tuple) else value
+
+
+ANONYMOUS: Final = Identity()
