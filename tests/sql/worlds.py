@@ -39,26 +39,27 @@ def function(name: str, body: str) -> str:
 
 @st.composite
 def bodies(draw: st.DrawFn, table: str, *, row: bool, before: bool) -> str:
-    """What a trigger does: nothing, an audit, or something to a row of one of the tables. A BEFORE trigger that removes
-    what another part of the query has written to a table without marks is something that order can't tell. So is one
-    that puts back unchanged a row that another part has deleted: what it makes is new each time."""
+    """What a trigger does: nothing, an audit, or something to a row of one of the tables. A BEFORE trigger writes to its
+    own table alone, removes no row of it and gives none another key, for the row may be one that the same query has
+    just written: order can't tell that. Nor can it tell one that puts back unchanged a row which another part of the
+    query has deleted: what a BEFORE trigger makes is new each time."""
     other = table if before else draw(tables)
     made, remade = ("nextval('made')", "nextval('made')") if before else ("50", "60")
     key = draw(st.sampled_from(("coalesce(NEW.id, OLD.id)", str(draw(keys))))) if row else str(draw(keys))
-    return draw(
-        st.sampled_from(
-            (
-                "INSERT INTO audit VALUES (TG_OP);",
-                "PERFORM 1;",
-                f"INSERT INTO {other} (id, v) VALUES ({key}, {made}) ON CONFLICT DO NOTHING;",
-                f"UPDATE {other} SET v = v + 10 WHERE id = {key};",
-                f"DELETE FROM {other} WHERE id = {key};",
-                f"UPDATE {table} SET v = v + 20 WHERE id = {key};",
-                f"INSERT INTO {other} (id, v) VALUES ({key}, {remade}) ON CONFLICT (id) DO UPDATE SET v = {other}.v + 5;",
-                f"INSERT INTO audit VALUES (TG_OP); UPDATE {other} SET id = {key} + 5 WHERE id = {key};",
-            )
-        )
-    )
+    choices = [
+        "INSERT INTO audit VALUES (TG_OP);",
+        "PERFORM 1;",
+        f"INSERT INTO {other} (id, v) VALUES ({key}, {made}) ON CONFLICT DO NOTHING;",
+        f"UPDATE {other} SET v = v + 10 WHERE id = {key};",
+        f"UPDATE {table} SET v = v + 20 WHERE id = {key};",
+        f"INSERT INTO {other} (id, v) VALUES ({key}, {remade}) ON CONFLICT (id) DO UPDATE SET v = {other}.v + 5;",
+    ]
+    if not before:
+        choices += [
+            f"DELETE FROM {other} WHERE id = {key};",
+            f"INSERT INTO audit VALUES (TG_OP); UPDATE {other} SET id = {key} + 5 WHERE id = {key};",
+        ]
+    return draw(st.sampled_from(choices))
 
 
 @st.composite
