@@ -57,7 +57,7 @@ class Demo:
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._asked = 0  # requests that are being answered or wait for a connection
         self._is_ours = is_ours
-        self._psql = f"{psql} -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
+        self._psql = f"{psql} \\\n  -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
         self._ahead = 0.0  # seconds that the database's clock is ahead of this process's
         self._clock_until = -1.0
 

@@ -7,6 +7,8 @@ import { element } from "/demo/form.js";
 
 const LOGGED = 80;
 const SHOWN = 160; // characters of a value
+// Numbers, times and UUIDs stay on one line: they may be broken at each hyphen otherwise.
+const WHOLE = /^[0-9a-f:.+TZ-]{1,36}$/i;
 
 export class Log {
   #waiting = [];
@@ -54,7 +56,7 @@ function described({ action, data, old }) {
   const told = action === "UPDATE" ? names.filter((name) => said(data[name]) !== said(old?.[name])) : names;
   for (const name of told) {
     const values = action === "UPDATE" ? [value(old?.[name]), " → ", value(data[name])] : [value((data ?? old)[name])];
-    node.append(element("span", "name", name), " ", ...values, "  ");
+    node.append(element("span", "name", name), "\u00a0", ...values, "  ");
   }
   if (!told.length) node.textContent = action === "TRUNCATE" ? "every row" : "no column changed";
   return node;
@@ -66,5 +68,6 @@ function value(of) {
   const text = said(of) || '""';
   const node = document.createElement("bdi"); // a right-to-left value must not turn its neighbours round
   node.textContent = text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text;
+  node.classList.toggle("whole", WHOLE.test(text));
   return node;
 }

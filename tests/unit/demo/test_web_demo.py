@@ -67,7 +67,7 @@ async def test_the_state_is_one_cut_with_its_position(http: ClientSession) -> No
     assert state["rows"]["notifications"] == []
     assert [r["row"] for r in state["rows"]["posts"]] == [str(r["id"]) for r in state["rows"]["posts"]]
     assert state["position"].startswith("a1-")
-    assert state["psql"].startswith("psql 'postgresql://somewhere' -c \"INSERT INTO posts")
+    assert state["psql"].startswith("psql 'postgresql://somewhere' \\\n  -c \"INSERT INTO posts")
 
 
 async def test_the_clock_is_the_databases(http: ClientSession, database: Database) -> None:
