@@ -402,9 +402,7 @@ BEGIN
   here.vals := coalesce(d.key, '{}') || ARRAY(SELECT c FROM unnest(begin_generation.routes) WITH ORDINALITY r(route, i)
     CROSS JOIN LATERAL unnest(realtime.route_columns(r.route)) WITH ORDINALITY u(c, j)
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
-  EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-    here.capture, realtime.capture_source(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark)));
-  EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', here.capture);
+  PERFORM realtime.make_capture(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
   INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint, always)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
@@ -459,63 +457,142 @@ BEGIN
   RETURN realtime.spelled(here.how, here.spelt);
 END $$;
 
-CREATE FUNCTION realtime.capture_1() RETURNS trigger
+CREATE FUNCTION realtime.capture_1_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint := pg_trigger_depth(); note text;
-  saved_timezone text;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
-    RETURN NULL;
-  END IF;
-  IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    saved_timezone := current_setting('TimeZone');
-    PERFORM set_config('TimeZone', 'UTC', true);
-  END IF;
-  IF TG_NARGS > 0 THEN
-    FOR i IN depth - 1 .. depth LOOP
-      note := current_setting(concat(TG_ARGV[0], i), true);
-      IF strpos(note, TG_ARGV[1]) > 0 THEN
-        IF ord IS NULL THEN
-          ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-          depth := i + 1;
-        END IF;
-        note := replace(note, TG_ARGV[1], '');
-        note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-      END IF;
-    END LOOP;
-    ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
-  END IF;
-  IF depth > 1 AND ord IS NULL THEN
-    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-  END IF;
-  IF TG_OP = 'INSERT' THEN
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'I'::"char", here.depth, here.ord, clock_timestamp(),
-      k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
-  ELSIF TG_OP = 'UPDATE' THEN
-    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'U'::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
-    ELSE
-      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
-      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
-      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+      RETURN nothing;
     END IF;
-  ELSIF TG_OP = 'DELETE' THEN
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'D'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+  IF saved_timezone IS NOT NULL THEN
+    PERFORM set_config('TimeZone', saved_timezone, true);
+  END IF;
+  RETURN nothing;
+END $$;
+
+CREATE FUNCTION realtime.capture_1_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$#variable_conflict use_column
+<<here>>
+DECLARE
+  ord bigint; depth smallint; saved_timezone text; nothing record;
+BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+      RETURN nothing;
+    END IF;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+  IF saved_timezone IS NOT NULL THEN
+    PERFORM set_config('TimeZone', saved_timezone, true);
+  END IF;
+  RETURN nothing;
+END $$;
+
+CREATE FUNCTION realtime.capture_1_truncate() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$#variable_conflict use_column
+<<here>>
+DECLARE
+  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
+BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+      RETURN nothing;
+    END IF;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF TG_NARGS > 0 THEN
+      depth := pg_trigger_depth();
+      FOR i IN depth - 1 .. depth LOOP
+        note := current_setting(concat(TG_ARGV[0], i), true);
+        IF strpos(note, TG_ARGV[1]) > 0 THEN
+          IF ord IS NULL THEN
+            ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+            depth := i + 1;
+          END IF;
+          note := replace(note, TG_ARGV[1], '');
+          note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+        END IF;
+      END LOOP;
+      ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'T'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
+  IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+  IF saved_timezone IS NOT NULL THEN
+    PERFORM set_config('TimeZone', saved_timezone, true);
+  END IF;
+  RETURN nothing;
+END $$;
+
+CREATE FUNCTION realtime.capture_1_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$#variable_conflict use_column
+<<here>>
+DECLARE
+  ord bigint; depth smallint; saved_timezone text; nothing record;
+BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+      RETURN nothing;
+    END IF;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
+    INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
   ELSE
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 1, 'T'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], NULL::text[], NULL::json, NULL::json;
+    INSERT INTO realtime.events SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
+      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
+      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
@@ -523,66 +600,145 @@ BEGIN
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
-  RETURN NULL;
+  RETURN nothing;
 END $$;
 
-CREATE FUNCTION realtime.capture_2() RETURNS trigger
+CREATE FUNCTION realtime.capture_2_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint := pg_trigger_depth(); note text;
-  saved_timezone text;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
-    RETURN NULL;
-  END IF;
-  IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    saved_timezone := current_setting('TimeZone');
-    PERFORM set_config('TimeZone', 'UTC', true);
-  END IF;
-  IF TG_NARGS > 0 THEN
-    FOR i IN depth - 1 .. depth LOOP
-      note := current_setting(concat(TG_ARGV[0], i), true);
-      IF strpos(note, TG_ARGV[1]) > 0 THEN
-        IF ord IS NULL THEN
-          ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-          depth := i + 1;
-        END IF;
-        note := replace(note, TG_ARGV[1], '');
-        note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-      END IF;
-    END LOOP;
-    ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
-  END IF;
-  IF depth > 1 AND ord IS NULL THEN
-    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-  END IF;
-  IF TG_OP = 'INSERT' THEN
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'I'::"char", here.depth, here.ord, clock_timestamp(),
-      k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
-  ELSIF TG_OP = 'UPDATE' THEN
-    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'U'::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
-    ELSE
-      INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", here.depth, here.ord, clock_timestamp(),
-      w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
-      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
-      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+      RETURN nothing;
     END IF;
-  ELSIF TG_OP = 'DELETE' THEN
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'D'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS created_at, NULL::text AS id, NULL::text AS kind, NULL::text AS read_at, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+  IF saved_timezone IS NOT NULL THEN
+    PERFORM set_config('TimeZone', saved_timezone, true);
+  END IF;
+  RETURN nothing;
+END $$;
+
+CREATE FUNCTION realtime.capture_2_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$#variable_conflict use_column
+<<here>>
+DECLARE
+  ord bigint; depth smallint; saved_timezone text; nothing record;
+BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+      RETURN nothing;
+    END IF;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+  IF saved_timezone IS NOT NULL THEN
+    PERFORM set_config('TimeZone', saved_timezone, true);
+  END IF;
+  RETURN nothing;
+END $$;
+
+CREATE FUNCTION realtime.capture_2_truncate() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$#variable_conflict use_column
+<<here>>
+DECLARE
+  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
+BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+      RETURN nothing;
+    END IF;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF TG_NARGS > 0 THEN
+      depth := pg_trigger_depth();
+      FOR i IN depth - 1 .. depth LOOP
+        note := current_setting(concat(TG_ARGV[0], i), true);
+        IF strpos(note, TG_ARGV[1]) > 0 THEN
+          IF ord IS NULL THEN
+            ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+            depth := i + 1;
+          END IF;
+          note := replace(note, TG_ARGV[1], '');
+          note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
+        END IF;
+      END LOOP;
+      ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'T'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
+  IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+  IF saved_timezone IS NOT NULL THEN
+    PERFORM set_config('TimeZone', saved_timezone, true);
+  END IF;
+  RETURN nothing;
+END $$;
+
+CREATE FUNCTION realtime.capture_2_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$#variable_conflict use_column
+<<here>>
+DECLARE
+  ord bigint; depth smallint; saved_timezone text; nothing record;
+BEGIN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+      RETURN nothing;
+    END IF;
+    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+      saved_timezone := current_setting('TimeZone');
+      PERFORM set_config('TimeZone', 'UTC', true);
+    END IF;
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;
+  END IF;
+  IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
+    INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
   ELSE
-    INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0::int, pg_current_xact_id(), 2, 'T'::"char", here.depth, here.ord, clock_timestamp(),
-      NULL::text[], NULL::text[], NULL::json, NULL::json;
+    INSERT INTO realtime.events SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
+      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
+      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
@@ -590,41 +746,55 @@ BEGIN
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
-  RETURN NULL;
+  RETURN nothing;
 END $$;
 
-CREATE FUNCTION realtime.capture_source(t realtime.captured) RETURNS text
+CREATE FUNCTION realtime.capture_functions(capture text) RETURNS oid[]
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT ARRAY[to_regproc('realtime.' || quote_ident(capture || '_insert')), to_regproc('realtime.' || quote_ident(capture || '_update')),
+    to_regproc('realtime.' || quote_ident(capture || '_delete')), to_regproc('realtime.' || quote_ident(capture || '_truncate'))]::oid[]
+$$;
+
+CREATE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint := pg_trigger_depth(); note text;
-%s
+  ord bigint; depth smallint;%s nothing record;
 BEGIN
-  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN
-    RETURN NULL;
+  IF %s%s OR pg_trigger_depth() > 1%s THEN
+    IF %2$s THEN
+      RETURN nothing;
+    END IF;%5$s%s
   END IF;
-%s%s%s
+  %s
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-%s  RETURN NULL;
+  END IF;%s
+  RETURN nothing;
 END $s$,
-    s.declare, t.rel, CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen, s.pin,
-    CASE WHEN t.level = 's' THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
-    CASE WHEN t.level = 's' THEN realtime.statement_source(t) ELSE realtime.row_source(t) END,
+    CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
+    CASE WHEN m.marked THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
+    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) ELSE realtime.row_source(t, capture_source.op) END,
     s.unpin)
-  FROM (SELECT coalesce(string_agg(format('  saved_%s text;', lower(n)), E'\n'), '') AS declare,
-      coalesce(string_agg(format($s$  IF current_setting(%1$L) %2$s THEN
-    saved_%3$s := current_setting(%1$L);
-    PERFORM set_config(%1$L, %4$L, true);
-  END IF;
-$s$, n, v.off, lower(n), v.value), ''), '') AS pin,
-      coalesce(string_agg(format($s$  IF saved_%2$s IS NOT NULL THEN
+  FROM (SELECT t.level = 's' AND (t.mark OR capture_source.op = 'truncate') AS marked,
+      format('TG_RELID <> ''%s''::oid%s AND NOT realtime.owns(%s, TG_RELID)', t.rel,
+        CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen) AS strange) m,
+    (SELECT coalesce(string_agg(format(' saved_%s text;', lower(n)), ''), '') AS declare,
+      coalesce(string_agg(format(' OR current_setting(%L) %s', n, v.off), ''), '') AS off,
+      coalesce(string_agg(format($s$
+    IF current_setting(%1$L) %2$s THEN
+      saved_%3$s := current_setting(%1$L);
+      PERFORM set_config(%1$L, %4$L, true);
+    END IF;$s$, n, v.off, lower(n), v.value), ''), '') AS pin,
+      format(CASE WHEN count(*) > 1 THEN $s$
+  IF coalesce(%s) IS NOT NULL THEN%s
+  END IF;$s$ ELSE '%2$s' END, string_agg(format('saved_%s', lower(n)), ', '), string_agg(format($s$
+  IF saved_%2$s IS NOT NULL THEN
     PERFORM set_config(%1$L, saved_%2$s, true);
-  END IF;
-$s$, n, lower(n)), ''), '') AS unpin
+  END IF;$s$, n, lower(n)), '')) AS unpin
     FROM realtime.settings(t.rel, t.vals) n JOIN (VALUES
       ('TimeZone', 'UTC', 'NOT IN (''UTC'', ''Etc/UTC'', ''GMT'')'), ('DateStyle', 'ISO', 'NOT LIKE ''ISO%'''),
       ('IntervalStyle', 'iso_8601', '<> ''iso_8601'''), ('bytea_output', 'hex', '<> ''hex'''),
@@ -655,20 +825,7 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
     RETURN;
   END IF;
-  FOR o IN SELECT g, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
-    LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
-    WHERE d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid ORDER BY g.gen
-  LOOP
-    IF o.found IS NOT NULL THEN
-      PERFORM realtime.go_on(o.g, o.rel);
-    ELSE
-      BEGIN
-        PERFORM realtime.end_generation((o.g).gen);
-      EXCEPTION WHEN lock_not_available THEN   -- of a partition that was detached: next time
-        NULL;
-      END;
-    END IF;
-  END LOOP;
+  PERFORM realtime.follow(NULL, NULL);
   FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
       FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
     JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
@@ -789,7 +946,7 @@ BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
     WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
       AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
-      AND d.refobjid = to_regproc(format('realtime.%I', capture))
+      AND d.refobjid = ANY (realtime.capture_functions(capture))
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;
@@ -832,8 +989,8 @@ CREATE FUNCTION realtime.end_generation(gen integer) RETURNS void
     SET client_min_messages TO 'warning'
     AS $$
 BEGIN
-  EXECUTE format('DROP FUNCTION IF EXISTS realtime.%I() CASCADE',
-    (SELECT g.capture FROM realtime.generations g WHERE g.gen = end_generation.gen));
+  EXECUTE (SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
+    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen);
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
   DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);
@@ -878,6 +1035,31 @@ BEGIN
     SELECT x::text::bigint AS x FROM pg_snapshot_xip(now) x
     UNION SELECT generate_series(pg_snapshot_xmax(now)::text::bigint, own - 1)) o WHERE o.x < own;
   RETURN concat(coalesce(split_part(open, ',', 1), own::text), ':', own, ':', open)::pg_snapshot;
+END $$;
+
+CREATE FUNCTION realtime.follow(known_schema text, known_name text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100 ms'
+    AS $$
+DECLARE
+  o record;
+BEGIN
+  FOR o IN SELECT g, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
+    LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
+    WHERE (d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid)
+      AND (known_name IS NULL OR (g.schema, g.name) = (known_schema, known_name)) ORDER BY g.gen
+  LOOP
+    IF o.found IS NOT NULL THEN
+      PERFORM realtime.go_on(o.g, o.rel);
+    ELSE
+      BEGIN
+        PERFORM realtime.end_generation((o.g).gen);
+      EXCEPTION WHEN lock_not_available THEN   -- of a partition that was detached: next time
+        NULL;
+      END;
+    END IF;
+  END LOOP;
 END $$;
 
 CREATE FUNCTION realtime.form(rel oid) RETURNS text
@@ -963,9 +1145,8 @@ END $$;
 CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
-  SELECT format($s$INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, ord, at, new_vals, old_vals, new, old)
-    SELECT realtime.slot(), %s, %s::int, pg_current_xact_id(), %s, %s::"char", here.depth, here.ord, clock_timestamp(),
-      %s;$s$, id, n, gen, op, body)
+  SELECT format($s$INSERT INTO realtime.events SELECT realtime.slot(), %s, %s, pg_current_xact_id(), %s, %s::"char",
+    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), %s;$s$, id, n, gen, op, body)
 $_$;
 
 CREATE FUNCTION realtime.is_empty(rel oid) RETURNS boolean
@@ -1023,8 +1204,7 @@ CREATE FUNCTION realtime.located() RETURNS TABLE(gen integer, rel oid)
     (SELECT t.tgrelid FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-        AND d.refobjid = to_regproc(format('realtime.%I', g.capture))
-        AND t.tgtype & 4 <> 0
+        AND d.refobjid = to_regproc(format('realtime.%I', g.capture || '_insert'))
       ORDER BY t.tgrelid <> g.relid, (n.nspname, c.relname) <> (g.schema, g.name) LIMIT 1),
     (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = g.relid AND c.relname = g.name AND n.nspname = g.schema))
@@ -1061,7 +1241,7 @@ CREATE FUNCTION realtime.lock_order(tables oid[]) RETURNS oid[]
         UNION ALL SELECT p.relid::oid, p.level FROM pg_partition_tree(t.rel) p WHERE p.relid <> t.rel
         UNION ALL SELECT g.tgrelid, 1000 FROM realtime.generations w
           JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-            AND d.refobjid = to_regproc(format('realtime.%I', w.capture))
+            AND d.refobjid = ANY (realtime.capture_functions(w.capture))
           JOIN pg_trigger g ON g.oid = d.objid
           WHERE w.relid = t.rel AND NOT w.ended AND g.tgrelid <> t.rel) m) n
     GROUP BY relid) o
@@ -1081,9 +1261,9 @@ CREATE FUNCTION realtime.look(gens integer[]) RETURNS TABLE(gen integer, relid o
     LANGUAGE sql STABLE
     AS $$
   WITH RECURSIVE tree AS (
-    SELECT g.gen, g.relid AS root, to_regproc(format('realtime.%I', g.capture))::oid AS capture, c.oid AS relid, c.relkind, c.relfilenode
+    SELECT g.gen, g.relid AS root, realtime.capture_functions(g.capture) AS functions, c.oid AS relid, c.relkind, c.relfilenode
     FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE g.gen = ANY (gens)
-    UNION ALL SELECT t.gen, t.root, t.capture, c.oid, c.relkind, c.relfilenode
+    UNION ALL SELECT t.gen, t.root, t.functions, c.oid, c.relkind, c.relfilenode
     FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid JOIN pg_class c ON c.oid = i.inhrelid WHERE t.relkind = 'p')
   SELECT t.gen, t.relid, t.root, t.relfilenode,
     (SELECT hashtext(string_agg(concat(a.attnum, ' ', a.xmin, ' ', d.xmin), ',' ORDER BY a.attnum)) FROM pg_attribute a
@@ -1095,27 +1275,42 @@ CREATE FUNCTION realtime.look(gens integer[]) RETURNS TABLE(gen integer, relid o
       CASE WHEN bool_and(g.tgenabled IN ('O', 'A')) FILTER (WHERE n.counts) THEN
         concat(count(*) FILTER (WHERE n.counts), ' ', string_agg(concat(g.tgname, g.xmin), ',' ORDER BY g.tgname) FILTER (WHERE n.counts)) END AS triggers,
       bool_or(g.tgtype & 32 <> 0 AND g.tgenabled IN ('O', 'A')) AS covered
-    FROM pg_trigger g CROSS JOIN LATERAL (SELECT t.relid = t.root OR g.tgtype & 32 = 0 AS counts) n WHERE g.tgrelid = t.relid AND g.tgfoid = t.capture) g
+    FROM pg_trigger g CROSS JOIN LATERAL (SELECT t.relid = t.root OR g.tgtype & 32 = 0 AS counts) n WHERE g.tgrelid = t.relid AND g.tgfoid = ANY (t.functions)) g
 $$;
+
+CREATE FUNCTION realtime.make_capture(t realtime.captured) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  op text;
+BEGIN
+  FOREACH op IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
+    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+      concat(t.capture, '_', op), realtime.capture_source(t, op));
+    EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', concat(t.capture, '_', op));
+  END LOOP;
+END $$;
 
 CREATE FUNCTION realtime.mark_source() RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
   SELECT $s$
-  IF TG_NARGS > 0 THEN
-    FOR i IN depth - 1 .. depth LOOP
-      note := current_setting(concat(TG_ARGV[0], i), true);
-      IF strpos(note, TG_ARGV[1]) > 0 THEN
-        IF ord IS NULL THEN
-          ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-          depth := i + 1;
+    IF TG_NARGS > 0 THEN
+      depth := pg_trigger_depth();
+      FOR i IN depth - 1 .. depth LOOP
+        note := current_setting(concat(TG_ARGV[0], i), true);
+        IF strpos(note, TG_ARGV[1]) > 0 THEN
+          IF ord IS NULL THEN
+            ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+            depth := i + 1;
+          END IF;
+          note := replace(note, TG_ARGV[1], '');
+          note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
         END IF;
-        note := replace(note, TG_ARGV[1], '');
-        note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-      END IF;
-    END LOOP;
-    ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
-  END IF;$s$
+      END LOOP;
+      ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
+    END IF;$s$
 $_$;
 
 CREATE FUNCTION realtime.matters(root oid, rel oid, trigger text) RETURNS boolean
@@ -1252,9 +1447,9 @@ CREATE FUNCTION realtime.place_source() RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
   SELECT $s$
-  IF depth > 1 AND ord IS NULL THEN
-    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-  END IF;$s$
+    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
+      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+    END IF;$s$
 $_$;
 
 CREATE FUNCTION realtime.plain(rel regclass, capture text) RETURNS boolean
@@ -1263,7 +1458,7 @@ CREATE FUNCTION realtime.plain(rel regclass, capture text) RETURNS boolean
     AS $$
 BEGIN
   RETURN current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
-    AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgfoid = to_regproc(format('realtime.%I', capture)))
+    AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgfoid = ANY (realtime.capture_functions(capture)))
     AND realtime.plain_table(rel);
 END $$;
 
@@ -1376,17 +1571,11 @@ CREATE FUNCTION realtime.recapture() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-DECLARE
-  o record;
 BEGIN
   PERFORM pg_advisory_xact_lock(1919247220, 3);
-  FOR o IN SELECT g.capture, realtime.capture_source(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark)) AS source
+  PERFORM realtime.make_capture(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark))
     FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen CROSS JOIN LATERAL realtime.describe(l.rel) d
-    WHERE d.fingerprint = g.fingerprint
-  LOOP
-    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      o.capture, o.source);
-  END LOOP;
+    WHERE d.fingerprint = g.fingerprint;
 END $$;
 
 CREATE FUNCTION realtime.refuse(rel regclass) RETURNS void
@@ -1457,7 +1646,8 @@ CREATE FUNCTION realtime.row_item(t realtime.captured, source text, alias text) 
     LANGUAGE sql STABLE
     AS $$
   SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) %s',
-    (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT unnest(realtime.shown(t.rel))) u(c)),
+    (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT s.name FROM realtime.sized(t.rel) s
+      UNION SELECT unnest(realtime.shown(t.rel)) WHERE t.hidden <> '{}') u(c)),
     CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END', t.rel, t.capture,
       realtime.vals_source(t, true), realtime.vals_source(t, false)) END,
     z.size,
@@ -1467,27 +1657,18 @@ CREATE FUNCTION realtime.row_item(t realtime.captured, source text, alias text) 
   FROM realtime.size_source(t.rel) z(size)
 $$;
 
-CREATE FUNCTION realtime.row_source(t realtime.captured) RETURNS text
+CREATE FUNCTION realtime.row_source(t realtime.captured, op text) RETURNS text
     LANGUAGE sql STABLE
-    AS $_$
-  SELECT format($s$
-  IF TG_OP = 'INSERT' THEN
-    %s
-  ELSIF TG_OP = 'UPDATE' THEN
-    %s
-  ELSIF TG_OP = 'DELETE' THEN
-    %s
-  ELSE
-    %s
-  END IF;$s$,
-    realtime.insert_source(t.gen, e.each, '0', '''I''', format('w.vals, NULL::text[], %s, NULL::json FROM %s', e.new_json, e.w)),
-    realtime.insert_source(t.gen, e.each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE CASE WHEN greatest(o.size, w.size) <= %s THEN OLD *<> NEW ELSE true END',
-      e.new_json, e.old_json, e.w, e.o, realtime.size_limit(t.rel))),
-    realtime.insert_source(t.gen, e.each, '0', '''D''', format('NULL::text[], o.vals, NULL::json, %s FROM %s', e.old_json, e.o)),
-    realtime.insert_source(t.gen, e.each, '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json'))
+    AS $$
+  SELECT CASE op
+    WHEN 'insert' THEN realtime.insert_source(t.gen, e.each, '0', '''I''', format('w.vals, NULL::text[], %s, NULL::json FROM %s', e.new_json, e.w))
+    WHEN 'update' THEN realtime.insert_source(t.gen, e.each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE CASE WHEN greatest(o.size, w.size) <= %s THEN OLD *<> NEW ELSE true END',
+      e.new_json, e.old_json, e.w, e.o, realtime.size_limit(t.rel)))
+    WHEN 'delete' THEN realtime.insert_source(t.gen, e.each, '0', '''D''', format('NULL::text[], o.vals, NULL::json, %s FROM %s', e.old_json, e.o))
+    ELSE realtime.insert_source(t.gen, e.each, '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json') END
   FROM (SELECT 'nextval(''realtime.event_id'')' AS each, realtime.json_source(t, 'NEW', 'w') AS new_json, realtime.json_source(t, 'OLD', 'o') AS old_json,
     realtime.row_item(t, 'NEW.*', 'w') AS w, realtime.row_item(t, 'OLD.*', 'o') AS o) e
-$_$;
+$$;
 
 CREATE FUNCTION realtime.sees(s pg_snapshot, slot integer) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -1556,8 +1737,15 @@ $$;
 CREATE FUNCTION realtime.size_source(rel oid) RETURNS text
     LANGUAGE sql STABLE
     AS $$
-  SELECT CASE WHEN count(*) = 0 THEN '0' ELSE format('greatest(%s, %s)', string_agg(format('pg_column_size(%I)', a.attname), ', ' ORDER BY a.attnum),
-    CASE WHEN bool_or(t.typtype IN ('r', 'm', 'c') OR t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype) THEN 2001 ELSE 0 END) END
+  SELECT CASE WHEN count(*) = 0 THEN '0' ELSE format('greatest(%s, %s)', string_agg(format('pg_column_size(%I)', z.name), ', ' ORDER BY z.num),
+    CASE WHEN bool_or(z.packed) THEN 2001 ELSE 0 END) END
+  FROM realtime.sized(rel) z
+$$;
+
+CREATE FUNCTION realtime.sized(rel oid) RETURNS TABLE(name text, num smallint, packed boolean)
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT a.attname::text, a.attnum, t.typtype IN ('r', 'm', 'c') OR t.typcategory = 'A' AND realtime.base_type(t.typelem) = 'numeric'::regtype
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
   WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND t.typlen < 0
     AND NOT (a.atttypid = ANY ('{numeric,inet,cidr}'::regtype[]) OR a.atttypid = ANY ('{varchar,bpchar,bit,varbit}'::regtype[]) AND a.atttypmod BETWEEN 0 AND 1000)
@@ -1610,7 +1798,7 @@ CREATE FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) RET
   FROM d JOIN pg_type t ON t.oid = d.oid AND t.typtype <> 'd' LEFT JOIN pg_collation c ON c.oid = collation_id
 $$;
 
-CREATE FUNCTION realtime.statement_source(t realtime.captured) RETURNS text
+CREATE FUNCTION realtime.statement_source(t realtime.captured, op text) RETURNS text
     LANGUAGE plpgsql STABLE
     AS $_$
 DECLARE
@@ -1619,38 +1807,35 @@ DECLARE
   json text := realtime.json_source(t, 'x.*', 'k');
   new_json text := realtime.json_source(t, 'w.r', 'w');
   old_json text := realtime.json_source(t, 'o.r', 'o');
+  sized text := realtime.row_item((t.rel, t.gen, t.capture, t.key, '{}', '{}', t.level, t.mark), 'x.*', 'k');
   -- coalesce(x.*) is the whole row whatever its columns are called
   one text := 'SELECT coalesce(x.*) AS r, k.* FROM';
   many text := format('SELECT row_number() OVER () AS n, CASE WHEN k.size <= %s THEN coalesce(x.*) END AS r, k.* FROM', realtime.size_limit(t.rel));
   small text := format('CASE WHEN realtime.plain(%L::regclass, %L) THEN row_to_json(%%s) ELSE realtime.careful_json(%%1$s) END', t.rel, t.capture);
 BEGIN
-  RETURN format($s$
-  IF TG_OP = 'INSERT' THEN
-    %s
-  ELSIF TG_OP = 'UPDATE' THEN
-    IF NOT EXISTS (SELECT FROM new_rows OFFSET 1)%s THEN
-      %s
-    ELSE
-      %s
-    END IF;
-  ELSIF TG_OP = 'DELETE' THEN
+  RETURN CASE op
+  WHEN 'insert' THEN
+    realtime.insert_source(t.gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, k))
+  WHEN 'update' THEN format($s$IF NOT EXISTS (SELECT FROM new_rows OFFSET 1)%s THEN
     %s
   ELSE
     %s
   END IF;$s$,
-    realtime.insert_source(t.gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, k)),
     CASE WHEN realtime.size_source(t.rel) = '0' THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN %s WHERE k.size > 2000)'
-      ' AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN %1$s WHERE k.size > 2000)', k) END,
+      ' AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN %1$s WHERE k.size > 2000)', sized) END,
     realtime.insert_source(t.gen, each, '0', '''U''', format(
       'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w WHERE o.r *<> w.r',
       CASE WHEN t.hidden = '{}' THEN format(small, 'w.r') ELSE new_json END, CASE WHEN t.hidden = '{}' THEN format(small, 'o.r') ELSE old_json END, one, k)),
-    realtime.insert_source(t.gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)',
+    realtime.insert_source(t.gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)::int',
       'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
       'w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN %s END, CASE WHEN o.n IS NOT NULL THEN %s END
       FROM (%s old_rows x CROSS JOIN %s) o FULL JOIN (%3$s new_rows x CROSS JOIN %4$s) w USING (n)
-      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE', new_json, old_json, many, k)),
-    realtime.insert_source(t.gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, k)),
-    realtime.insert_source(t.gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json'));
+      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE', new_json, old_json, many, k)))
+  WHEN 'delete' THEN
+    realtime.insert_source(t.gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, k))
+  ELSE
+    realtime.insert_source(t.gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json')
+  END;
 END $_$;
 
 CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
@@ -1743,7 +1928,8 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
     LANGUAGE sql STABLE
     AS $$
   SELECT rel, v.name, v.type, v.marked, format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION realtime.%I(%s)',
-      v.name, v.event, rel::regclass, v.how, CASE WHEN v.marked THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END, capture,
+      v.name, v.event, rel::regclass, v.how, CASE WHEN v.marked THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END,
+      replace(v.name, 'realtime', capture),
       CASE WHEN v.marked THEN format('%L, %L', n.note, v.op) END)
   FROM (VALUES
     ('realtime_insert', 4::smallint, mark, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'i'),
@@ -1753,7 +1939,7 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
   ) v(name, type, marked, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
   UNION ALL
   SELECT m.relid, v.name, v.type, false, CASE WHEN m.relid = rel OR v.type = 32 THEN
-    format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, capture,
+    format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, v.calls,
       CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
   FROM (VALUES
     ('00_realtime_insert', 5::smallint, 'AFTER INSERT', 'FOR EACH ROW'),
@@ -1761,7 +1947,7 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
     ('00_realtime_delete', 9::smallint, 'AFTER DELETE', 'FOR EACH ROW'),
     ('00_realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT')
   ) b(name, type, event, how) CROSS JOIN LATERAL
-    (SELECT b.name || substr(capture, length('capture') + 1) AS name, b.type, b.event, b.how) v
+    (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how) v
   CROSS JOIN (SELECT rel AS relid UNION SELECT t.relid::oid FROM pg_partition_tree(rel) t) m
   WHERE level = 'r'
 $$;
@@ -1952,6 +2138,8 @@ BEGIN
       PERFORM realtime.take_locks(ARRAY[here.rel], CASE WHEN g.gen IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
     END IF;
   END LOOP;
+  PERFORM realtime.follow(d.schema, d.name) FROM realtime.generations o   -- whom others still take for the table of this name
+    WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
   here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
   PERFORM realtime.mend_triggers(g);
@@ -1968,7 +2156,7 @@ CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, cap
   FROM realtime.triggers(rel, level, mark, capture) e
   FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-        AND d.refobjid = to_regproc(format('realtime.%I', capture))) t
+        AND d.refobjid = ANY (realtime.capture_functions(capture))) t
     ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
   WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled <> 'A' AND (always OR t.tgenabled <> 'O')
 $$;
@@ -1976,14 +2164,14 @@ $$;
 
 -- Triggers
 
-CREATE TRIGGER realtime_delete AFTER DELETE ON public.notifications REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
-CREATE TRIGGER realtime_delete AFTER DELETE ON public.posts REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
-CREATE TRIGGER realtime_insert AFTER INSERT ON public.notifications REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
-CREATE TRIGGER realtime_insert AFTER INSERT ON public.posts REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
-CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_2_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_2_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_2('realtime.capture_2_', 't');
-CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_1_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_1_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_1('realtime.capture_1_', 't');
-CREATE TRIGGER realtime_update AFTER UPDATE ON public.notifications REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2();
-CREATE TRIGGER realtime_update AFTER UPDATE ON public.posts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1();
+CREATE TRIGGER realtime_delete AFTER DELETE ON public.notifications REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2_delete();
+CREATE TRIGGER realtime_delete AFTER DELETE ON public.posts REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1_delete();
+CREATE TRIGGER realtime_insert AFTER INSERT ON public.notifications REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2_insert();
+CREATE TRIGGER realtime_insert AFTER INSERT ON public.posts REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1_insert();
+CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_2_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_2_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_2_truncate('realtime.capture_2_', 't');
+CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_1_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_1_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_1_truncate('realtime.capture_1_', 't');
+CREATE TRIGGER realtime_update AFTER UPDATE ON public.notifications REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2_update();
+CREATE TRIGGER realtime_update AFTER UPDATE ON public.posts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1_update();
 
 
 -- Rights
@@ -1996,9 +2184,16 @@ REVOKE ALL ON FUNCTION realtime.begin_generation(rel oid, routes text[], level "
 REVOKE ALL ON FUNCTION realtime.canonical(gen integer, name text, value text) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.canonical(gen integer, name text, value text) TO realtime_reader;
 
-REVOKE ALL ON FUNCTION realtime.capture_1() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.capture_2() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.capture_source(t realtime.captured) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_1_delete() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_1_insert() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_1_truncate() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_1_update() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_2_delete() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_2_insert() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_2_truncate() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_2_update() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_functions(capture text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_source(t realtime.captured, op text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.careful_json(x record) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.careful_json(x record) TO realtime_owner;
@@ -2018,6 +2213,7 @@ REVOKE ALL ON FUNCTION realtime.encode_name(name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.end_generation(gen integer) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE realtime.finish_purges(IN wait interval, INOUT still_open bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.floor_now() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.follow(known_schema text, known_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.form(rel oid) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.generations TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.go_on(g realtime.generations, rel oid) FROM PUBLIC;
@@ -2039,6 +2235,7 @@ REVOKE ALL ON FUNCTION realtime.lock_holders() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock_order(tables oid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock_watched() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.look(gens integer[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.make_capture(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.matters(root oid, rel oid, trigger text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mend_triggers(g realtime.generations) FROM PUBLIC;
@@ -2069,7 +2266,7 @@ REVOKE ALL ON FUNCTION realtime.route_columns(route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, source text, alias text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.setting(name text, otherwise interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
@@ -2079,6 +2276,7 @@ GRANT ALL ON FUNCTION realtime.shown(rel oid) TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.size_limit(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.size_source(rel oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.sized(rel oid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.slot() TO realtime_reader;
@@ -2092,7 +2290,7 @@ GRANT ALL ON FUNCTION realtime.spelled_interval(value text) TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) TO realtime_reader;
 
-REVOKE ALL ON FUNCTION realtime.statement_source(t realtime.captured) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.statement_source(t realtime.captured, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.still_route(rel oid, route text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.strangers() FROM PUBLIC;

@@ -12,8 +12,8 @@ branch_labels = None
 depends_on = None
 
 FILES = (
-    "event_log.sql", "describe.sql", "relations.sql", "capture.sql", "locks.sql", "watch.sql", "check.sql", "position.sql",
-    "incarnation.sql", "leader.sql", "partitions.sql", "rights.sql",
+    "event_log.sql", "describe.sql", "relations.sql", "rendering.sql", "capture.sql", "locks.sql", "watch.sql", "check.sql",
+    "position.sql", "incarnation.sql", "leader.sql", "partitions.sql", "rights.sql",
 )  # fmt: skip
 
 

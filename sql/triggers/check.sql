@@ -11,8 +11,7 @@ CREATE OR REPLACE FUNCTION realtime.located() RETURNS TABLE (gen int, rel oid) L
     (SELECT t.tgrelid FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-        AND d.refobjid = to_regproc(format('realtime.%I', g.capture))
-        AND t.tgtype & 4 <> 0
+        AND d.refobjid = to_regproc(format('realtime.%I', g.capture || '_insert'))
       ORDER BY t.tgrelid <> g.relid, (n.nspname, c.relname) <> (g.schema, g.name) LIMIT 1),
     (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = g.relid AND c.relname = g.name AND n.nspname = g.schema))
@@ -61,18 +60,17 @@ CREATE OR REPLACE FUNCTION realtime.problems() RETURNS TABLE (gen int, problem t
     WHERE realtime.matters(g.relid, t.relid, t.name)
 $f$;
 
-CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
-#variable_conflict use_column
+-- A new generation for each table that was altered, renamed or moved since its own began, and the end of those that were
+-- dropped. With a name: only what was known by it, which another table bears now.
+CREATE OR REPLACE FUNCTION realtime.follow(known_schema text, known_name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
 DECLARE
   o record;
 BEGIN
-  IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
-    RETURN;
-  END IF;
   FOR o IN SELECT g, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
     LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
-    WHERE d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid ORDER BY g.gen
+    WHERE (d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid)
+      AND (known_name IS NULL OR (g.schema, g.name) = (known_schema, known_name)) ORDER BY g.gen
   LOOP
     IF o.found IS NOT NULL THEN
       PERFORM realtime.go_on(o.g, o.rel);
@@ -84,6 +82,18 @@ BEGIN
       END;
     END IF;
   END LOOP;
+END $f$;
+
+CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
+#variable_conflict use_column
+DECLARE
+  o record;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
+    RETURN;
+  END IF;
+  PERFORM realtime.follow(NULL, NULL);
   FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
       FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
     JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen

@@ -185,12 +185,19 @@ CREATE OR REPLACE FUNCTION realtime.note_source(note text, op text) RETURNS text
     split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L), true) IS NOT NULL$s$, note, op)
 $f$;
 
+-- The functions that capture a table, one for each operation, as far as they are there.
+CREATE OR REPLACE FUNCTION realtime.capture_functions(capture text) RETURNS oid[] LANGUAGE sql STABLE AS $f$
+  SELECT ARRAY[to_regproc('realtime.' || quote_ident(capture || '_insert')), to_regproc('realtime.' || quote_ident(capture || '_update')),
+    to_regproc('realtime.' || quote_ident(capture || '_delete')), to_regproc('realtime.' || quote_ident(capture || '_truncate'))]::oid[]
+$f$;
+
 -- The triggers that a watched table must bear. `sql` is null for those that PostgreSQL clones to partitions itself.
 -- Row-level ones are named to fire before the application's, and numbered: a partition may be watched with its parent.
 CREATE OR REPLACE FUNCTION realtime.triggers(rel oid, level "char", mark bool, capture text)
 RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGUAGE sql STABLE AS $f$
   SELECT rel, v.name, v.type, v.marked, format('CREATE TRIGGER %I %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION realtime.%I(%s)',
-      v.name, v.event, rel::regclass, v.how, CASE WHEN v.marked THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END, capture,
+      v.name, v.event, rel::regclass, v.how, CASE WHEN v.marked THEN format('WHEN (%s)', realtime.note_source(n.note, v.op)) END,
+      replace(v.name, 'realtime', capture),
       CASE WHEN v.marked THEN format('%L, %L', n.note, v.op) END)
   FROM (VALUES
     ('realtime_insert', 4::smallint, mark, 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', 'i'),
@@ -200,7 +207,7 @@ RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGU
   ) v(name, type, marked, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
   UNION ALL
   SELECT m.relid, v.name, v.type, false, CASE WHEN m.relid = rel OR v.type = 32 THEN
-    format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, capture,
+    format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, v.calls,
       CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
   FROM (VALUES
     ('00_realtime_insert', 5::smallint, 'AFTER INSERT', 'FOR EACH ROW'),
@@ -208,7 +215,7 @@ RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGU
     ('00_realtime_delete', 9::smallint, 'AFTER DELETE', 'FOR EACH ROW'),
     ('00_realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT')
   ) b(name, type, event, how) CROSS JOIN LATERAL
-    (SELECT b.name || substr(capture, length('capture') + 1) AS name, b.type, b.event, b.how) v
+    (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how) v
   CROSS JOIN (SELECT rel AS relid UNION SELECT t.relid::oid FROM pg_partition_tree(rel) t) m
   WHERE level = 'r'
 $f$;

@@ -14,9 +14,9 @@
 CREATE OR REPLACE FUNCTION realtime.look(gens int[]) RETURNS TABLE (gen int, relid oid, root oid, filenode oid, columns int, triggers text, covered bool, born bool)
 LANGUAGE sql STABLE AS $f$
   WITH RECURSIVE tree AS (
-    SELECT g.gen, g.relid AS root, to_regproc(format('realtime.%I', g.capture))::oid AS capture, c.oid AS relid, c.relkind, c.relfilenode
+    SELECT g.gen, g.relid AS root, realtime.capture_functions(g.capture) AS functions, c.oid AS relid, c.relkind, c.relfilenode
     FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE g.gen = ANY (gens)
-    UNION ALL SELECT t.gen, t.root, t.capture, c.oid, c.relkind, c.relfilenode
+    UNION ALL SELECT t.gen, t.root, t.functions, c.oid, c.relkind, c.relfilenode
     FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid JOIN pg_class c ON c.oid = i.inhrelid WHERE t.relkind = 'p')
   SELECT t.gen, t.relid, t.root, t.relfilenode,
     (SELECT hashtext(string_agg(concat(a.attnum, ' ', a.xmin, ' ', d.xmin), ',' ORDER BY a.attnum)) FROM pg_attribute a
@@ -28,7 +28,7 @@ LANGUAGE sql STABLE AS $f$
       CASE WHEN bool_and(g.tgenabled IN ('O', 'A')) FILTER (WHERE n.counts) THEN
         concat(count(*) FILTER (WHERE n.counts), ' ', string_agg(concat(g.tgname, g.xmin), ',' ORDER BY g.tgname) FILTER (WHERE n.counts)) END AS triggers,
       bool_or(g.tgtype & 32 <> 0 AND g.tgenabled IN ('O', 'A')) AS covered
-    FROM pg_trigger g CROSS JOIN LATERAL (SELECT t.relid = t.root OR g.tgtype & 32 = 0 AS counts) n WHERE g.tgrelid = t.relid AND g.tgfoid = t.capture) g
+    FROM pg_trigger g CROSS JOIN LATERAL (SELECT t.relid = t.root OR g.tgtype & 32 = 0 AS counts) n WHERE g.tgrelid = t.relid AND g.tgfoid = ANY (t.functions)) g
 $f$;
 
 -- Whether a relation holds no row, as its storage says; null where that can't be seen without waiting.

@@ -15,18 +15,18 @@ BEGIN
   END IF;
 END $f$;
 
--- CASCADE takes with the function what a detached partition may still bear of its triggers.
+-- CASCADE takes with the functions what a detached partition may still bear of its triggers.
 CREATE OR REPLACE FUNCTION realtime.end_generation(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $f$
 BEGIN
-  EXECUTE format('DROP FUNCTION IF EXISTS realtime.%I() CASCADE',
-    (SELECT g.capture FROM realtime.generations g WHERE g.gen = end_generation.gen));
+  EXECUTE (SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
+    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen);
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
   DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);
 END $f$;
 
--- A new generation of the watch that `previous` belongs to, or of a new watch (null): the row, the function, the event.
+-- A new generation of the watch that `previous` belongs to, or of a new watch (null): the row, the functions, the event.
 CREATE OR REPLACE FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark bool, previous int, always bool DEFAULT false)
 RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 #variable_conflict use_column
@@ -42,9 +42,7 @@ BEGIN
   here.vals := coalesce(d.key, '{}') || ARRAY(SELECT c FROM unnest(begin_generation.routes) WITH ORDINALITY r(route, i)
     CROSS JOIN LATERAL unnest(realtime.route_columns(r.route)) WITH ORDINALITY u(c, j)
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
-  EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-    here.capture, realtime.capture_source(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark)));
-  EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', here.capture);
+  PERFORM realtime.make_capture(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
   INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint, always)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
@@ -121,7 +119,7 @@ RETURNS TABLE (relid oid, name text, problem text, stray bool) LANGUAGE sql STAB
   FROM realtime.triggers(rel, level, mark, capture) e
   FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
       WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-        AND d.refobjid = to_regproc(format('realtime.%I', capture))) t
+        AND d.refobjid = ANY (realtime.capture_functions(capture))) t
     ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
   WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled <> 'A' AND (always OR t.tgenabled <> 'O')
 $f$;
@@ -154,6 +152,8 @@ BEGIN
       PERFORM realtime.take_locks(ARRAY[here.rel], CASE WHEN g.gen IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
     END IF;
   END LOOP;
+  PERFORM realtime.follow(d.schema, d.name) FROM realtime.generations o   -- whom others still take for the table of this name
+    WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
   here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
   PERFORM realtime.mend_triggers(g);
@@ -161,7 +161,7 @@ BEGIN
   RETURN here.gen;
 END $f$;
 
--- Gives a table the triggers of its generation, and takes off the others that call its capture function.
+-- Gives a table the triggers of its generation, and takes off the others that call its capture functions.
 CREATE OR REPLACE FUNCTION realtime.mend_triggers(g realtime.generations) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   o record;
@@ -185,7 +185,7 @@ BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
     WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
       AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
-      AND d.refobjid = to_regproc(format('realtime.%I', capture))
+      AND d.refobjid = ANY (realtime.capture_functions(capture))
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;
@@ -228,15 +228,9 @@ END $f$;
 -- generation began keeps its function, which realtime.check() replaces with its next generation. No table is locked:
 -- a writer has the old text or the new one.
 CREATE OR REPLACE FUNCTION realtime.recapture() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
-DECLARE
-  o record;
 BEGIN
   PERFORM pg_advisory_xact_lock(1919247220, 3);
-  FOR o IN SELECT g.capture, realtime.capture_source(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark)) AS source
+  PERFORM realtime.make_capture(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark))
     FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen CROSS JOIN LATERAL realtime.describe(l.rel) d
-    WHERE d.fingerprint = g.fingerprint
-  LOOP
-    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      o.capture, o.source);
-  END LOOP;
+    WHERE d.fingerprint = g.fingerprint;
 END $f$;

@@ -12,7 +12,7 @@ ENTRY: Final = re.compile(r"^-- (?:Data for )?Name: (.*); Type: (.*); Schema: .*
 CAPTURES: Final = re.compile(r"^(CREATE|REVOKE ALL ON) FUNCTION realtime\.capture_\d")
 CAPTURE: Final = re.compile(r"capture_[0-9a-f]{12}")
 GENERATION: Final = re.compile(
-    r"FUNCTION realtime\.(capture_[0-9a-f]{12})\(\) RETURNS.*?realtime\.owns\((\d+),", re.DOTALL
+    r"FUNCTION realtime\.(capture_[0-9a-f]{12})_\w+\(\) RETURNS.*?realtime\.owns\((\d+),", re.DOTALL
 )
 OID: Final = re.compile(r"((?:TG_RELID <> |realtime\.plain\(|realtime\.listed\()')[0-9]+(')")
 HEAD: Final = """\

@@ -12,7 +12,7 @@ from tests.migrations.later import BEFORE, LATER, Later
 
 async def test_one_step_back_is_what_the_last_version_made(fresh: Database, later: Later) -> None:
     definitions = """SELECT 'function ' || pg_get_functiondef(oid) || coalesce(proacl::text, '') FROM pg_proc
-      WHERE pronamespace = 'realtime'::regnamespace AND proname !~ '^capture_[0-9a-f]{12}$'
+      WHERE pronamespace = 'realtime'::regnamespace AND proname !~ '^capture_[0-9a-f]{12}_'
       UNION ALL SELECT concat_ws(' ', 'column', attrelid::regclass, attname, attstattarget) FROM pg_attribute
       WHERE attrelid::regclass::text ~ '^realtime' AND attnum > 0 ORDER BY 1"""
     migrate(fresh.url)
