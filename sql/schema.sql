@@ -801,6 +801,13 @@ END $s$,
       ('lc_monetary', 'C', '<> ''C'''), ('quote_all_identifiers', 'off', '<> ''off'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
 $_$;
 
+CREATE FUNCTION realtime.capture_triggers(capture text) RETURNS SETOF pg_trigger
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT t.* FROM unnest(realtime.capture_functions(capture)) f CROSS JOIN LATERAL (SELECT d.objid FROM pg_depend d
+    WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = f OFFSET 0) d JOIN pg_trigger t ON t.oid = d.objid
+$$;
+
 CREATE FUNCTION realtime.careful_json(x record) RETURNS json
     LANGUAGE plpgsql STRICT SECURITY DEFINER
     AS $$
@@ -825,7 +832,7 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
     RETURN;
   END IF;
-  PERFORM realtime.follow(NULL, NULL);
+  PERFORM realtime.follow();
   FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
       FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
     JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
@@ -943,10 +950,8 @@ CREATE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS void
 DECLARE
   o record;
 BEGIN
-  FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
-    WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-      AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
-      AND d.refobjid = ANY (realtime.capture_functions(capture))
+  FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM realtime.capture_triggers(capture) t WHERE t.tgparentid = 0
+    AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;
@@ -1037,7 +1042,7 @@ BEGIN
   RETURN concat(coalesce(split_part(open, ',', 1), own::text), ':', own, ':', open)::pg_snapshot;
 END $$;
 
-CREATE FUNCTION realtime.follow(known_schema text, known_name text) RETURNS void
+CREATE FUNCTION realtime.follow(heir oid DEFAULT NULL::oid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '100 ms'
@@ -1047,8 +1052,9 @@ DECLARE
 BEGIN
   FOR o IN SELECT g, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
     LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
-    WHERE (d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid)
-      AND (known_name IS NULL OR (g.schema, g.name) = (known_schema, known_name)) ORDER BY g.gen
+    WHERE (d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid) AND (heir IS NULL OR g.relid <> heir
+      AND (g.schema, g.name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = heir))
+    ORDER BY g.gen
   LOOP
     IF o.found IS NOT NULL THEN
       PERFORM realtime.go_on(o.g, o.rel);
@@ -1201,10 +1207,8 @@ CREATE FUNCTION realtime.located() RETURNS TABLE(gen integer, rel oid)
     LANGUAGE sql STABLE
     AS $$
   SELECT g.gen, coalesce(
-    (SELECT t.tgrelid FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
-      JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-        AND d.refobjid = to_regproc(format('realtime.%I', g.capture || '_insert'))
+    (SELECT t.tgrelid FROM realtime.capture_triggers(g.capture) t
+      JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgparentid = 0
       ORDER BY t.tgrelid <> g.relid, (n.nspname, c.relname) <> (g.schema, g.name) LIMIT 1),
     (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = g.relid AND c.relname = g.name AND n.nspname = g.schema))
@@ -1239,10 +1243,7 @@ CREATE FUNCTION realtime.lock_order(tables oid[]) RETURNS oid[]
       FROM (SELECT DISTINCT unnest(tables) AS rel) t CROSS JOIN LATERAL (
         SELECT t.rel AS relid, 0 AS level
         UNION ALL SELECT p.relid::oid, p.level FROM pg_partition_tree(t.rel) p WHERE p.relid <> t.rel
-        UNION ALL SELECT g.tgrelid, 1000 FROM realtime.generations w
-          JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-            AND d.refobjid = ANY (realtime.capture_functions(w.capture))
-          JOIN pg_trigger g ON g.oid = d.objid
+        UNION ALL SELECT g.tgrelid, 1000 FROM realtime.generations w CROSS JOIN LATERAL realtime.capture_triggers(w.capture) g
           WHERE w.relid = t.rel AND NOT w.ended AND g.tgrelid <> t.rel) m) n
     GROUP BY relid) o
 $$;
@@ -2138,7 +2139,7 @@ BEGIN
       PERFORM realtime.take_locks(ARRAY[here.rel], CASE WHEN g.gen IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
     END IF;
   END LOOP;
-  PERFORM realtime.follow(d.schema, d.name) FROM realtime.generations o   -- whom others still take for the table of this name
+  PERFORM realtime.follow(here.rel) FROM realtime.generations o   -- whom others still take for the table of this name
     WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
   here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
@@ -2154,9 +2155,7 @@ CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, cap
     WHEN e.name IS NULL THEN 'is not needed' WHEN t.tgenabled IN ('O', 'A') THEN 'is not ENABLE ALWAYS' ELSE 'is disabled' END,
     e.name IS NULL AND t.tgrelid <> rel AND NOT EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) a WHERE a.relid = rel)
   FROM realtime.triggers(rel, level, mark, capture) e
-  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
-      WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-        AND d.refobjid = ANY (realtime.capture_functions(capture))) t
+  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM realtime.capture_triggers(capture) t) t
     ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
   WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled <> 'A' AND (always OR t.tgenabled <> 'O')
 $$;
@@ -2194,6 +2193,7 @@ REVOKE ALL ON FUNCTION realtime.capture_2_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.capture_2_update() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.capture_functions(capture text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.capture_source(t realtime.captured, op text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.capture_triggers(capture text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.careful_json(x record) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.careful_json(x record) TO realtime_owner;
@@ -2213,7 +2213,7 @@ REVOKE ALL ON FUNCTION realtime.encode_name(name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.end_generation(gen integer) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE realtime.finish_purges(IN wait interval, INOUT still_open bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.floor_now() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.follow(known_schema text, known_name text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.follow(heir oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.form(rel oid) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.generations TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.go_on(g realtime.generations, rel oid) FROM PUBLIC;

@@ -4,14 +4,12 @@
 -- Invariants: what it can mend without rights on the table it mends, by a new generation; the rest it returns with
 -- the SQL that mends it. It writes nothing when nothing changed, and never waits for a watch that is under way.
 
--- Where each live generation's table is now: the table whose triggers call its capture function (an oid does not
+-- Where each live generation's table is now: the table whose triggers call its capture functions (an oid does not
 -- survive a dump), else the table of the same oid and name, else null.
 CREATE OR REPLACE FUNCTION realtime.located() RETURNS TABLE (gen int, rel oid) LANGUAGE sql STABLE AS $f$
   SELECT g.gen, coalesce(
-    (SELECT t.tgrelid FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
-      JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-        AND d.refobjid = to_regproc(format('realtime.%I', g.capture || '_insert'))
+    (SELECT t.tgrelid FROM realtime.capture_triggers(g.capture) t
+      JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.tgparentid = 0
       ORDER BY t.tgrelid <> g.relid, (n.nspname, c.relname) <> (g.schema, g.name) LIMIT 1),
     (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.oid = g.relid AND c.relname = g.name AND n.nspname = g.schema))
@@ -61,16 +59,17 @@ CREATE OR REPLACE FUNCTION realtime.problems() RETURNS TABLE (gen int, problem t
 $f$;
 
 -- A new generation for each table that was altered, renamed or moved since its own began, and the end of those that were
--- dropped. With a name: only what was known by it, which another table bears now.
-CREATE OR REPLACE FUNCTION realtime.follow(known_schema text, known_name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+-- dropped. With a table: only of the others that are still known by its name.
+CREATE OR REPLACE FUNCTION realtime.follow(heir oid DEFAULT NULL) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
 DECLARE
   o record;
 BEGIN
   FOR o IN SELECT g, l.rel, d.fingerprint AS found FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen
     LEFT JOIN LATERAL realtime.describe(l.rel) d ON true
-    WHERE (d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid)
-      AND (known_name IS NULL OR (g.schema, g.name) = (known_schema, known_name)) ORDER BY g.gen
+    WHERE (d.fingerprint IS DISTINCT FROM g.fingerprint OR l.rel <> g.relid) AND (heir IS NULL OR g.relid <> heir
+      AND (g.schema, g.name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = heir))
+    ORDER BY g.gen
   LOOP
     IF o.found IS NOT NULL THEN
       PERFORM realtime.go_on(o.g, o.rel);
@@ -93,7 +92,7 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
     RETURN;
   END IF;
-  PERFORM realtime.follow(NULL, NULL);
+  PERFORM realtime.follow();
   FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
       FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
     JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen

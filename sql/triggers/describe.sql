@@ -191,6 +191,12 @@ CREATE OR REPLACE FUNCTION realtime.capture_functions(capture text) RETURNS oid[
     to_regproc('realtime.' || quote_ident(capture || '_delete')), to_regproc('realtime.' || quote_ident(capture || '_truncate'))]::oid[]
 $f$;
 
+-- The triggers that call them, on whatever table. OFFSET 0: found by the function, whatever the planner takes the catalog for.
+CREATE OR REPLACE FUNCTION realtime.capture_triggers(capture text) RETURNS SETOF pg_trigger LANGUAGE sql STABLE AS $f$
+  SELECT t.* FROM unnest(realtime.capture_functions(capture)) f CROSS JOIN LATERAL (SELECT d.objid FROM pg_depend d
+    WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = f OFFSET 0) d JOIN pg_trigger t ON t.oid = d.objid
+$f$;
+
 -- The triggers that a watched table must bear. `sql` is null for those that PostgreSQL clones to partitions itself.
 -- Row-level ones are named to fire before the application's, and numbered: a partition may be watched with its parent.
 CREATE OR REPLACE FUNCTION realtime.triggers(rel oid, level "char", mark bool, capture text)

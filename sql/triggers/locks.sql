@@ -35,10 +35,7 @@ CREATE OR REPLACE FUNCTION realtime.lock_order(tables oid[]) RETURNS oid[] LANGU
       FROM (SELECT DISTINCT unnest(tables) AS rel) t CROSS JOIN LATERAL (
         SELECT t.rel AS relid, 0 AS level
         UNION ALL SELECT p.relid::oid, p.level FROM pg_partition_tree(t.rel) p WHERE p.relid <> t.rel
-        UNION ALL SELECT g.tgrelid, 1000 FROM realtime.generations w
-          JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-            AND d.refobjid = ANY (realtime.capture_functions(w.capture))
-          JOIN pg_trigger g ON g.oid = d.objid
+        UNION ALL SELECT g.tgrelid, 1000 FROM realtime.generations w CROSS JOIN LATERAL realtime.capture_triggers(w.capture) g
           WHERE w.relid = t.rel AND NOT w.ended AND g.tgrelid <> t.rel) m) n
     GROUP BY relid) o
 $f$;

@@ -117,9 +117,7 @@ RETURNS TABLE (relid oid, name text, problem text, stray bool) LANGUAGE sql STAB
     WHEN e.name IS NULL THEN 'is not needed' WHEN t.tgenabled IN ('O', 'A') THEN 'is not ENABLE ALWAYS' ELSE 'is disabled' END,
     e.name IS NULL AND t.tgrelid <> rel AND NOT EXISTS (SELECT FROM pg_partition_ancestors(t.tgrelid) a WHERE a.relid = rel)
   FROM realtime.triggers(rel, level, mark, capture) e
-  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
-      WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
-        AND d.refobjid = ANY (realtime.capture_functions(capture))) t
+  FULL JOIN (SELECT t.tgrelid, t.tgname, t.tgtype, t.tgenabled, t.tgqual IS NOT NULL AS marked FROM realtime.capture_triggers(capture) t) t
     ON t.tgrelid = e.relid AND t.tgname = e.name AND t.tgtype = e.type AND t.marked = e.marked
   WHERE t.tgname IS NULL OR e.name IS NULL OR t.tgenabled <> 'A' AND (always OR t.tgenabled <> 'O')
 $f$;
@@ -152,7 +150,7 @@ BEGIN
       PERFORM realtime.take_locks(ARRAY[here.rel], CASE WHEN g.gen IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
     END IF;
   END LOOP;
-  PERFORM realtime.follow(d.schema, d.name) FROM realtime.generations o   -- whom others still take for the table of this name
+  PERFORM realtime.follow(here.rel) FROM realtime.generations o   -- whom others still take for the table of this name
     WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
   here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
@@ -182,10 +180,8 @@ CREATE OR REPLACE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS
 DECLARE
   o record;
 BEGIN
-  FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM pg_depend d JOIN pg_trigger t ON t.oid = d.objid
-    WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass AND t.tgparentid = 0
-      AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
-      AND d.refobjid = ANY (realtime.capture_functions(capture))
+  FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM realtime.capture_triggers(capture) t WHERE t.tgparentid = 0
+    AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;
