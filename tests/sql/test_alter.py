@@ -112,7 +112,8 @@ async def test_a_dropped_table_goes_off_the_air(database: Database) -> None:
     assert await database.value("SELECT ended FROM realtime.generations WHERE gen = %s", gen)
     assert (
         await database.value(
-            "SELECT count(*) FROM pg_proc p JOIN realtime.generations ON starts_with(proname, capture) WHERE gen = %s", gen
+            "SELECT count(*) FROM pg_proc p JOIN realtime.generations ON starts_with(proname, capture) WHERE gen = %s",
+            gen,
         )
         == 0
     )

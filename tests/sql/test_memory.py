@@ -39,6 +39,8 @@ async def test_a_backend_keeps_little_of_each_table_that_it_writes_to(database: 
     for prepare in ("", WATCHED):
         await database.execute(prepare or "SELECT")
         async with await database.connect() as connection:
-            await growth(connection, range(1, 6))  # what all tables share, and the rounding up of what grows by doubling
+            await growth(
+                connection, range(1, 6)
+            )  # what all tables share, and the rounding up of what grows by doubling
             grown.append(await growth(connection, range(6, TABLES + 1)))
     assert grown[1] - grown[0] < MOST

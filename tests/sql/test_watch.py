@@ -54,7 +54,8 @@ async def test_unwatch_leaves_nothing_on_the_table(database: Database) -> None:
     assert await database.value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass") == 0
     assert (
         await database.value(
-            "SELECT count(*) FROM pg_proc p JOIN realtime.generations ON starts_with(proname, capture) WHERE gen = %s", gen
+            "SELECT count(*) FROM pg_proc p JOIN realtime.generations ON starts_with(proname, capture) WHERE gen = %s",
+            gen,
         )
         == 0
     )
