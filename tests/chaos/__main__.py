@@ -15,12 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.facts import eventually, pause
-from tests.chaos.faults import Schedule
+from tests.chaos import beside, faults
+from tests.chaos.books import Held
 from tests.chaos.judging import Judge
-from tests.chaos.people import Held, Restless, crowd, writers
+from tests.chaos.people import Restless, crowd, writers
 from tests.chaos.report import Run, Sample, picture, table
-from tests.chaos.world import World
-from tests.e2e.writers import TABLES, Tally
+from tests.chaos.schedule import Schedule
+from tests.chaos.world import TABLES, World
+from tests.e2e.writers import Tally
 from tests.support import token
 from tests.support.transport import now
 
@@ -37,8 +39,9 @@ class Chaos:
         self.heard: list[Held] = []
         self.people = crowd(world, seed, self.heard)
         self.writers = writers(world, seed, self.tally)
-        self.schedule = Schedule(world, seed, every)
+        self.schedule = Schedule(world, seed, every, faults.ACTS | beside.ACTS, beside.ACTS)
         self.samples: list[Sample] = []
+        self.memory: dict[str, int] = {}  # the most that was seen, in bytes
 
     async def run(self, seconds: float) -> None:
         await self.judge.begin()
@@ -71,8 +74,11 @@ class Chaos:
         await self._trim()
         final = await now(self.world.database)
         await self._settle(final)
-        await self.judge.round(self.people, final)
+        await self.judge.round(self.people, final, self.schedule.asked)
+        self.judge.note("what did not work", self.schedule.broken)
         self.heard.clear()
+        self.schedule.asked.clear()
+        self.schedule.broken.clear()
         self._say()
 
     async def _trim(self) -> None:
@@ -114,6 +120,8 @@ class Chaos:
             score = self.judge.score
             fresh = sum(person.client.stream.books.deliveries for person in self.people)
             self.samples.append(Sample(self.world.now, self.tally.committed, score.deliveries + fresh, score.rounds))
+            for process, held in self.world.memory().items():
+                self.memory[process] = max(self.memory.get(process, 0), held)
             await pause(1.0)
 
     def _say(self) -> None:
@@ -129,7 +137,7 @@ class Chaos:
         logs = [station.server.output() for station in self.world.stations]
         return Run(
             seed, self.world.started, self.world.now, len(self.world.stations), len(self.people), self.schedule.noted,
-            self.samples, self.tally, self.judge.score,
+            len(self.schedule.failed), self.memory, self.samples, self.tally, self.judge.score,
             sum(p.hops for p in self.people), sum(p.holidays for p in self.people),
             sum(log.count('"event": "failed"') for log in logs),
             sum(log.count('"event": "safety_poll_found"') for log in logs),

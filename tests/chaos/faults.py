@@ -1,4 +1,4 @@
-"""Every fault, by name. Each does its damage to a world, waits as long as the dice say, and takes it back.
+"""What breaks: PostgreSQL, servers, lines. Each fault does its damage, waits as the dice say, and takes it back.
 
 Invariants: at most one fault at a time on one server and on PostgreSQL; what a fault did is noted with the time that it
 lasted, and nothing is left broken when its function has returned.
@@ -6,81 +6,18 @@ lasted, and nothing is left broken when its function has returned.
 
 import asyncio
 import os
-import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-
 from harness.facts import pause
-from tests.chaos.world import Station, World
+from tests.chaos.schedule import Acts, Schedule
+from tests.chaos.world import Station
 from tests.support.proxy import Proxy
 
-LONG = (1.0, 9.0)  # seconds that a fault may last
-
-
-@dataclass
-class Noted:
-    kind: str
-    where: str
-    began: float  # seconds since the start of the run
-    ended: float
-
-
-Act = Callable[["Schedule"], Awaitable[str]]
-ACTS: dict[str, tuple[int, Act]] = {}  # weight, what it does; it returns where
-
-
-def fault(kind: str, weight: int) -> Callable[[Act], Act]:
-    def register(act: Act) -> Act:
-        ACTS[kind] = (weight, act)
-        return act
-
-    return register
-
-
-class Schedule:
-    """Random faults from a seed, one after another and sometimes two at once."""
-
-    def __init__(self, world: World, seed: str, every: float) -> None:
-        self.world, self.every = world, every
-        self.dice = random.Random(f"{seed} faults")
-        self.noted: list[Noted] = []
-        self.failed: list[str] = []
-        self.turns = 0  # of the routes
-
-    async def run(self, ended: asyncio.Event) -> None:
-        running = set[asyncio.Task[None]]()
-        kinds, weights = list(ACTS), [weight for weight, _ in ACTS.values()]
-        while not ended.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), self.dice.uniform(0.3, 1.7) * self.every)
-                break
-            running = {task for task in running if not task.done()}
-            if len(running) < 2:
-                running.add(asyncio.create_task(self._one(self.dice.choices(kinds, weights)[0])))
-        await asyncio.gather(*running)
-
-    async def _one(self, kind: str) -> None:
-        noted = Noted(kind, "", self.world.now, self.world.now)
-        try:
-            noted.where = await ACTS[kind][1](self)
-            self.noted.append(noted)
-        except (psycopg.Error, OSError) as error:  # the database was away: this fault did not happen
-            self.failed.append(f"{kind}: {type(error).__name__}")
-        noted.ended = self.world.now
-
-    async def last(self) -> None:
-        await pause(self.dice.uniform(*LONG))
-
-    def any(self) -> Station:
-        return self.dice.choice(self.world.stations)
-
-    async def leader(self) -> Station:
-        return await self.world.leader() or self.any()
+ACTS = Acts()
+fault = ACTS.named
 
 
 @asynccontextmanager
@@ -226,39 +163,3 @@ lines("cut", 5, Proxy.cut, swallows=False, lasts=False)
 lines("refused", 3, Proxy.refuse, swallows=False, lasts=True)
 lines("stalled", 4, Proxy.stall, swallows=False, lasts=True)
 lines("deaf", 4, Proxy.deaf, swallows=True, lasts=True)
-
-ROUTES = ('{"tenant_id,status", tenant_id}', '{"tenant_id,status", tenant_id, status}')
-
-
-@fault("routes changed", 2)
-async def rewatch(schedule: Schedule) -> str:
-    """A new generation of shop.orders: its channels are reset with `schema`."""
-    async with await schedule.world.database.connect() as connection:
-        await connection.execute("SET lock_timeout = '3s'")
-        schedule.turns += 1
-        routes = ROUTES[schedule.turns % 2]
-        await connection.execute("SELECT realtime.watch('shop.orders', routes => %s::text[])", (routes,))
-    return "shop.orders"
-
-
-@fault("burst", 3)
-async def burst(schedule: Schedule) -> str:
-    """A thousand rows of one transaction, and of its rolled-back twin."""
-    async with await schedule.world.database.connect(autocommit=False) as connection:
-        insert = "INSERT INTO posts (author_id, title) SELECT g %% 5, %s FROM generate_series(1, 1000) g"
-        await connection.execute(insert, ("rolled back",))
-        await connection.rollback()
-        await connection.execute(insert, ("burst",))
-        await connection.execute("DELETE FROM posts WHERE title = 'burst' AND author_id <> 1")
-        await connection.commit()
-    return "posts"
-
-
-@fault("event log locked", 1)
-async def locked(schedule: Schedule) -> str:
-    """Somebody holds the partitions of the event log as pg_dump does: they can't turn."""
-    async with await schedule.world.database.connect(autocommit=False) as connection:
-        await connection.execute("LOCK TABLE realtime.events IN ACCESS SHARE MODE")
-        await schedule.last()
-        await connection.rollback()
-    return "realtime.events"

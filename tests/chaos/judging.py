@@ -2,25 +2,26 @@
 
 Invariants: a round is judged when the writers rest, everything is healed and every client has reached the same
 position. So the tables as they are then are where the next round begins. The copy of the event log is emptied, and
-memory is that of one round.
+memory is that of one round. The judge works in a thread, for the proxies before the servers are in this process.
 """
 
+import asyncio
+import copy
 import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
-
-from tests.chaos.people import Pause, Restless, SeenReset, emptied
-from tests.chaos.world import RETENTION, World
-from tests.e2e.writers import TABLES
+from tests.chaos import rows as asked_rows
+from tests.chaos.books import Pause, SeenReset, emptied
+from tests.chaos.people import Restless
+from tests.chaos.rows import Asked
+from tests.chaos.world import RETENTION, TABLES, World
 from tests.support import token
 from tests.support.judge import Finding, judge
 from tests.support.stream import Stream, loads
-from tests.support.token import Token
-from tests.support.truth import READ_LOG, SETTINGS, Event, Row, Truth, canonical, parse_channel, routed
+from tests.support.truth import READ_LOG, Event, Row, Truth, counted, parse_channel, read_rows
 
 OLD_SECONDS = 0.8 * RETENTION  # the partitions count their own time, in steps
 READ_LEDGER = READ_LOG.replace("realtime.events", "chaos.ledger")
@@ -32,24 +33,6 @@ SELECT xid::text::bigint, extract(epoch FROM min(at))::float8 FROM chaos.ledger 
 KINDS = {"lost": "lost", "replay": "lost", "extra": "duplicated", "order": "reordered", "chain": "reordered"}
 
 
-class RoundTruth(Truth):
-    """Truth of one round: `base` are the rows of each table when it began, which every position of the round sees."""
-
-    def __init__(self, events: list[Event], tables: dict[str, Counter[str]], base: dict[str, list[Row]]) -> None:
-        super().__init__(events, tables)
-        self.base = base
-
-    def state_at(self, channel: str, position: Token) -> Counter[str]:
-        table, route = parse_channel(channel)
-        state = Counter(canonical(row) for row in self.base.get(table, []) if routed(row, route))
-        for xid in self._xids.get(table, []):
-            if position.sees(xid):
-                for event in self._by_table[table][xid]:
-                    state[event.new_text] += routed(event.new, route)
-                    state[event.old_text] -= routed(event.old, route)
-        return +state
-
-
 @dataclass
 class Score:
     """What all rounds together came to."""
@@ -59,6 +42,7 @@ class Score:
     deliveries: int = 0
     units: int = 0
     repeated: int = 0  # of units that a disconnect left open
+    asked: int = 0  # answers with rows
     found: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
     resets: Counter[str] = field(default_factory=Counter)
@@ -78,45 +62,55 @@ class Judge:
     async def begin(self) -> None:
         """Before the first writer: what is there already is where the first round begins."""
         async with await self.world.database.connect() as connection:
-            self.base = await _rows(connection)
+            self.base = await read_rows(connection, TABLES)
             await connection.execute("TRUNCATE chaos.ledger")
 
-    async def round(self, people: list[Restless], final: str) -> None:
+    async def round(self, people: list[Restless], final: str, asked: list[Asked]) -> None:
         async with await self.world.database.connect() as connection:
-            events = [_event(row) for row in await (await connection.execute(READ_LEDGER.encode())).fetchall()]
+            logged = await (await connection.execute(READ_LEDGER.encode())).fetchall()
             generations = await (await connection.execute(READ_GENERATIONS.encode())).fetchall()
             times = await (await connection.execute(READ_TIMES.encode())).fetchall()
-            rows = await _rows(connection)
-            tables = {table: Counter(canonical(row) for row in found) for table, found in rows.items()}
-            truth = RoundTruth(events, tables, self.base)
+            rows = await read_rows(connection, TABLES)
             await connection.execute("TRUNCATE chaos.ledger")
+        truth = await asyncio.to_thread(self._truth, logged, rows)
         self.score.rounds += 1
-        self.score.changes += len(events)
+        self.score.changes += len(logged)
         explain = Explanations([(x, t if s == "public" else f"{s}.{t}") for x, t, s in generations], times)
         for person in people:
-            self._client(person, truth, final, explain)
+            await self._client(person, truth, final, explain)
+        self.score.asked += len(asked)
+        self.note("rows", await asyncio.to_thread(asked_rows.wrong, asked, truth))
         for person in people:  # nobody writes while the judge looks
             person.client.stream.books.pause_from = time.monotonic()
         self.base = rows
 
-    def _client(self, person: Restless, truth: Truth, final: str, explain: "Explanations") -> None:
-        client, score = person.client, self.score
-        stream, books = client.stream, client.stream.books
-        for finding in judge(stream, truth, final=final):
+    def _truth(self, logged: list[tuple[Any, ...]], rows: dict[str, list[Row]]) -> Truth:
+        return Truth([_event(row) for row in logged], counted(rows), self.base)
+
+    def note(self, kind: str, details: list[str]) -> None:
+        """What is wrong beside the streams."""
+        if details:
+            self.score.found[kind] += len(details)
+            self.score.details += [f"round {self.score.rounds}, {kind}: {detail}"[:3000] for detail in details]
+
+    async def _client(self, person: Restless, truth: Truth, final: str, explain: "Explanations") -> None:
+        score, stream, books = self.score, person.client.stream, person.client.stream.books
+        record = copy.copy(stream)
+        emptied(stream)
+        for finding in await asyncio.to_thread(judge, record, truth, final=final):
             score.found[kind_of(finding)] += 1
             score.details.append(f"round {score.rounds}, {stream.name}: {finding}"[:3000])
-            score.details += shown(finding, stream, truth)
+            score.details += shown(finding, record, truth)
         for reset in books.resets:
             score.resets[reset.reason] += 1
             if not explain.by_a_fault(reset):
                 score.unexplained.append(reset)
-        score.repeated += len(stream.duplicates)
+        score.repeated += len(record.duplicates)
         score.deliveries += books.deliveries
         score.units += books.units
         score.longest_pause = max(score.longest_pause, books.longest_pause)
         books.deliveries = books.units = 0
         books.resets, books.ages = [], {}
-        emptied(client)
 
 
 def shown(finding: Finding, stream: Stream, truth: Truth) -> list[str]:
@@ -177,12 +171,3 @@ def _event(row: tuple[Any, ...]) -> Event:
 def _json(text: str | None) -> Row | None:
     row: Row | None = None if text is None else loads(text)
     return row
-
-
-async def _rows(connection: psycopg.AsyncConnection[Any]) -> dict[str, list[Row]]:
-    await connection.execute(SETTINGS.encode())
-    found: dict[str, list[Row]] = {}
-    for table in TABLES:
-        cursor = await connection.execute(f"SELECT row_to_json(t)::text FROM {table} t".encode())
-        found[table] = [loads(text) for (text,) in await cursor.fetchall()]
-    return found

@@ -1,7 +1,6 @@
 """Writers and clients that live with faults as real ones do: they try again, elsewhere, and never give up.
 
-Invariants: a client keeps nothing but what the judge needs, and is judged and emptied round by round; every reset is
-kept with what the client held before it, so that it can be explained.
+Invariant: whoever holds channels of the bulk writes hops less often than they come, or would begin anew for ever.
 """
 
 import asyncio
@@ -9,21 +8,21 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import psycopg
 
 from harness.facts import pause
-from tests.chaos.world import Station, World
-from tests.e2e.writers import CHANNELS, TABLES, Tally, Writer
+from tests.chaos.books import Held, Kept
+from tests.chaos.world import BULK, CHANNELS, WHOLE, Station, World
+from tests.e2e.writers import Tally, Writer
 from tests.support import token
 from tests.support.clients import EventStreamClient, WebSocketClient
 from tests.support.eventstream import Event
-from tests.support.stream import Message, Segment, Stream
+from tests.support.stream import Message
 
 PACE = 0.5  # a writer's longest pause between transactions, in seconds
+RESTLESS, CALM = (0.1, 1.5), (4.0, 20.0)  # seconds between two steps of a client
 SILENT_SECONDS = 4.0  # eight heartbeats: the line is dead
 CONNECT_SECONDS = 10.0
 GONE = (aiohttp.ClientError, OSError, TimeoutError, asyncio.IncompleteReadError, AssertionError)
@@ -53,96 +52,6 @@ class Persistent(Writer):
             await pause(self.dice.random() * self.pace)
 
 
-@dataclass(frozen=True)
-class Held:
-    """A position and when it was last known to be good (seconds of the monotonic clock)."""
-
-    position: str
-    at: float
-
-
-@dataclass(frozen=True)
-class SeenReset:
-    client: str
-    reason: str
-    channels: tuple[str, ...]
-    held: tuple[Held, ...]  # what the client came with: one for each channel
-    at: float
-    clock: float  # seconds since the epoch
-    position: str
-
-
-@dataclass(frozen=True, order=True)
-class Pause:
-    """How long a client's position stood still, from when (seconds of the monotonic clock), and whose."""
-
-    seconds: float = 0.0
-    began: float = 0.0
-    client: str = ""
-
-
-class Books:
-    """What a client keeps in place of every raw message."""
-
-    def __init__(self) -> None:
-        self.deliveries = self.units = 0
-        moment = time.monotonic()
-        self.heard_at = self.position_at = self.pause_from = moment
-        self.longest_pause = Pause()
-        self.resets: list[SeenReset] = []
-        self.ages: dict[str, float] = {}  # of positions that a subscribe went out with
-
-
-class Kept(Stream):
-    """The stream of a client, with its books; `raw` are the lists that the client fills and that stay empty."""
-
-    def __init__(self, name: str, *raw: list[Any]) -> None:
-        super().__init__(name)
-        self.books, self._raw = Books(), raw
-        self._refused = False
-
-    def connected(self) -> None:
-        self._refused = False
-        super().connected()
-
-    def feed(self, message: Message) -> None:
-        books, moment = self.books, time.monotonic()
-        books.heard_at = moment
-        for raw in self._raw:
-            raw.clear()
-        # A subscribe that was refused leaves its channels out: this connection's positions are none of theirs.
-        if not self._refused:
-            self._note(message, moment)
-            super().feed(message)
-        self._refused = self._refused or message["type"] == "error"
-
-    def _note(self, message: Message, moment: float) -> None:
-        books = self.books
-        if message["type"] == "reset":
-            books.resets.append(self._seen(message, moment))
-        if "position" in message and message["type"] != "subscribed":
-            paused = Pause(moment - books.pause_from, books.pause_from, self.name)
-            books.longest_pause = max(books.longest_pause, paused)
-            books.pause_from = moment
-            books.units += 1
-            if message["position"] != self.position:
-                books.position_at = moment
-        books.deliveries += len(message.get("changes", ()))
-
-    def _seen(self, message: Message, moment: float) -> SeenReset:
-        held = []
-        for channel in message["channels"]:
-            asked = self.pending.get(channel)
-            if asked is not None:
-                held.append(Held(asked, self.books.ages.get(asked, self.books.position_at)))
-            elif self.position is not None:
-                held.append(Held(self.position, self.books.position_at))
-        return SeenReset(
-            self.name, message["reason"], tuple(message["channels"]), tuple(held), moment, time.time(),
-            message["position"],
-        )  # fmt: skip
-
-
 class Socket(WebSocketClient):
     def __init__(self, url: str, name: str) -> None:
         super().__init__(url, name)
@@ -168,8 +77,11 @@ def same_point(one: str, other: str) -> bool:
 class Restless:
     """One client that hops, loses its line, is away for a while, and joins and leaves channels."""
 
-    def __init__(self, client: Socket | Events, stations: Sequence[Station], seed: str, heard: list[Held]) -> None:
+    def __init__(
+        self, client: Socket | Events, stations: Sequence[Station], seed: str, heard: list[Held], *, bulk: bool = False
+    ) -> None:
         self.client, self.stations, self.heard = client, stations, heard
+        self.channels, self.pace = (BULK, CALM) if bulk else (CHANNELS, RESTLESS)
         self.dice = random.Random(seed)
         self.connected = False
         self.hops = self.holidays = self.failures = 0
@@ -177,7 +89,7 @@ class Restless:
 
     async def run(self, ended: asyncio.Event) -> None:
         while not ended.is_set():
-            await pause(self.dice.uniform(0.1, 1.5))
+            await pause(self.dice.uniform(*self.pace))
             await self.step()
 
     async def step(self, still: bool = False) -> None:
@@ -234,7 +146,7 @@ class Restless:
         stream = client.stream
         joined = stream.joined
         # One that was asked for and not answered yet is not asked for again, from elsewhere: whose answer would it be?
-        absent = [c for c in CHANNELS if c not in stream.open and c not in stream.pending]
+        absent = [c for c in self.channels if c not in stream.open and c not in stream.pending]
         if absent and (len(joined) < 4 or self.dice.random() < 0.6):
             held = self.dice.choice([None, *self.heard[-40:]])
             if held is not None:
@@ -246,16 +158,21 @@ class Restless:
 
 
 def crowd(world: World, seed: str, heard: list[Held]) -> list[Restless]:
-    """Six of each kind. They begin to connect when they are run."""
+    """Six of each kind, and three for the bulk writes. They begin to connect when they are run."""
     people = []
     for i in range(6):
         url = world.stations[i % 3].url
         socket = Socket(url, f"socket {i}")
-        socket.stream.asking(TABLES if i == 0 else CHANNELS[i : i + 2], None)
-        channels = TABLES if i == 0 else CHANNELS[2 * i : 2 * i + 3]
+        socket.stream.asking(WHOLE if i == 0 else CHANNELS[i : i + 2], None)
+        channels = WHOLE if i == 0 else CHANNELS[2 * i : 2 * i + 3]
         events = Events(url, *channels, name=f"events {i}")
         people += [Restless(c, world.stations, f"{seed} {c.stream.name}", heard) for c in (socket, events)]
-    return people
+    url = world.stations[0].url
+    bulk: list[Socket | Events] = [Socket(url, f"bulk socket {i}") for i in range(2)]
+    bulk[0].stream.asking(BULK[:1], None)
+    bulk[1].stream.asking(("posts", *BULK[1:3]), None)
+    bulk.append(Events(url, *BULK[2:], name="bulk events"))
+    return people + [Restless(c, world.stations, f"{seed} {c.stream.name}", heard, bulk=True) for c in bulk]
 
 
 def writers(world: World, seed: str, tally: Tally, count: int = 16) -> list[Persistent]:
@@ -263,12 +180,3 @@ def writers(world: World, seed: str, tally: Tally, count: int = 16) -> list[Pers
     for i, writer in enumerate(made):
         writer.dice = random.Random(f"{seed} writer {i}")
     return made
-
-
-def emptied(client: Socket | Events) -> None:
-    """Forget what has been judged: the record goes on from where the client is."""
-    stream = client.stream
-    assert stream.position is not None
-    stream.done, stream.resets, stream.duplicates, stream.faults = [], [], [], []
-    stream._again = {}
-    stream.open = {channel: Segment(channel, stream.position) for channel in stream.open}

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from harness import svg
 from harness.svg import BLUE, GREEN, INK, QUIET, RED, text
-from tests.chaos.faults import Noted
 from tests.chaos.judging import Score
+from tests.chaos.schedule import Noted
 from tests.e2e.writers import Tally
 
 WIDTH, LEFT, RIGHT, LANE, CHART = 1200, 190, 20, 18, 110
@@ -29,6 +29,8 @@ class Run:
     servers: int
     clients: int
     noted: list[Noted]
+    failed: int  # faults that could not happen, because PostgreSQL was away
+    memory: dict[str, int]  # the most that was seen, in bytes
     samples: list[Sample]
     tally: Tally
     score: Score
@@ -45,6 +47,7 @@ def table(run: Run) -> str:
         ("servers, clients, writers", f"{run.servers}, {run.clients}, 16"),
         ("faults injected", f"{len(run.noted)}"),
         *((f"&nbsp;&nbsp;{kind}", str(count)) for kind, count in sorted(kinds.items())),
+        ("faults that could not happen", f"{run.failed} (PostgreSQL was away)"),
         ("transactions committed", f"{run.tally.committed} (acknowledged to the writers)"),
         ("changes in the event log", str(score.changes)),
         ("deliveries", f"{score.deliveries} changes in {score.units} units"),
@@ -56,9 +59,11 @@ def table(run: Run) -> str:
         ),
         ("**reordered**", str(score.found["reordered"])),
         ("other breaches of the protocol", str(sum(score.found.values()) - sum(score.found[k] for k in NAMED))),
+        ("rows asked in a loop, compared", str(score.asked)),
         ("resets", ", ".join(f"{n} {r}" for r, n in sorted(score.resets.items())) or "none"),
         ("resets unexplained", str(len(score.unexplained))),
         ("longest pause of a client's stream", _pause(run)),
+        ("memory at most", ", ".join(f"{name} {held >> 20} MiB" for name, held in run.memory.items())),
         ("internal errors of servers", str(run.internal)),
         ("found by the safety poll alone", str(run.polls)),
     ]

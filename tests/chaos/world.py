@@ -12,21 +12,45 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from harness.cluster import Cluster, alive
 from harness.database import Database
 from harness.facts import eventually, pause
 from harness.server import Server
-from tests.e2e.writers import SETUP
+from tests.e2e import writers
 from tests.support.proxy import Proxy
 
 SERVERS = ("one", "two", "three")
 RETENTION = 25.0  # seconds: the partitions turn all the time, and who is away for longer may be reset
+EVENT_LOG_BYTES = "1GB"  # beyond a few bulk writes: partitions turn by age alone, which explains every reset
 LEDGER = """
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.ledger (LIKE realtime.events);
 CREATE FUNCTION chaos.copy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS
   'BEGIN INSERT INTO chaos.ledger VALUES (NEW.*); RETURN NULL; END';
 CREATE TRIGGER chaos_ledger AFTER INSERT ON realtime.events FOR EACH ROW EXECUTE FUNCTION chaos.copy()"""
+
+
+VISITS = """
+CREATE SEQUENCE shop.visit_id;
+CREATE TABLE shop.visits (id bigint, room int, note text, PRIMARY KEY (id, room)) PARTITION BY LIST (room);
+CREATE TABLE shop.visits_1 PARTITION OF shop.visits FOR VALUES IN (1);
+CREATE TABLE shop.visits_2 PARTITION OF shop.visits FOR VALUES IN (2);
+SELECT realtime.watch('shop.visits', routes => '{room}')"""
+BULKS = """
+CREATE TABLE shop.bulk (id bigint PRIMARY KEY, tenant_id int, note text);
+SELECT realtime.watch('shop.bulk', routes => '{tenant_id}')"""
+WHOLE = (*writers.TABLES, "shop.visits")
+TABLES = (*WHOLE, "shop.bulk")
+CHANNELS = (*writers.CHANNELS, "shop.visits", "shop.visits:room=1")
+BULK = ("shop.bulk", *(f"shop.bulk:tenant_id={tenant}" for tenant in range(1, 5)))
+AUDIT_SETUP = """
+CREATE TABLE chaos.audit (at timestamptz DEFAULT now(), tag text);
+CREATE FUNCTION chaos.audit() RETURNS event_trigger LANGUAGE plpgsql AS
+  'BEGIN INSERT INTO chaos.audit (tag) VALUES (tg_tag); END'"""
+UNAUDITED = "DROP EVENT TRIGGER IF EXISTS chaos_audit"
+AUDIT = f"{UNAUDITED}; CREATE EVENT TRIGGER chaos_audit ON ddl_command_end EXECUTE FUNCTION chaos.audit()"
 
 
 class Station:
@@ -43,8 +67,8 @@ class Station:
         await stack.enter_async_context(self.line)
         self.server = Server(
             self.line.url(self._database.name), self.name,
-            SOBRANIE_RETENTION=f"{RETENTION:.0f}s", SOBRANIE_EVENT_LOG_BYTES="64MB", SOBRANIE_HISTORY_BYTES="256kB",
-            SOBRANIE_OUTBOUND_BYTES="16kB",
+            SOBRANIE_RETENTION=f"{RETENTION:.0f}s", SOBRANIE_EVENT_LOG_BYTES=EVENT_LOG_BYTES,
+            SOBRANIE_HISTORY_BYTES="256kB", SOBRANIE_OUTBOUND_BYTES="16kB",
         )  # fmt: skip
         stack.push_async_exit(self.server)
         await self.server.start()
@@ -81,6 +105,8 @@ class World:
         self.database = Database(self.cluster, self.cluster.create_database(migrated=True))
         self.stations = [Station(name, self.database) for name in SERVERS]
         self.cluster_lock = asyncio.Lock()
+        self.definitions = asyncio.Lock()  # of tables and functions: who changes them, and who dumps them
+        self.dump = self.cluster.dir / "dump"
         self._stack = AsyncExitStack()
         self.started = time.monotonic()
 
@@ -90,8 +116,8 @@ class World:
         return time.monotonic() - self.started
 
     async def __aenter__(self) -> Self:
-        await self.database.execute(LEDGER)
-        await self.database.execute(SETUP)
+        for sql in (LEDGER, AUDIT_SETUP, writers.SETUP, VISITS, BULKS):
+            await self.database.execute(sql)
         for station in self.stations:
             await station.start(self._stack)
         self.started = time.monotonic()
@@ -129,6 +155,16 @@ class World:
 
         await eventually(answers, 60, "PostgreSQL answers", every=0.1)
 
+    def memory(self) -> dict[str, int]:
+        """Of the judge and of the largest server, in bytes."""
+        held = {"judge": int(psutil.Process().memory_info().rss)}
+        with suppress(psutil.Error):
+            held["a server"] = max(s.server.rss() for s in self.stations if s.server.process.returncode is None)
+        return held
+
+    async def unaudited(self) -> None:
+        await self.database.execute(UNAUDITED)
+
     async def leader(self) -> Station | None:
         for station in self.stations:
             if station.running:
@@ -142,6 +178,7 @@ class World:
         if not (self.cluster.data / "postmaster.pid").exists() or not alive(self.cluster.pid):
             await self.start_postgres()
         await self.postgres_up()
+        await self.unaudited()
         for station in self.stations:
             station.line.resume()
             station.door.resume()

@@ -32,11 +32,13 @@ def judge(stream: Stream, truth: Truth, *, final: str | None = None) -> list[Fin
     """All that is wrong. `final`: a position that every channel still open must have reached, where the replayed rows
     must also equal `truth.tables`."""
     findings = [Finding("fault", "-", fault) for fault in stream.faults]
-    for segment in stream.segments:
+    for segment in stream.done:
         findings += _Bench(segment, truth).findings()
-    if final is not None:
-        for segment in stream.open.values():
-            findings += _at_the_end(segment, truth, final)
+    for segment in stream.open.values():
+        bench = _Bench(segment, truth)
+        findings += bench.findings()
+        if final is not None:
+            findings += _at_the_end(bench, final)
     return findings
 
 
@@ -143,14 +145,13 @@ def in_order(expected: list[Delivery], got: list[Delivery]) -> bool:
     return True
 
 
-def _at_the_end(segment: Segment, truth: Truth, final: str) -> list[Finding]:
+def _at_the_end(bench: _Bench, final: str) -> list[Finding]:
+    segment = bench.segment
     marks = [item for item in segment.items if isinstance(item, Mark)]
     if not marks or not token.read(marks[-1].position).contains(token.read(final)):
         return [Finding("lost", segment.channel, f"never reached {final}, is at {marks[-1:]}")]
     table, route = parse_channel(segment.channel)
-    bench = _Bench(segment, truth)
-    bench.findings()
-    rows, replayed = truth.tables.get(table), +bench.state
+    rows, replayed = bench.truth.tables.get(table), +bench.state
     if rows is None or route or rows == replayed:
         return []
     return [Finding("replay", segment.channel, f"missing {_some(rows - replayed)}, too much {_some(replayed - rows)}")]

@@ -6,6 +6,7 @@ it.
 """
 
 import json
+import sys
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -35,7 +36,8 @@ SET extra_float_digits = 1; SET lc_monetary = 'C'"""
 
 
 def canonical(row: Row | None) -> str:
-    return json.dumps(row, sort_keys=True)
+    """Shared by all who have the same row."""
+    return sys.intern(json.dumps(row, sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -219,4 +221,10 @@ def _row(text: str | None) -> Row | None:
 
 
 def received(change: Change) -> Delivery:
-    return Delivery(change["action"], canonical(change["data"]), canonical(change["old"]))
+    """A change whose rows may be text already, as `canonical` has it."""
+    data, old = change["data"], change["old"]
+    return Delivery(
+        change["action"],
+        data if isinstance(data, str) else canonical(data),
+        old if isinstance(old, str) else canonical(old),
+    )
