@@ -18,7 +18,7 @@ from app.core.session import part
 from app.model.change import Transaction
 from app.model.channel import Topic
 from app.model.errors import PositionRefused, ResetReason
-from app.model.observations import Replayed
+from app.model.observations import Replayed, Reset
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
 from app.stream.large import Page, PageReader, Wanted
@@ -174,6 +174,9 @@ class Feed:
             self.write([message])
             self.open = message.position is None
             count += message.changes
+            if message.kind == "reset":
+                channels = sum(channel.topic in self._pending for channel in self.channels.values())
+                self.broadcaster.observe(Reset(ResetReason.SCHEMA.value, channels))
         if end is not None:
             self.open = False
             self._pending = set()

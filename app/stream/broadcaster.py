@@ -15,7 +15,15 @@ from app.core.audience import Point
 from app.core.hub import Delivery, Hub
 from app.model.change import Batch
 from app.model.errors import PositionRefused, ResetReason
-from app.model.observations import BatchRead, Delivered, HistoryBytes, MessagesSent, Observer
+from app.model.observations import (
+    BatchRead,
+    Delivered,
+    HistoryBytes,
+    MessagesSent,
+    Observer,
+    TableOffAir,
+    TableRedefined,
+)
 from app.model.position import Position, Snapshot
 from app.stream.history import History
 from app.stream.ports import EventLog, LogHead
@@ -161,6 +169,8 @@ class Broadcaster:
     def _observe_read(self, batch: Batch, seconds: float) -> None:
         transactions = batch.transactions or []
         self.observe(BatchRead(len(transactions), sum(len(t.changes) for t in transactions), batch.size, seconds))
+        for table in {table.relid: table for table in batch.schema}.values():
+            self.observe(TableOffAir(table.channel) if table.ended else TableRedefined(table.channel))
 
     def _observe_deliveries(self, batch: Batch, deliveries: list[Delivery]) -> None:
         seconds = time.monotonic() - batch.seen_at

@@ -69,6 +69,8 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.QueueUsage: None,
     observe.StrangerAtLock: WARNING,
     observe.Strangers: None,
+    observe.TableRedefined: INFO,
+    observe.TableOffAir: INFO,
     observe.WatchProblem: WARNING,
 }
 # From here on a session that sleeps in a transaction after LISTEN is worth an alarm: a full queue fails every NOTIFY.

@@ -3,6 +3,8 @@
 Either the change arrives exactly, or a `reset` says that the table's definition changed: never silence.
 """
 
+import json
+
 import pytest
 
 from harness.database import Database
@@ -157,6 +159,12 @@ async def test_a_renamed_table_and_a_dropped_one_are_resets(database: Database, 
         )
         assert {r["reason"] for r in client.stream.resets} == {"schema"}
     assert (await server.ready())[0] == 200
+    assert await server.metric('sobranie_resets_total{reason="schema"}') == len(client.stream.resets)
+    told = [json.loads(line) for line in server.output().splitlines()]
+    assert {(line["event"], line["table"]) for line in told if line["event"].startswith("table_")} == {
+        ("table_redefined", "articles"),
+        ("table_off_air", "notifications"),
+    }
 
 
 async def test_a_trigger_dropped_by_hand_is_told_and_watching_again_resets(database: Database, server: Server) -> None:

@@ -46,6 +46,8 @@ from app.model.observations.database import (
     SafetyPollFound,
     StrangerAtLock,
     Strangers,
+    TableOffAir,
+    TableRedefined,
     WatchProblem,
 )
 from app.model.observations.process import (
@@ -103,6 +105,8 @@ __all__ = [
     "Stopped",
     "StrangerAtLock",
     "Strangers",
+    "TableOffAir",
+    "TableRedefined",
     "Timeout",
     "Transport",
     "WatchProblem",

@@ -153,3 +153,18 @@ class WatchProblem(Observation):
     table: str
     problem: str
     remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableRedefined(Observation):
+    """A table came on the air, or its definition, its routes or its rows changed behind its triggers. The clients of
+    its channels are `reset: schema`."""
+
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableOffAir(Observation):
+    """A table is watched no more, or is gone. The clients of its channels are told."""
+
+    table: str

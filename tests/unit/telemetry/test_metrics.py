@@ -12,6 +12,7 @@ ONLY_LOGGED = {
     observe.WorkerHeard, observe.WorkerHung, observe.WorkerNotStarted, observe.EventLogTurnBlocked,
     observe.EventLogTurnFree, observe.FanOut, observe.PageRefused, observe.Full,  # counted as ConnectionFailed
     observe.ConnectFailed, observe.StrangerAtLock,  # counted as Strangers
+    observe.TableRedefined, observe.TableOffAir,  # their clients are counted as Reset
 }  # fmt: skip
 
 
