@@ -895,6 +895,24 @@ BEGIN
     FROM regexp_matches(name, '%..|[^%]+', 'g') WITH ORDINALITY r(m, i));
 END $$;
 
+CREATE FUNCTION realtime.define(command text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  audits text;
+BEGIN
+  EXECUTE command;
+EXCEPTION WHEN insufficient_privilege THEN
+  audits := (SELECT string_agg(format('%s (function %s)', e.evtname, e.evtfoid::regproc), ', ' ORDER BY e.evtname)
+    FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' AND NOT p.prosecdef);
+  IF audits IS NULL THEN
+    RAISE;
+  END IF;
+  RAISE EXCEPTION '%', SQLERRM USING ERRCODE = 'insufficient_privilege', DETAIL = 'Event triggers run as ' || current_user || ' here: ' || audits,
+    HINT = 'Let the function of the event trigger be SECURITY DEFINER, or grant ' || current_user || ' what it needs.';
+END $$;
+
 CREATE FUNCTION realtime.describe(rel oid) RETURNS TABLE(schema text, name text, key text[], hidden text[], level "char", mark boolean, fingerprint text)
     LANGUAGE sql STABLE
     AS $$
@@ -994,8 +1012,8 @@ CREATE FUNCTION realtime.end_generation(gen integer) RETURNS void
     SET client_min_messages TO 'warning'
     AS $$
 BEGIN
-  EXECUTE (SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
-    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen);
+  PERFORM realtime.define((SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
+    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen));
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
   DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);
@@ -1287,9 +1305,9 @@ DECLARE
   op text;
 BEGIN
   FOREACH op IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
-    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      concat(t.capture, '_', op), realtime.capture_source(t, op));
-    EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', concat(t.capture, '_', op));
+    PERFORM realtime.define(format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+      concat(t.capture, '_', op), realtime.capture_source(t, op)));
+    PERFORM realtime.define(format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', concat(t.capture, '_', op)));
   END LOOP;
 END $$;
 
@@ -2205,6 +2223,7 @@ GRANT ALL ON FUNCTION realtime."check"() TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.contains(s pg_snapshot, f pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.count_time(keep interval, tick interval, pressed boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.decode_name(name text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.define(command text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.describe(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.differences(gens integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.drop_triggers(rel oid, capture text) FROM PUBLIC;

@@ -157,14 +157,31 @@ END $s$,
       ('lc_monetary', 'C', '<> ''C'''), ('quote_all_identifiers', 'off', '<> ''off'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
 $f$;
 
+-- Makes or drops a function as realtime_owner. An event trigger of the application, which audits DDL say, runs as that role
+-- then, and may lack a right: whose function it is, and what mends it, is told.
+CREATE OR REPLACE FUNCTION realtime.define(command text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  audits text;
+BEGIN
+  EXECUTE command;
+EXCEPTION WHEN insufficient_privilege THEN
+  audits := (SELECT string_agg(format('%s (function %s)', e.evtname, e.evtfoid::regproc), ', ' ORDER BY e.evtname)
+    FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' AND NOT p.prosecdef);
+  IF audits IS NULL THEN
+    RAISE;
+  END IF;
+  RAISE EXCEPTION '%', SQLERRM USING ERRCODE = 'insufficient_privilege', DETAIL = 'Event triggers run as ' || current_user || ' here: ' || audits,
+    HINT = 'Let the function of the event trigger be SECURITY DEFINER, or grant ' || current_user || ' what it needs.';
+END $f$;
+
 -- Makes a table's capture functions, or makes them anew. Nobody but who runs this may call them.
 CREATE OR REPLACE FUNCTION realtime.make_capture(t realtime.captured) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   op text;
 BEGIN
   FOREACH op IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
-    EXECUTE format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      concat(t.capture, '_', op), realtime.capture_source(t, op));
-    EXECUTE format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', concat(t.capture, '_', op));
+    PERFORM realtime.define(format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+      concat(t.capture, '_', op), realtime.capture_source(t, op)));
+    PERFORM realtime.define(format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', concat(t.capture, '_', op)));
   END LOOP;
 END $f$;

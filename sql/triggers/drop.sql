@@ -28,7 +28,7 @@ DROP FUNCTION realtime.lock_watched(), realtime.lock(regclass[]), realtime.take_
 DROP FUNCTION realtime.recapture(), realtime.reload(regclass), realtime.watch(regclass, text[], bool), realtime.mend_triggers(realtime.generations), realtime.unwatch(regclass), realtime.drop_triggers(oid, text),
   realtime.wrong_triggers(oid, "char", bool, text, bool), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),
   realtime.begin_generation(oid, text[], "char", bool, int, bool), realtime.end_generation(int), realtime.announce(int);
-DROP FUNCTION realtime.make_capture(realtime.captured), realtime.capture_source(realtime.captured, text), realtime.row_source(realtime.captured, text),
+DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), realtime.capture_source(realtime.captured, text), realtime.row_source(realtime.captured, text),
   realtime.statement_source(realtime.captured, text),
   realtime.row_item(realtime.captured, text, text), realtime.insert_source(int, text, text, text, text), realtime.mark_source(), realtime.place_source(), realtime.json_source(realtime.captured, text, text),
   realtime.rendered_source(realtime.captured, text, text), realtime.size_source(oid), realtime.sized(oid), realtime.vals_source(realtime.captured, bool), realtime.settings(oid, text[]),

@@ -19,8 +19,8 @@ END $f$;
 CREATE OR REPLACE FUNCTION realtime.end_generation(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $f$
 BEGIN
-  EXECUTE (SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
-    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen);
+  PERFORM realtime.define((SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
+    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen));
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
   DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);

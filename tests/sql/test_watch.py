@@ -121,6 +121,26 @@ async def test_a_table_that_does_not_exist_is_refused(database: Database) -> Non
         await database.execute("SELECT realtime.watch('nowhere')")
 
 
+AUDIT = """CREATE TABLE ddl_log (tag text); CREATE TABLE t (id int PRIMARY KEY);
+CREATE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.ddl_log VALUES (tg_tag); END $$;
+CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION audit()"""
+
+
+async def test_an_audit_of_ddl_that_may_not_write_is_named_with_what_mends_it(database: Database) -> None:
+    await database.execute("CREATE TABLE before (id int PRIMARY KEY); SELECT realtime.watch('before')")
+    await database.execute(AUDIT)
+    for call in ("SELECT realtime.watch('t')", "SELECT realtime.unwatch('before')"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="ddl_log") as refused:
+            await database.execute(call)
+        assert "audit (function public.audit)" in str(refused.value.diag.message_detail)
+        assert "SECURITY DEFINER" in str(refused.value.diag.message_hint)
+    await database.execute("ALTER FUNCTION audit() SECURITY DEFINER SET search_path = pg_catalog")
+    await database.execute("SELECT realtime.watch('t'); SELECT realtime.unwatch('before')")
+    since = await top(database)
+    await database.execute("INSERT INTO t VALUES (1)")
+    assert ops(await events(database, since)) == "I"
+
+
 async def test_the_gate_decides_whether_a_write_notifies(database: Database) -> None:
     """A reader that holds or awaits the lock is woken; where nobody does, NOTIFY is spared (capture.md 3)."""
     async with await database.connect() as reader, await database.connect() as listener:
