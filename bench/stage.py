@@ -103,7 +103,8 @@ def writing(postmaster: int) -> bool:
     """Whether a backend of a writer is there, be it only to be buried: its CPU is then in nobody's account."""
     for child in psutil.Process(postmaster).children():
         with suppress(psutil.NoSuchProcess):
-            if child.status() == psutil.STATUS_ZOMBIE or " ".join(child.cmdline()).startswith(f"postgres: {WRITER} "):
+            command = " ".join(child.cmdline())  # empty once a process is about to end
+            if not command or child.status() == psutil.STATUS_ZOMBIE or command.startswith(f"postgres: {WRITER} "):
                 return True
     return False
 
