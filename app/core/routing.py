@@ -6,6 +6,7 @@ the one (as a DELETE) and enters the other (as an INSERT). Of one statement all 
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 from app.model.change import Change, Form, Transaction, Values
@@ -29,6 +30,14 @@ def views(change: Change, picks: tuple[int, ...]) -> Views:
         return ((was, Form.WHOLE),)
     now = _chosen(new, picks)
     return ((now, Form.WHOLE),) if was == now else ((was, Form.LEAVE), (now, Form.ENTER))
+
+
+def touched(changes: Iterable[Change], picks: tuple[int, ...]) -> set[Values]:
+    """The values of all channels of a route that see some of these changes of rows: those that `views` gives."""
+    rows = [values for change in changes for values in (change.old_values, change.new_values) if values is not None]
+    if len(picks) > 1:
+        return set(map(itemgetter(*picks), rows))
+    return {(value,) for value in set(map(itemgetter(*picks), rows))}
 
 
 def ordered(

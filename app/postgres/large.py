@@ -89,9 +89,12 @@ class LargeReader:
     def _change(self, row: Row) -> Change:
         """The change of a row. A change of a key is two rows: in phase 0 the old key goes, before the other rows of the
         statement, and in phase 2 the new one comes, after them."""
-        phase, event = row[0], list(row[-rows.WIDTH :])
+        phase = row[0]
+        if phase == 1:
+            return rows.change(row[-rows.WIDTH :], self._catalog.generations)
+        event = list(row[-rows.WIDTH :])
         if phase == 0:
             event[rows.OP], event[rows.NEW_VALUES], event[rows.NEW] = "D", None, None
-        elif phase == 2:
+        else:
             event[rows.OP], event[rows.OLD_VALUES], event[rows.OLD] = "I", None, None
-        return rows.change(event, self._catalog.generations, {0: "d", 1: "", 2: "i"}[phase])
+        return rows.change(event, self._catalog.generations, "i" if phase else "d")

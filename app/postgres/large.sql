@@ -22,6 +22,7 @@ LEFT JOIN LATERAL (
            e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)] AS moves
     FROM realtime.events e JOIN realtime.generations g ON g.gen = e.gen
     WHERE e.xid = %(xid)s::xid8
+    OFFSET 0 -- so that rows are sorted without their values
   ), began AS (
     SELECT e.*, max(e.ord) OVER w AS mark_before,
            e.id <> lag(e.id) OVER w AND (e.depth <> lag(e.depth) OVER w OR e.command - lag(e.command) OVER w NOT IN (0, 1)

@@ -12,7 +12,7 @@ Invariants
 import asyncio
 from array import array
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property, partial
@@ -21,9 +21,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from app.core import wire
 from app.core.audience import Channel
 from app.core.index import Index
-from app.core.routing import empties, views
+from app.core.routing import empties, touched
 from app.core.session import part
-from app.model.change import Transaction, Values
+from app.model.change import Change, Transaction, Values
 from app.model.channel import Topic
 
 PAGES_BYTES: Final = 32 << 20  # of pages
@@ -97,14 +97,15 @@ class Summary:
     def __init__(self, transaction: Transaction) -> None:
         self._topics = {change.table.relid for change in transaction.changes}
         self._all = {table.relid for table in transaction.schema}  # topics all of whose channels are concerned
-        marks = set[int]()
+        self._all |= {change.table.relid for change in transaction.changes if empties(change)}
+        rows: defaultdict[int, list[Change]] = defaultdict(list)
         for change in transaction.changes:
-            table = change.table
-            if empties(change):
-                self._all.add(table.relid)
-                continue
+            rows[id(change.table)].append(change)
+        marks = set[int]()
+        for changes in rows.values():
+            table = changes[0].table
             for route, picks in table.picks.items():
-                marks.update([_mark(table.relid, route, values) for values, _ in views(change, picks)])
+                marks.update([_mark(table.relid, route, values) for values in touched(changes, picks)])
         self._marks = array("I", sorted(marks))
 
     @property
