@@ -7,8 +7,8 @@ Invariants
 
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import psycopg
@@ -16,7 +16,7 @@ import psycopg
 from app.model.change import Table
 from app.model.channel import NAME_LIMIT
 from app.model.errors import BadChannel
-from app.postgres.connect import Connection, away, deadline
+from app.postgres.connect import Connection
 from app.postgres.queries import SQL
 
 CANONICAL_CHARACTERS: Final = 256  # of a value and its canonical form, above which it is asked for again each time
@@ -31,7 +31,7 @@ Lend = Callable[[], AbstractAsyncContextManager[Connection]]
 
 class Catalog:
     def __init__(self, lend: Lend) -> None:
-        """`lend` gives a connection for the length of a block."""
+        """`lend` gives a connection for the length of a block, with its guards (app.postgres.sessions)."""
         self._lend = lend
         self.generations: dict[int, Table] = {}
         self._current: dict[tuple[str, str], Table] = {}
@@ -78,7 +78,7 @@ class Catalog:
         """
         known = self._current.get((schema, name))
         if known is None or known.ended:
-            async with self._borrowed() as connection:
+            async with self._lend() as connection:
                 cursor = await connection.cursor(binary=True).execute(SQL["current"], {"schema": schema, "name": name})
                 for row in await cursor.fetchall():
                     self._add(_table(row))
@@ -105,7 +105,7 @@ class Catalog:
         # 1e131071 is a numeric of 131 kB: the text is cut where no channel could be named by it.
         parameters = {"gen": table.gen, "column": column, "value": value, "most": NAME_LIMIT + 1}
         try:
-            async with self._borrowed() as connection:
+            async with self._lend() as connection:
                 row = await (await connection.execute(SQL["canonical"], parameters, prepare=False)).fetchone()
         except psycopg.DatabaseError as error:
             reason = error.diag.message_primary or str(error)
@@ -118,13 +118,6 @@ class Catalog:
                 "channel's name may have"
             )
         return str(row[0])
-
-    @asynccontextmanager
-    async def _borrowed(self) -> AsyncIterator[Connection]:
-        async with self._lend() as connection:
-            with away():
-                async with deadline(connection):
-                    yield connection
 
 
 def table_type(kind: str) -> str:
