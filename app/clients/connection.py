@@ -130,7 +130,7 @@ class Connection:
 
     # The live stream.
 
-    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
+    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point) -> bool:
         """Write what the hub could not send whole at once (app.core.audience.Subscriber)."""
         if sent:
             self.sink.write_rest(memoryview(data)[sent:])

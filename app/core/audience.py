@@ -57,9 +57,9 @@ class Subscriber(Protocol):
     @property
     def sink(self) -> Out: ...
 
-    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
-        """Write these messages. Their bytes are `data`, of which the socket took `sent` already. The connection is then
-        at `after`. False where the connection had to fall behind instead, at `before`: then `sent` was 0."""
+    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point) -> bool:
+        """Write these messages. Their bytes are `data`, of which the socket took `sent` already. False where the
+        connection had to fall behind instead, at `before`: then `sent` was 0."""
         ...
 
     def fall_behind(self, point: Point) -> None:
@@ -116,12 +116,12 @@ class Group:
         yield from self.events.values()
         yield from self.slow
 
-    def send(self, messages: Sequence[wire.Message], before: Point, after: Point, burst: Burst) -> dict[Transport, int]:
+    def send(self, messages: Sequence[wire.Message], before: Point, burst: Burst) -> dict[Transport, int]:
         """Give all of them these messages. Returns how many got them."""
 
         def give(group: Mapping[Socket, Subscriber], data: bytes) -> int:
             short = burst(group.keys(), data)
-            got = [group[socket].deliver(messages, data, sent, before, after) for socket, sent in short]
+            got = [group[socket].deliver(messages, data, sent, before) for socket, sent in short]
             return len(group) - got.count(False)
 
         counts: dict[Transport, int] = {"ws": 0, "sse": 0}
@@ -130,7 +130,7 @@ class Group:
         if self.events:
             counts["sse"] = give(self.events, wire.chunks(messages))
         for member in self.slow:
-            counts[member.transport] += member.deliver(messages, b"", 0, before, after)
+            counts[member.transport] += member.deliver(messages, b"", 0, before)
         return counts
 
 

@@ -145,7 +145,7 @@ class Hub:
                 member.fall_behind(before)
             return Delivery((), {})
         messages = list(wire.changes((item for _, _, item in items), after.token, self.limit, items[0][1]))
-        return Delivery(messages, group.send(messages, before, after, self._burst))
+        return Delivery(messages, group.send(messages, before, self._burst))
 
     def _set_aside(self, batch: Batch, before: Point) -> None:
         topics: set[Topic] = {table.relid for table in batch.schema}

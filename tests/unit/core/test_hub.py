@@ -40,7 +40,7 @@ class Member:
             column, _, value = pair.partition("=")
             hub.acquire(TABLE.relid, name, (column,) if pair else (), (value,) if pair else ()).join(self)
 
-    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point, after: Point) -> bool:
+    def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point) -> bool:
         self.got += messages
         return True
 
