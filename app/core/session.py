@@ -11,7 +11,7 @@ from typing import Final
 from app.core import wire
 from app.core.audience import Channel, Point
 from app.core.index import Seen
-from app.model.channel import Topic
+from app.model.channel import Topic, check_distinct
 from app.model.errors import BadChannel, BadRequest, ResetReason
 
 # Characters of the names of one connection's channels: each is held several times, and a stranger may open many
@@ -41,8 +41,7 @@ class Session:
     def check_subscribe(self, names: Iterable[str]) -> None:
         """Raises BadRequest or BadChannel where these channels can't be added."""
         names = list(names)
-        if len(set(names)) < len(names):
-            raise BadRequest("'channels' names a channel twice", field="channels")
+        check_distinct(names, "channels")
         for name in names:
             if name in self.channels:
                 raise BadRequest(f"{name!r} is subscribed already", field="channels")

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from app.model.change import UTF8, text_json
+from app.model.channel import check_distinct
 from app.model.errors import BadRequest, ClientError, ResetReason
 
 INBOUND_BYTES = 65536
@@ -237,8 +238,7 @@ def _channels(message: dict[str, Any]) -> tuple[str, ...]:
     channels = message.get("channels")
     if not isinstance(channels, list) or not channels or not all(isinstance(c, str) for c in channels):
         raise BadRequest("'channels' is a list of at least one channel name", field="channels")
-    if len(set(channels)) < len(channels):
-        raise BadRequest("'channels' names a channel twice", field="channels")
+    check_distinct(channels, "channels")
     return tuple(channels)
 
 

@@ -6,11 +6,12 @@ canonical one, so that two clients can't subscribe to one thing under two names.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from app.model.errors import BadChannel
+from app.model.errors import BadChannel, BadRequest
 
 NAME_LIMIT: Final = 2048  # characters of a whole channel name
 _ROOM: Final = "room/"
@@ -102,3 +103,9 @@ def _pair(pair: str) -> tuple[str, str]:
 def route_columns(route: str) -> tuple[str, ...]:
     """The columns of a declared route, as `realtime.watch` takes and stores it: `tenant_id,status`."""
     return tuple(decode(column) for column in route.split(","))
+
+
+def check_distinct(names: Sequence[str], field: str) -> None:
+    """Raises BadRequest where `field` of a request names a channel twice."""
+    if len(set(names)) < len(names):
+        raise BadRequest(f"{field!r} names a channel twice", field=field)

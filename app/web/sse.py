@@ -12,6 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from app.core import wire
+from app.model.channel import check_distinct
 from app.model.claims import ANONYMOUS
 from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLimited, Unavailable
 from app.model.observations import ConnectionFailed, Observer
@@ -155,8 +156,7 @@ def _asked(request: web.Request) -> tuple[list[str], str | None, bool]:
     channels = query.getall("channel", [])
     if not channels:
         raise BadRequest("name at least one channel: ?channel=posts", field="channel")
-    if len(set(channels)) < len(channels):
-        raise BadRequest("'channel' names a channel twice", field="channel")
+    check_distinct(channels, "channel")
     # EventSource repeats the URL when it reconnects, and with it the position that the page began with.
     return channels, _position(request), query.get("snapshot") == "1"
 
