@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench import delay, fanout, memory, replay, writers
+from bench import beside, beside_rows, delay, fanout, memory, replay, writers
 from bench.blocks import Table, Text
 from bench.stats import number, ratios, spread
 
@@ -79,6 +79,11 @@ def _event_log_to_history(data: Any) -> Samples:
     return ratios(_from_the_event_log(data), replay.rate(data, "one", "history"))
 
 
+def _next(what: str, key: str) -> Callable[[Any], Samples]:
+    return lambda data: beside.next_change(data, what, key)
+
+
+BESIDE = "400 clients, 20,000 rows of nobody's"
 TO_THE_MESSAGE = "INSERT to message, WebSocket"
 OF_A_TRIGGER = (
     "docs/decisions/0007-what-writers-pay.md has the profile, part by part. On cores that writers, server and load "
@@ -164,9 +169,46 @@ AIMS = (
         "100,000 changes",
         limit=OF_A_REPLAY,
     ),
+    Goal("beside", "next change of another table beside a bulk write", _next("other", "ms"), "≤", 100, "ms", BESIDE),
+    Goal("beside", "PostgreSQL's CPU for that", _next("other", "database"), "≤", 0.5, "s", BESIDE),
+    Goal("beside", "next change of other rows of the same table", _next("same", "ms"), "≤", 500, "ms", BESIDE),
+    Goal(
+        "beside",
+        "PostgreSQL's CPU for 100 clients that want all of a bulk write against that for one",
+        beside.shared,
+        "≤",
+        3,
+        how="100,000 rows in one transaction",
+    ),
+    Goal(
+        "beside",
+        "CPU for a bulk write with marks against one without",
+        beside.marks,
+        "≤",
+        2,
+        how="100,000 rows in one transaction",
+    ),
+    Goal("beside", "a check of 5,000 watched tables", beside.check, "≤", 1, "s", "each ten seconds, by the leader"),
+    Goal(
+        "beside",
+        "memory that 24 clients with 60 MB of rows leave behind",
+        beside_rows.kept,
+        "≤",
+        50,
+        "MB",
+        "two seconds after they left",
+    ),
 )
 
 BOUNDS = (
+    Goal(
+        "beside",
+        "PostgreSQL's CPU for 20 clients that want all of a bulk write against that for one",
+        beside.shared,
+        "≤",
+        3,
+    ),
+    Goal("beside", "CPU for a bulk write with marks against one without", beside.marks, "≤", 2),
     Goal("writers", "row images that the client received, of those written", writers.surplus, "≤", 1.0),
     Goal("writers", "throughput kept by 8 writers, single-row INSERT", _kept(8), "≥", 0.50),
     Goal("writers", "bulk INSERT of 100,000 rows, time against the floor", _bulk, "≤", 1.7),

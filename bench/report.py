@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import aims, delay, fanout, growth, memory, replay, writers
+from bench import aims, beside, delay, fanout, growth, memory, replay, writers
 from bench.blocks import Bars, Block, Lines, markdown, plain
 from bench.svg import chart
 
@@ -25,6 +25,7 @@ PARTS = {
     "memory": ("Idle connections", memory),
     "replay": ("Replay", replay),
     "growth": ("Growth", growth),
+    "beside": ("Beside bulk work", beside),
 }
 
 
