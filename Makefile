@@ -82,7 +82,7 @@ conformance: $(DEV) ## Autobahn's WebSocket cases against the web edge (needs a 
 applications: $(DEV) ## Wagtail, django-oscar and procrastinate with every table watched, compared; names="wagtail" for some
 	$(BIN)/python -m tests.applications $(names)
 
-bench: $(DEV) ## measure everything side by side (15 minutes) and write docs/benchmarks.md; parts="fanout delay" for some
+bench: $(DEV) ## measure everything side by side (18 minutes) and write docs/benchmarks.md; parts="fanout delay" for some
 	$(BIN)/python -m bench $(parts)
 
 bench-quick: $(DEV) ## the ratios alone (2 minutes); fails when one is beyond its bound

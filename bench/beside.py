@@ -125,8 +125,8 @@ async def _marks(stage: Stage, database: Database, server: Server, rows: int, ro
     for turn in range(rounds):
         for table in list(found)[:: 1 if turn % 2 else -1]:
             statement = (
-                f"DO $$ BEGIN FOR i IN 0..{rows // STATEMENT - 1} LOOP INSERT INTO {table} "
-                f"SELECT {turn * rows} + i * {STATEMENT} + g, {MARK} FROM generate_series(1, {STATEMENT}) g; END LOOP; END $$"
+                f"DO $$ BEGIN FOR i IN 0..{rows // STATEMENT - 1} LOOP INSERT INTO {table} SELECT "
+                f"{turn * rows} + i * {STATEMENT} + g, {MARK} FROM generate_series(1, {STATEMENT}) g; END LOOP; END $$"
             )
             async with await Swarm.open(server.port, 1, channels=(table,)) as swarm:
                 used = await _all(stage, database, server, swarm, statement, rows)
@@ -225,7 +225,7 @@ def show(data: Data) -> Iterator[Block]:
     title = f"Clients that want all of an INSERT of {data['rows']:,} rows"
     yield Table(title, ("clients", "seconds", "s CPU of PostgreSQL", "s CPU of the server"), rows)
     yield Table(
-        f"INSERTs of {STATEMENT} rows, {data['rows']:,} in one transaction, at one client: CPU of PostgreSQL and of the server",
+        f"INSERTs of {STATEMENT} rows, {data['rows']:,} in one transaction, at one client: CPU of server and PostgreSQL",
         ("table", "s CPU", "× without marks"),
         [
             ("without marks", with_range(data["marks"]["plain"]), "1.00"),
