@@ -28,7 +28,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     },
     "fanout": {"shapes": SHAPES[:2], "peers": ("floor",), "rounds": 3, "own": False},
     "replay": {"changes": 20_000, "rounds": 2, "storm_rounds": 0},
-    "beside": {"clients": 0, "together": (1, 20), "rows": 40_000, "rounds": 3, "tables": 0, "holders": 0},
+    "beside": {"clients": 0, "together": (1, 20), "rows": 20_000, "rounds": 3, "tables": 0, "holders": 0},
     "memory": {"clients": 4000, "idle": 1, "cases": 1},
 }
 EVERYTHING: Mapping[str, Mapping[str, Any]] = {name: {} for name in report.PARTS}

@@ -225,7 +225,7 @@ def show(data: Data) -> Iterator[Block]:
     title = f"Clients that want all of an INSERT of {data['rows']:,} rows"
     yield Table(title, ("clients", "seconds", "s CPU of PostgreSQL", "s CPU of the server"), rows)
     yield Table(
-        f"INSERTs of {STATEMENT} rows, {data['rows']:,} in one transaction, at one client: CPU of server and PostgreSQL",
+        f"{data['rows']:,} rows in one transaction, {STATEMENT} a statement, at one client: CPU of both",
         ("table", "s CPU", "× without marks"),
         [
             ("without marks", with_range(data["marks"]["plain"]), "1.00"),

@@ -82,6 +82,43 @@ def test_a_bound_is_crossed_by_a_ratio_that_is_too_high_or_too_low_and_by_nothin
     assert len(aims.broken({}, aims.BOUNDS)) == len(aims.BOUNDS)
 
 
+def a_part_beside(shared: float = 1.0, marked: float = 1.0) -> dict[str, Any]:
+    """A result of bench.beside, as bench-quick has it: without what takes long."""
+    cells = [
+        {"clients": n, "seconds": [1.0] * 3, "database": [d] * 3, "server": [1.0] * 3}
+        for n, d in ((1, 0.5), (20, shared / 2))
+    ]
+    marks = {"plain": [1.0] * 3, "marked": [marked] * 3}
+    return {"clients": 0, "rows": 30_000, "rounds": 3, "next": {}, "whole": cells, "marks": marks}
+
+
+def test_bulk_work_that_is_not_shared_and_marks_that_are_quadratic_cross_their_bounds() -> None:
+    bounds = [bound for bound in aims.BOUNDS if bound.part == "beside"]
+    assert aims.broken({"beside": a_part_beside()}, bounds) == []
+    alone = aims.broken({"beside": a_part_beside(shared=20.0)}, bounds)
+    assert [line.partition(":")[0] for line in alone] == [bounds[0].what]
+    quadratic = aims.broken({"beside": a_part_beside(marked=9.0)}, bounds)
+    assert [line.partition(":")[0] for line in quadratic] == [bounds[1].what]
+
+
+def test_a_whole_run_has_rows_and_aims_for_what_others_suffer() -> None:
+    cell = {"ms": [90.0], "database": [0.1], "server": [0.1]}
+    whole = a_part_beside() | {"clients": 400, "next": {"other": cell, "same": cell | {"ms": [900.0]}}}
+    whole |= {
+        "check": {"tables": 5000, "seconds": [0.4]},
+        "holders": {"clients": 24, "before": 57e6, "peak": 264e6, "after": 80e6},
+    }
+    run = {"about": {}, "parts": {"beside": whole}, "failed": {}}
+    rows = {row[0]: row[2:4] for row in aims.table(run["parts"]).rows if row[2] != "not measured"}
+    assert len(rows) == 7
+    assert rows["next change of other rows of the same table"] == ("900", "**no**")
+    assert rows["memory that 24 clients with 60 MB of rows leave behind"] == ("23.0", "yes")
+    page = report.page(run)
+    assert "| the next change of another table | 90.0 | 0.100 | 0.100 |" in page
+    assert "| at the most | 264 |" in page
+    assert "5,000 watched tables takes 0.400 s" in page
+
+
 def test_the_page_has_the_figures_the_machine_and_what_failed() -> None:
     page = report.page(a_run(a_case(8), delay="TimeoutError: the swarm"))
     assert "| **our capture**, server running | 700 (700–700) | 0.70 (0.70–0.70) | 50.0 | 300 |" in page
