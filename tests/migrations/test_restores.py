@@ -137,6 +137,19 @@ async def test_without_our_schema_the_tables_come_and_are_watched_anew(
     await assert_streams(copy)
 
 
+async def test_one_table_restored_beside_others_is_on_no_channel_of_theirs(source: Database, copy: Database) -> None:
+    migrate(copy.url)
+    await copy.execute("CREATE TABLE news (id int PRIMARY KEY, v text); SELECT realtime.watch('news', '{v}')")
+    restore(source, copy, dumped=("-t", "orders"))
+    assert await copy.execute("SELECT * FROM orders") == [(1, "x")]
+    captures = "SELECT capture FROM realtime.generations"
+    assert not set(await source.execute(captures)) & set(await copy.execute(captures))
+    await copy.execute("INSERT INTO orders VALUES (3, 'secret')")
+    assert [e.new for e in await events(copy)] == []
+    await copy.execute("DELETE FROM orders WHERE id = 3; SELECT realtime.watch('orders')")
+    await assert_streams(copy)
+
+
 async def test_a_dump_without_the_rows_of_the_event_log_is_enough(source: Database, copy: Database) -> None:
     restore(source, copy, dumped=("--exclude-table-data=realtime.events*",))
     await check(copy.url)

@@ -133,6 +133,24 @@ async def test_columns_that_go_away_leave_nulls_and_no_error(database: Database)
     ]
 
 
+async def test_types_whose_names_have_percent_signs(database: Database) -> None:
+    await database.execute(
+        """CREATE TYPE "10%s" AS ENUM ('50%', '%I'); CREATE DOMAIN "d%L" AS text; CREATE TYPE "c%%" AS (a "d%L");
+           CREATE TABLE "t%s" (id int PRIMARY KEY, e "10%s", d "d%L", c "c%%");
+           SELECT realtime.watch('"t%s"', '{e,d}')"""
+    )
+    write = """INSERT INTO "t%s" VALUES (1, '50%', '%L', ROW('%%')); UPDATE "t%s" SET e = '%I'"""
+    found = await after(database, write)
+    row = {"id": 1, "e": "50%", "d": "%L", "c": {"a": "%%"}}
+    assert [(e.op, e.new) for e in found] == [("I", row), ("U", row | {"e": "%I"})]
+    assert await database.execute("SELECT * FROM realtime.check()") == []
+    gen = await database.value("SELECT gen FROM realtime.generations WHERE name = 't%s'")
+    assert await database.value("SELECT realtime.canonical(%s, 'e', '50%%')", gen) == "50%"
+    await database.execute("SELECT realtime.purge()")
+    await database.execute("CALL realtime.finish_purges()")
+    assert await database.value("SELECT done IS NOT NULL FROM realtime.purges")
+
+
 async def test_tables_and_schemas_with_odd_names(database: Database) -> None:
     for name in [*ODD, "select", "pg_temp", "Capital"]:
         schema, table = sql.Identifier("s" + name), sql.Identifier("s" + name, name)
