@@ -4,9 +4,12 @@ Invariants
 - The exit code is 0 where all was done or stopped in order, 1 where the start failed, 2 for a bad setting, and 128 plus
   its number for a signal that came before the server served.
 - Whatever stands in the way of a start is one line on stderr, never a traceback.
+- Where nobody reads what is printed any more (`sobranie migrate --sql | head`), it ends as by SIGPIPE, with no word.
 """
 
 import argparse
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,6 +30,30 @@ value stops the start."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 128 + signal.SIGPIPE
+
+
+def _nobody_reads() -> bool:
+    """Whether who read what is printed has gone, as `head` does. Then nothing more is printed, at exit neither."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     asked = _parser().parse_args(arguments)
     if asked.run is None:
         _parser().print_help()

@@ -46,6 +46,22 @@ def test_alone_it_prints_how_it_is_used() -> None:
     assert app("--version").stdout.strip() == __version__
 
 
+@pytest.mark.parametrize("arguments", [(), ("--version",), ("serve", "--help"), ("migrate", "--sql")])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_where_nobody_reads_what_it_prints_it_ends_without_a_word(arguments: tuple[str, ...], unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "app", *arguments]
+    env = clean_environment(PYTHONUNBUFFERED=unbuffered)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    if not unbuffered or "--sql" in arguments:  # argparse itself lets such an error pass
+        assert done.returncode == 128 + signal.SIGPIPE
+
+
 def test_an_unknown_command_is_exit_2_with_the_known_ones() -> None:
     done = app("sevre")
     assert done.returncode == 2
