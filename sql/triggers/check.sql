@@ -74,27 +74,32 @@ BEGIN
     IF o.found IS NOT NULL THEN
       PERFORM realtime.go_on(o.g, o.rel);
     ELSE
-      BEGIN
-        PERFORM realtime.end_generation((o.g).gen);
-      EXCEPTION WHEN lock_not_available THEN   -- of a partition that was detached: next time
-        NULL;
-      END;
+      PERFORM realtime.end_generation((o.g).gen);
     END IF;
   END LOOP;
 END $f$;
 
-CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
-#variable_conflict use_column
+-- Capture functions that no generation needs any more: a table that bears their trigger was in use when they were to go.
+CREATE OR REPLACE FUNCTION realtime.left_over() RETURNS SETOF text LANGUAGE sql STABLE AS $f$
+  SELECT DISTINCT f.capture FROM pg_proc p CROSS JOIN LATERAL (SELECT regexp_replace(p.proname, '_[a-z]*$', '') AS capture) f
+  WHERE p.pronamespace = 'realtime'::regnamespace AND p.prorettype = 'trigger'::regtype
+    AND EXISTS (SELECT FROM realtime.generations g WHERE g.capture = f.capture)
+    AND NOT EXISTS (SELECT FROM realtime.generations g WHERE g.capture = f.capture AND NOT g.ended)
+$f$;
+
+-- Mends what can be mended without rights on the tables; says why where that is refused, and by which event trigger of the
+-- application, if one is there: what forbids DDL forbids this too. Then nothing is mended, and capture goes on as it was.
+CREATE OR REPLACE FUNCTION realtime.mend() RETURNS TABLE (refusal text, remedy text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
-  o record;
+  o record; place text;
 BEGIN
-  IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
-    RETURN;
+  PERFORM realtime.drop_capture(l) FROM realtime.left_over() l;
+  IF EXISTS (SELECT FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended AND g.captured <> g.relid) THEN
+    PERFORM realtime.recapture();
   END IF;
   PERFORM realtime.follow();
-  FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
-      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
+  FOR o IN SELECT g, x.why FROM (SELECT d.gen, min(d.why) AS why
+      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) d GROUP BY d.gen) x
     JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
   LOOP
     IF o.why IS NULL THEN
@@ -104,6 +109,30 @@ BEGIN
       PERFORM realtime.note((SELECT max(n.gen) FROM realtime.generations n WHERE n.capture = (o.g).capture), true);
     END IF;
   END LOOP;
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS place = PG_EXCEPTION_CONTEXT;
+  RETURN QUERY SELECT format('%s (%s)', SQLERRM, split_part(place, E'\n', 1)), (
+    SELECT format('event trigger %1$I forbids what the check does: have it let the role realtime_owner pass, or run: ALTER EVENT TRIGGER %1$I DISABLE; SELECT * FROM realtime.check(); ALTER EVENT TRIGGER %1$I ENABLE', e.evtname)
+    FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' AND strpos(place, p.proname || '(') > 0 ORDER BY e.evtname LIMIT 1);
+END $f$;
+
+-- After a restore, and in a copy: what is remembered of relations is of others, and so is the text of capture functions. Where
+-- that may not be made anew the functions work as they are, only slower, and realtime.check() tells. Called by incarnate().
+CREATE OR REPLACE FUNCTION realtime.settle() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  DELETE FROM realtime.relations;
+  PERFORM realtime.note(g.gen, true) FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended;
+  PERFORM FROM realtime.mend();
+END $f$;
+
+CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
+#variable_conflict use_column
+BEGIN
+  IF NOT realtime.try_turn() THEN
+    RETURN;
+  END IF;
+  RETURN QUERY SELECT NULL::int, 'realtime', 'check()', format('the watched tables can''t be checked: %s', m.refusal), coalesce(m.remedy, '') FROM realtime.mend() m;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
       coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
     FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen

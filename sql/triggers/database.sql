@@ -1,6 +1,7 @@
 -- Whether this database can be worked with, and is ours or nobody's. Run by whoever migrates, before anything else.
 -- Invariants: it changes nothing, and what it finds wrong it says in one line that tells what mends it; from here to the
--- end of the transaction no other migrator runs.
+-- end of the transaction no other migrator runs, by the lock of Alembic's table, which takes a right (an advisory lock may be
+-- held by any role, for ever). Where that table is not there yet, who makes the schema first goes first (roles.sql).
 DO $do$
 DECLARE
   ours pg_catalog.oid; mark text; revision text;
@@ -13,7 +14,16 @@ BEGIN
   ELSIF pg_is_in_recovery() THEN
     RAISE EXCEPTION 'this server is a standby: migrations run on the primary';
   END IF;
-  PERFORM pg_advisory_xact_lock(1919247220, 4);
+  LOOP
+    EXIT WHEN has_schema_privilege(to_regnamespace('realtime'), 'USAGE') IS NOT TRUE;
+    EXIT WHEN has_table_privilege(to_regclass('realtime.migrations'), 'UPDATE, DELETE, TRUNCATE') IS NOT TRUE;
+    BEGIN
+      LOCK TABLE realtime.migrations IN SHARE ROW EXCLUSIVE MODE;
+      EXIT;
+    EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
+      NULL;   -- it went while we waited
+    END;
+  END LOOP;
   SELECT n.oid, obj_description(n.oid, 'pg_namespace') INTO ours, mark FROM pg_namespace n WHERE n.nspname = 'realtime';
   IF ours IS NOT NULL AND mark IS DISTINCT FROM 'Sobranie Realtime' THEN
     RAISE EXCEPTION 'this database has a schema "realtime" that is not ours (Supabase makes one, say): nothing was changed';

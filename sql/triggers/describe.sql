@@ -176,6 +176,15 @@ CREATE OR REPLACE FUNCTION realtime.form(rel oid) RETURNS text LANGUAGE sql STAB
   FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
 $f$;
 
+-- A table and its partitions, of all levels. PostgreSQL's own pg_partition_tree() locks each of them until the transaction ends,
+-- and whoever drops a partition meanwhile could form a deadlock with a stronger lock that is asked for later.
+CREATE OR REPLACE FUNCTION realtime.tree(rel oid) RETURNS TABLE (relid oid, depth int) LANGUAGE sql STABLE AS $f$
+  WITH RECURSIVE t(relid, depth) AS (
+    SELECT rel, 0
+    UNION ALL SELECT i.inhrelid, t.depth + 1 FROM t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.relid)
+  SELECT t.relid, t.depth FROM t
+$f$;
+
 -- When a trigger that marks is to fire: always, and it notes how far the WAL is. PostgreSQL evaluates this when the
 -- statement has written its rows: after what BEFORE triggers did, and before AFTER triggers fire. The note, one for each
 -- table and depth, is the WAL position and the letters of the actions that are still to be captured. Whatever one query did
@@ -222,6 +231,6 @@ RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGU
     ('00_realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT')
   ) b(name, type, event, how) CROSS JOIN LATERAL
     (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how) v
-  CROSS JOIN (SELECT rel AS relid UNION SELECT t.relid::oid FROM pg_partition_tree(rel) t) m
+  CROSS JOIN realtime.tree(rel) m
   WHERE level = 'r'
 $f$;

@@ -22,12 +22,12 @@ DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.turn(
   realtime.contains(pg_snapshot, pg_snapshot), realtime.normal(pg_snapshot, xid8), realtime.sees(pg_snapshot, int);
 DROP FUNCTION realtime.try_to_lead(), realtime.strangers(), realtime.leaders(), realtime.lock_holders();
 DROP FUNCTION realtime.incarnate(), realtime.timelines(), realtime.position();
-DROP FUNCTION realtime.check(), realtime.follow(oid), realtime.problems(), realtime.go_on(realtime.generations, oid), realtime.owns(int, oid), realtime.located(), realtime.still_route(oid, text);
-DROP FUNCTION realtime.lock_watched(), realtime.lock(regclass[]), realtime.take_turn(), realtime.take_locks(oid[], text), realtime.try_locks(oid[], text, interval),
-  realtime.holds_others(oid[]), realtime.holders(oid[]), realtime.lock_order(oid[]), realtime.setting(text, interval);
+DROP FUNCTION realtime.check(), realtime.settle(), realtime.mend(), realtime.left_over(), realtime.follow(oid), realtime.problems(), realtime.go_on(realtime.generations, oid), realtime.owns(int, oid), realtime.located(), realtime.still_route(oid, text);
+DROP FUNCTION realtime.lock_watched(), realtime.lock(regclass[]), realtime.take_turn(), realtime.try_turn(), realtime.take_locks(oid[], text), realtime.try_locks(oid[], text, interval),
+  realtime.holds_others(oid[]), realtime.holders(oid[], text), realtime.lock_order(oid[]), realtime.setting(text, interval);
 DROP FUNCTION realtime.recapture(), realtime.reload(regclass), realtime.watch(regclass, text[], bool), realtime.mend_triggers(realtime.generations), realtime.unwatch(regclass), realtime.drop_triggers(oid, text),
   realtime.wrong_triggers(oid, "char", bool, text, bool), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),
-  realtime.begin_generation(oid, text[], "char", bool, int, bool), realtime.end_generation(int), realtime.announce(int);
+  realtime.begin_generation(oid, text[], "char", bool, int, bool), realtime.end_generation(int), realtime.drop_capture(text), realtime.announce(int);
 DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), realtime.capture_source(realtime.captured, text), realtime.row_source(realtime.captured, text),
   realtime.statement_source(realtime.captured, text),
   realtime.row_item(realtime.captured, text, text), realtime.insert_source(int, text, text, text, text), realtime.mark_source(), realtime.place_source(), realtime.json_source(realtime.captured, text, text),
@@ -37,7 +37,7 @@ DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), r
 DROP TYPE realtime.captured;
 DROP FUNCTION realtime.differences(int[]), realtime.matters(oid, oid, text), realtime.note(int, bool), realtime.quiet(int, xid8), realtime.is_empty(oid),
   realtime.look(int[]);
-DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.capture_triggers(text), realtime.capture_functions(text), realtime.note_source(text, text), realtime.describe(oid), realtime.type_traits(oid), realtime.form(oid), realtime.shown(oid),
+DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.tree(oid), realtime.capture_triggers(text), realtime.capture_functions(text), realtime.note_source(text, text), realtime.describe(oid), realtime.type_traits(oid), realtime.form(oid), realtime.shown(oid),
   realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
  
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);

@@ -10,8 +10,8 @@
 -- together with a `floor` that contains what was removed. A position is honoured if and only if it contains `floor`.
 --
 -- Advisory locks (two-integer keys, first 1919247220): 1 the gate, 2 the leader (both the server's; 2 is given up for
--- another where a role takes it that is none of ours), 3 definitions
--- (watch, unwatch, check), 4 migrations.
+-- another where a role takes it that is none of ours). Whatever else takes turns does it by the lock of a table, which takes a
+-- right: of generations (watch, unwatch, check), of incarnation, of migrations.
 
 CREATE SEQUENCE realtime.event_id AS bigint CACHE 1 NO CYCLE;   -- CACHE 1: the order of ids is the order of drawing
 
@@ -70,6 +70,7 @@ CREATE TABLE realtime.generations (
   level "char" NOT NULL,       -- s statement triggers, r row triggers
   mark bool NOT NULL,
   capture text NOT NULL,       -- name of the table's capture function; stays over generations, so it names the watch
+  captured oid NOT NULL,       -- the table's oid in the text of that function: another than relid after a restore
   ended bool NOT NULL DEFAULT false,
   always bool NOT NULL DEFAULT false, -- its triggers are ENABLE ALWAYS
   labels text[] NOT NULL DEFAULT '{}',-- of the enums beneath its columns

@@ -31,6 +31,7 @@ BEGIN
   END LOOP;
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
+    LOCK TABLE realtime.generations IN SHARE ROW EXCLUSIVE MODE;   -- before the event log, as everybody who defines watches
     TRUNCATE realtime.events;
     -- A copied sequence believes that its next values are in the WAL: a crash would give them out again.
     PERFORM setval(s, nextval(s)) FROM unnest(ARRAY['realtime.event_id', pg_get_serial_sequence('realtime.incarnation', 'n')]::regclass[]) s;
@@ -38,7 +39,7 @@ BEGIN
     -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
     UPDATE realtime.generations g SET xid = '3', relid = coalesce((SELECT c.oid FROM pg_class c
       WHERE c.relname = g.name AND c.relnamespace = (SELECT s.oid FROM pg_namespace s WHERE s.nspname = g.schema)), g.relid);
-    PERFORM realtime.recapture();   -- the oids in the text of capture functions too
+    PERFORM realtime.settle();
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)

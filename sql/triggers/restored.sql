@@ -8,6 +8,9 @@ DECLARE
   ours oid := to_regnamespace('realtime'); whole bool := false; o record;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  IF has_table_privilege(to_regclass('realtime.migrations'), 'UPDATE, DELETE, TRUNCATE') THEN
+    LOCK TABLE realtime.migrations IN SHARE ROW EXCLUSIVE MODE;   -- where another migrator has made it since database.sql looked
+  END IF;
   IF to_regclass('realtime.meta') IS NULL THEN
     RETURN;
   END IF;

@@ -9,8 +9,12 @@ BEGIN
   BEGIN
     FOREACH role IN ARRAY '{realtime_owner,realtime_reader,realtime_nobody}'::text[] LOOP
       IF to_regrole(role) IS NULL THEN
-        EXECUTE format('CREATE ROLE %I NOLOGIN', role);
-        EXECUTE format('COMMENT ON ROLE %I IS %L', role, 'Sobranie Realtime');
+        BEGIN
+          EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+          EXECUTE format('COMMENT ON ROLE %I IS %L', role, 'Sobranie Realtime');
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+          NULL;   -- another migrator's, here or in another database, who has just committed
+        END;
       END IF;
     END LOOP;
     IF NOT pg_has_role('realtime_owner', 'USAGE') THEN
@@ -28,7 +32,11 @@ BEGIN
       RAISE EXCEPTION 'this role may not create a schema here: GRANT CREATE ON DATABASE % TO it', quote_ident(current_database())
         USING ERRCODE = 'insufficient_privilege';
     END IF;
-    CREATE SCHEMA realtime AUTHORIZATION realtime_owner;
-    COMMENT ON SCHEMA realtime IS 'Sobranie Realtime';
+    BEGIN
+      CREATE SCHEMA realtime AUTHORIZATION realtime_owner;
+      COMMENT ON SCHEMA realtime IS 'Sobranie Realtime';
+    EXCEPTION WHEN duplicate_schema OR unique_violation THEN
+      NULL;   -- another migrator's, for whose end this one has waited
+    END;
   END IF;
 END $do$;

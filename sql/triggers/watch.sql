@@ -15,12 +15,21 @@ BEGIN
   END IF;
 END $f$;
 
--- CASCADE takes with the functions what a detached partition may still bear of its triggers.
-CREATE OR REPLACE FUNCTION realtime.end_generation(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $f$
+-- Drops capture functions that no live generation has. CASCADE takes with them the triggers that other tables may still bear: a
+-- partition that was detached, a copy. Where one of those is in use the functions stay, capture nothing, and go at a
+-- later realtime.check(): nobody waits for it.
+CREATE OR REPLACE FUNCTION realtime.drop_capture(capture text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET client_min_messages = warning SET lock_timeout = '20 ms' AS $f$
 BEGIN
-  PERFORM realtime.define((SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
-    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen));
+  PERFORM realtime.define((SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(capture, '_', op)), ', '))
+    FROM unnest('{insert,update,delete,truncate}'::text[]) op));
+EXCEPTION WHEN lock_not_available THEN
+  NULL;
+END $f$;
+
+CREATE OR REPLACE FUNCTION realtime.end_generation(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  PERFORM realtime.drop_capture((SELECT g.capture FROM realtime.generations g WHERE g.gen = end_generation.gen));
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
   DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);
@@ -44,7 +53,7 @@ BEGIN
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
   PERFORM realtime.make_capture(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint, always)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, captured, fingerprint, always)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
@@ -52,7 +61,7 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
-      begin_generation.level, begin_generation.mark, here.capture, d.fingerprint, begin_generation.always;
+      begin_generation.level, begin_generation.mark, here.capture, rel, d.fingerprint, begin_generation.always;
   UPDATE realtime.relations r SET gen = here.gen WHERE r.gen = previous;
   PERFORM realtime.note(here.gen, false);
   PERFORM realtime.announce(here.gen);
@@ -181,7 +190,8 @@ DECLARE
   o record;
 BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM realtime.capture_triggers(capture) t WHERE t.tgparentid = 0
-    AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
+    AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- on a partition of others it may stay
+    AND t.tgrelid IN (SELECT p.relid FROM realtime.tree(rel) p)   -- what is locked; a stray one is told by realtime.check()
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;
@@ -225,8 +235,10 @@ END $f$;
 -- a writer has the old text or the new one.
 CREATE OR REPLACE FUNCTION realtime.recapture() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
-  PERFORM pg_advisory_xact_lock(1919247220, 3);
+  LOCK TABLE realtime.generations IN SHARE ROW EXCLUSIVE MODE;
   PERFORM realtime.make_capture(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark))
     FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen CROSS JOIN LATERAL realtime.describe(l.rel) d
     WHERE d.fingerprint = g.fingerprint;
+  UPDATE realtime.generations g SET captured = l.rel FROM realtime.located() l CROSS JOIN LATERAL realtime.describe(l.rel) d
+    WHERE l.gen = g.gen AND d.fingerprint = g.fingerprint AND g.captured <> l.rel;
 END $f$;
