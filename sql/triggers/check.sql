@@ -111,9 +111,10 @@ BEGIN
   END LOOP;
 EXCEPTION WHEN OTHERS THEN
   GET STACKED DIAGNOSTICS place = PG_EXCEPTION_CONTEXT;
-  RETURN QUERY SELECT format('%s (%s)', SQLERRM, split_part(place, E'\n', 1)), (
-    SELECT format('event trigger %1$I forbids what the check does: have it let the role realtime_owner pass, or run: ALTER EVENT TRIGGER %1$I DISABLE; SELECT * FROM realtime.check(); ALTER EVENT TRIGGER %1$I ENABLE', e.evtname)
-    FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' AND strpos(place, p.proname || '(') > 0 ORDER BY e.evtname LIMIT 1);
+  RETURN QUERY SELECT concat(SQLERRM, ' (', split_part(place, E'\n', 1), ')', ': event trigger ' || t.forbids || ' forbids it; it may let the role realtime_owner pass'),
+      CASE WHEN t.forbids IS NULL THEN '' ELSE format('ALTER EVENT TRIGGER %1$s DISABLE; SELECT * FROM realtime.check(); ALTER EVENT TRIGGER %1$s ENABLE', t.forbids) END
+    FROM (SELECT min(quote_ident(e.evtname)) AS forbids FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+      WHERE e.evtenabled <> 'D' AND strpos(place, p.proname || '(') > 0) t;
 END $f$;
 
 -- After a restore, and in a copy: what is remembered of relations is of others, and so is the text of capture functions. Where
@@ -132,7 +133,7 @@ BEGIN
   IF NOT realtime.try_turn() THEN
     RETURN;
   END IF;
-  RETURN QUERY SELECT NULL::int, 'realtime', 'check()', format('the watched tables can''t be checked: %s', m.refusal), coalesce(m.remedy, '') FROM realtime.mend() m;
+  RETURN QUERY SELECT NULL::int, 'realtime', 'check()', format('the watched tables can''t be checked: %s', m.refusal), m.remedy FROM realtime.mend() m;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
       coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
     FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen

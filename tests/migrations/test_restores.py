@@ -24,7 +24,9 @@ UNION ALL SELECT 'function', p.oid::regprocedure::text, pg_get_userbyid(p.proown
 FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 WHERE p.pronamespace = 'realtime'::regnamespace AND p.proname <> 'timelines'
 ORDER BY 1, 2, 4, 5"""
-WATCHED: Final = "CREATE TABLE orders (id int PRIMARY KEY, v text); SELECT realtime.watch('orders', '{v}')"
+WATCHED: Final = """
+CREATE TABLE orders (gone int, id int PRIMARY KEY, v text); ALTER TABLE orders DROP gone;
+SELECT realtime.watch('orders', '{v}')"""
 LIVE: Final = "SELECT count(*) FROM realtime.generations WHERE NOT ended AND name = 'orders'"
 
 
@@ -53,9 +55,12 @@ def restore(source: Database, target: Database, *how: str, dumped: tuple[str, ..
 
 
 async def assert_streams(database: Database) -> None:
-    """A new incarnation begins, and the next write of the watched table is in the event log, once."""
+    """A new incarnation begins, and the next write of the watched table is in the event log, once. Nobody who subscribes
+    from then on is reset again."""
     await database.execute("SELECT realtime.incarnate()")
+    generations = await events(database, ops="G")
     assert await database.execute("SELECT * FROM realtime.check()") == []
+    assert await events(database, ops="G") == generations
     await database.execute("INSERT INTO orders VALUES (2, 'y')")
     assert [e.new for e in await events(database)] == [{"id": 2, "v": "y"}]
 

@@ -96,3 +96,36 @@ async def test_a_dump_restored_elsewhere_keeps_its_watches(database: Database) -
         assert [(e.table, e.new_vals) for e in await events(copy)] == [("public.t", ["2", "7"])]
     finally:
         cluster.drop_database(name)
+
+
+FORBID = """
+CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no DDL here'; END $$;
+CREATE EVENT TRIGGER forbid ON ddl_command_end EXECUTE FUNCTION forbid()"""
+
+
+async def test_where_an_event_trigger_forbids_ddl_a_restored_database_works_and_the_check_says_what_mends_it(
+    database: Database,
+) -> None:
+    """The text of capture functions names the oids of the database that they come from."""
+    await database.execute("CREATE TABLE t (id int PRIMARY KEY, a int); SELECT realtime.watch('t', '{a}')")
+    cluster, name = database.cluster, f"forbidden_{database.name}"
+    dump = str(cluster.dir / f"{name}.dump")
+    cluster.run("pg_dump", "-Fc", "-f", dump, "-d", database.url)
+    async with await Database(cluster, "postgres").connect() as connection:
+        await rows_of(connection, f"CREATE DATABASE {name}")
+    try:
+        copy = Database(cluster, name)
+        cluster.run("pg_restore", "-d", copy.url, dump)
+        await copy.execute(FORBID)
+        assert (await call(copy))[1]
+        await copy.execute("INSERT INTO t VALUES (1, 7)")
+        ((_, _, where, problem, remedy),) = await copy.execute("SELECT * FROM realtime.check()")
+        assert where == "check()"
+        assert "no DDL here" in problem
+        assert "event trigger forbid forbids it" in problem
+        await copy.execute(remedy)
+        await copy.execute("INSERT INTO t VALUES (2, 7)")
+        assert await copy.execute("SELECT * FROM realtime.check()") == []
+        assert [(e.table, e.new_vals) for e in await events(copy)] == [("public.t", ["1", "7"]), ("public.t", ["2", "7"])]
+    finally:
+        cluster.drop_database(name)
