@@ -53,9 +53,7 @@ def test_where_nobody_reads_what_it_prints_it_ends_without_a_word(arguments: tup
     os.close(reading)
     command = [sys.executable, "-m", "app", *arguments]
     env = clean_environment(PYTHONUNBUFFERED=unbuffered)
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
-    )
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writing)
     assert done.stderr == ""
     if not unbuffered or "--sql" in arguments:  # argparse itself lets such an error pass

@@ -55,8 +55,8 @@ def restore(source: Database, target: Database, *how: str, dumped: tuple[str, ..
 
 
 async def assert_streams(database: Database) -> None:
-    """A new incarnation begins, and the next write of the watched table is in the event log, once. Nobody who subscribes
-    from then on is reset again."""
+    """A new incarnation begins, and the next write of the watched table is in the event log, once. Nobody who
+    subscribes from then on is reset again."""
     await database.execute("SELECT realtime.incarnate()")
     generations = await events(database, ops="G")
     assert await database.execute("SELECT * FROM realtime.check()") == []

@@ -126,6 +126,9 @@ async def test_where_an_event_trigger_forbids_ddl_a_restored_database_works_and_
         await copy.execute(remedy)
         await copy.execute("INSERT INTO t VALUES (2, 7)")
         assert await copy.execute("SELECT * FROM realtime.check()") == []
-        assert [(e.table, e.new_vals) for e in await events(copy)] == [("public.t", ["1", "7"]), ("public.t", ["2", "7"])]
+        assert [(e.table, e.new_vals) for e in await events(copy)] == [
+            ("public.t", ["1", "7"]),
+            ("public.t", ["2", "7"]),
+        ]
     finally:
         cluster.drop_database(name)
