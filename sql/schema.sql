@@ -34,6 +34,7 @@ CREATE TABLE realtime.generations (
     level "char" NOT NULL,
     mark boolean NOT NULL,
     capture text NOT NULL,
+    captured oid NOT NULL,
     ended boolean DEFAULT false NOT NULL,
     always boolean DEFAULT false NOT NULL,
     labels text[] DEFAULT '{}'::text[] NOT NULL,
@@ -404,7 +405,7 @@ BEGIN
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
   PERFORM realtime.make_capture(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, fingerprint, always)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, captured, fingerprint, always)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
@@ -412,7 +413,7 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
-      begin_generation.level, begin_generation.mark, here.capture, d.fingerprint, begin_generation.always;
+      begin_generation.level, begin_generation.mark, here.capture, rel, d.fingerprint, begin_generation.always;
   UPDATE realtime.relations r SET gen = here.gen WHERE r.gen = previous;
   PERFORM realtime.note(here.gen, false);
   PERFORM realtime.announce(here.gen);
@@ -826,24 +827,11 @@ CREATE FUNCTION realtime."check"() RETURNS TABLE(gen integer, schema text, name 
     SET lock_timeout TO '100 ms'
     AS $$
 #variable_conflict use_column
-DECLARE
-  o record;
 BEGIN
-  IF NOT pg_try_advisory_xact_lock(1919247220, 3) THEN
+  IF NOT realtime.try_turn() THEN
     RETURN;
   END IF;
-  PERFORM realtime.follow();
-  FOR o IN SELECT g, x.why FROM (SELECT gen, min(why) AS why
-      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) GROUP BY gen) x
-    JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
-  LOOP
-    IF o.why IS NULL THEN
-      PERFORM realtime.note((o.g).gen, false);
-    ELSE
-      PERFORM realtime.go_on(o.g, (o.g).relid);
-      PERFORM realtime.note((SELECT max(n.gen) FROM realtime.generations n WHERE n.capture = (o.g).capture), true);
-    END IF;
-  END LOOP;
+  RETURN QUERY SELECT NULL::int, 'realtime', 'check()', format('the watched tables can''t be checked: %s', m.refusal), m.remedy FROM realtime.mend() m;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
       coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
     FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen
@@ -961,6 +949,19 @@ CREATE FUNCTION realtime.differences(gens integer[]) RETURNS TABLE(gen integer, 
   WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.root AND a.attnum > 0 AND a.atttypid >= 16384) AND l.labels <> t.labels
 $$;
 
+CREATE FUNCTION realtime.drop_capture(capture text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'warning'
+    SET lock_timeout TO '20 ms'
+    AS $$
+BEGIN
+  PERFORM realtime.define((SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(capture, '_', op)), ', '))
+    FROM unnest('{insert,update,delete,truncate}'::text[]) op));
+EXCEPTION WHEN lock_not_available THEN
+  NULL;
+END $$;
+
 CREATE FUNCTION realtime.drop_triggers(rel oid, capture text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -969,7 +970,8 @@ DECLARE
   o record;
 BEGIN
   FOR o IN SELECT t.tgname, t.tgrelid::regclass AS on_table FROM realtime.capture_triggers(capture) t WHERE t.tgparentid = 0
-    AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- a stray one may be somebody else's
+    AND pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = t.tgrelid), 'USAGE')   -- on a partition of others it may stay
+    AND t.tgrelid IN (SELECT p.relid FROM realtime.tree(rel) p)   -- what is locked; a stray one is told by realtime.check()
   LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', o.tgname, o.on_table);
   END LOOP;
@@ -1009,11 +1011,9 @@ $$;
 CREATE FUNCTION realtime.end_generation(gen integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET client_min_messages TO 'warning'
     AS $$
 BEGIN
-  PERFORM realtime.define((SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', string_agg(format('realtime.%I()', concat(g.capture, '_', op)), ', '))
-    FROM realtime.generations g CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) op WHERE g.gen = end_generation.gen));
+  PERFORM realtime.drop_capture((SELECT g.capture FROM realtime.generations g WHERE g.gen = end_generation.gen));
   UPDATE realtime.generations g SET ended = true WHERE g.gen = end_generation.gen;
   DELETE FROM realtime.relations r WHERE r.gen = end_generation.gen;
   PERFORM realtime.announce(gen);
@@ -1077,11 +1077,7 @@ BEGIN
     IF o.found IS NOT NULL THEN
       PERFORM realtime.go_on(o.g, o.rel);
     ELSE
-      BEGIN
-        PERFORM realtime.end_generation((o.g).gen);
-      EXCEPTION WHEN lock_not_available THEN   -- of a partition that was detached: next time
-        NULL;
-      END;
+      PERFORM realtime.end_generation((o.g).gen);
     END IF;
   END LOOP;
 END $$;
@@ -1101,24 +1097,25 @@ CREATE FUNCTION realtime.go_on(g realtime.generations, rel oid) RETURNS void
     g.level, g.mark, g.gen, g.always)
 $$;
 
-CREATE FUNCTION realtime.holders(relations oid[]) RETURNS text
+CREATE FUNCTION realtime.holders(relations oid[], mode text) RETURNS text
     LANGUAGE sql STABLE
     AS $$
   SELECT string_agg(format('session %s (%s%s, %s for %s s) holds %s on %s', l.pid, coalesce(a.usename, '?'),
       ', ' || nullif(a.application_name, ''), coalesce(a.state, 'open'),
       coalesce(round(extract(epoch FROM clock_timestamp() - a.xact_start))::text, '?'), l.mode, l.relation::regclass), '; ')
-  FROM (SELECT DISTINCT ON (pid) * FROM pg_locks WHERE locktype = 'relation' AND granted AND relation = ANY (relations) AND pid <> pg_backend_pid()
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY pid, mode DESC LIMIT 5) l
+  FROM (SELECT DISTINCT ON (pid) * FROM pg_locks l WHERE locktype = 'relation' AND granted AND relation = ANY (relations) AND pid <> pg_backend_pid()
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (holders.mode = 'ACCESS EXCLUSIVE' OR l.mode NOT IN ('AccessShareLock', 'RowShareLock')) ORDER BY pid, l.mode DESC LIMIT 5) l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 $$;
 
 CREATE FUNCTION realtime.holds_others(relations oid[]) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
-  SELECT EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted AND l.relation <> ALL (relations)
-    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  SELECT EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted
+    AND CASE WHEN l.relation = ANY (relations) THEN l.mode <> 'AccessExclusiveLock' ELSE l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock') END
     AND EXISTS (SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid'   -- as old as the relation
-      WHERE c.oid = l.relation AND c.relkind IN ('r', 'p') AND c.relnamespace <> 'realtime'::regnamespace
+      WHERE c.oid = l.relation AND c.relkind IN ('r', 'p') AND c.relnamespace <> ALL ('{realtime,pg_catalog}'::regnamespace[])
         AND coalesce(age(a.xmin) > age(pg_current_xact_id_if_assigned()::xid), true)))
 $$;
 
@@ -1150,6 +1147,7 @@ BEGIN
   END LOOP;
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
+    LOCK TABLE realtime.generations IN SHARE ROW EXCLUSIVE MODE;   -- before the event log, as everybody who defines watches
     TRUNCATE realtime.events;
     -- A copied sequence believes that its next values are in the WAL: a crash would give them out again.
     PERFORM setval(s, nextval(s)) FROM unnest(ARRAY['realtime.event_id', pg_get_serial_sequence('realtime.incarnation', 'n')]::regclass[]) s;
@@ -1157,7 +1155,7 @@ BEGIN
     -- Seen by every position from here on; earlier ones are foreign. What was restored has other oids.
     UPDATE realtime.generations g SET xid = '3', relid = coalesce((SELECT c.oid FROM pg_class c
       WHERE c.relname = g.name AND c.relnamespace = (SELECT s.oid FROM pg_namespace s WHERE s.nspname = g.schema)), g.relid);
-    PERFORM realtime.recapture();   -- the oids in the text of capture functions too
+    PERFORM realtime.settle();
   END IF;
   DELETE FROM realtime.recorded;
   INSERT INTO realtime.incarnation (sysid, db, marker, tli, recovery_end)
@@ -1213,6 +1211,15 @@ CREATE FUNCTION realtime.leaders() RETURNS SETOF integer
   SELECT h.pid FROM realtime.lock_holders() h JOIN realtime.leadership l ON h.key = l.key WHERE h.granted AND h.ours
 $$;
 
+CREATE FUNCTION realtime.left_over() RETURNS SETOF text
+    LANGUAGE sql STABLE
+    AS $_$
+  SELECT DISTINCT f.capture FROM pg_proc p CROSS JOIN LATERAL (SELECT regexp_replace(p.proname, '_[a-z]*$', '') AS capture) f
+  WHERE p.pronamespace = 'realtime'::regnamespace AND p.prorettype = 'trigger'::regtype
+    AND EXISTS (SELECT FROM realtime.generations g WHERE g.capture = f.capture)
+    AND NOT EXISTS (SELECT FROM realtime.generations g WHERE g.capture = f.capture AND NOT g.ended)
+$_$;
+
 CREATE FUNCTION realtime.listed(rel regclass, columns text[]) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1257,12 +1264,8 @@ CREATE FUNCTION realtime.lock_order(tables oid[]) RETURNS oid[]
     AS $$
   SELECT array_agg(o.relid ORDER BY o.i) FROM (
     SELECT relid, min(i) AS i FROM (
-      SELECT m.relid, row_number() OVER (ORDER BY t.rel, m.level, m.relid) AS i
-      FROM (SELECT DISTINCT unnest(tables) AS rel) t CROSS JOIN LATERAL (
-        SELECT t.rel AS relid, 0 AS level
-        UNION ALL SELECT p.relid::oid, p.level FROM pg_partition_tree(t.rel) p WHERE p.relid <> t.rel
-        UNION ALL SELECT g.tgrelid, 1000 FROM realtime.generations w CROSS JOIN LATERAL realtime.capture_triggers(w.capture) g
-          WHERE w.relid = t.rel AND NOT w.ended AND g.tgrelid <> t.rel) m) n
+      SELECT m.relid, row_number() OVER (ORDER BY t.rel, m.depth, m.relid) AS i
+      FROM (SELECT DISTINCT unnest(tables) AS rel) t CROSS JOIN LATERAL realtime.tree(t.rel) m) n
     GROUP BY relid) o
 $$;
 
@@ -1270,10 +1273,15 @@ CREATE FUNCTION realtime.lock_watched() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+  watched oid[];
 BEGIN
   PERFORM realtime.take_turn();
-  PERFORM realtime.take_locks(ARRAY(SELECT g.relid FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended), 'ACCESS EXCLUSIVE')
-    FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended LIMIT 1;
+  watched := ARRAY(SELECT g.relid FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended
+    UNION SELECT t.tgrelid FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE p.pronamespace = 'realtime'::regnamespace);
+  IF watched <> '{}' THEN
+    PERFORM realtime.take_locks(watched, 'ACCESS EXCLUSIVE');
+  END IF;
 END $$;
 
 CREATE FUNCTION realtime.look(gens integer[]) RETURNS TABLE(gen integer, relid oid, root oid, filenode oid, columns integer, triggers text, covered boolean, born boolean)
@@ -1337,6 +1345,37 @@ CREATE FUNCTION realtime.matters(root oid, rel oid, trigger text) RETURNS boolea
     AS $$
   SELECT rel = root OR trigger !~ '^00_realtime_truncate'
 $$;
+
+CREATE FUNCTION realtime.mend() RETURNS TABLE(refusal text, remedy text)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+  o record; place text; more text;
+BEGIN
+  PERFORM realtime.drop_capture(l) FROM realtime.left_over() l;
+  IF EXISTS (SELECT FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended AND g.captured <> g.relid) THEN
+    PERFORM realtime.recapture();
+  END IF;
+  PERFORM realtime.follow();
+  FOR o IN SELECT g, x.why FROM (SELECT d.gen, min(d.why) AS why
+      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) d GROUP BY d.gen) x
+    JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
+  LOOP
+    IF o.why IS NULL THEN
+      PERFORM realtime.note((o.g).gen, false);
+    ELSE
+      PERFORM realtime.go_on(o.g, (o.g).relid);
+      PERFORM realtime.note((SELECT max(n.gen) FROM realtime.generations n WHERE n.capture = (o.g).capture), true);
+    END IF;
+  END LOOP;
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS place = PG_EXCEPTION_CONTEXT, more = PG_EXCEPTION_DETAIL;
+  RETURN QUERY SELECT concat(SQLERRM, ' (', split_part(place, E'\n', 1), ')', ': event trigger ' || t.forbids || ' (function ' || t.function || ') forbids it; it may let the role realtime_owner pass'),
+      CASE WHEN t.forbids IS NULL THEN '' ELSE format('ALTER EVENT TRIGGER %1$s DISABLE; SELECT * FROM realtime.check(); ALTER EVENT TRIGGER %1$s ENABLE', t.forbids) END
+    FROM (SELECT 1) one LEFT JOIN LATERAL (SELECT quote_ident(e.evtname) AS forbids, e.evtfoid::regprocedure::text AS function FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+      WHERE e.evtenabled <> 'D' AND strpos(place || more, p.proname) > 0 ORDER BY e.evtname LIMIT 1) t ON true;
+END $_$;
 
 CREATE FUNCTION realtime.mend_triggers(g realtime.generations) RETURNS void
     LANGUAGE plpgsql
@@ -1591,10 +1630,12 @@ CREATE FUNCTION realtime.recapture() RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-  PERFORM pg_advisory_xact_lock(1919247220, 3);
+  LOCK TABLE realtime.generations IN SHARE ROW EXCLUSIVE MODE;
   PERFORM realtime.make_capture(ROW(l.rel, g.gen, g.capture, d.key, g.vals, d.hidden, g.level, g.mark))
     FROM realtime.located() l JOIN realtime.generations g ON g.gen = l.gen CROSS JOIN LATERAL realtime.describe(l.rel) d
     WHERE d.fingerprint = g.fingerprint;
+  UPDATE realtime.generations g SET captured = l.rel FROM realtime.located() l CROSS JOIN LATERAL realtime.describe(l.rel) d
+    WHERE l.gen = g.gen AND d.fingerprint = g.fingerprint AND g.captured <> l.rel;
 END $$;
 
 CREATE FUNCTION realtime.refuse(rel regclass) RETURNS void
@@ -1738,6 +1779,16 @@ CREATE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF text
   WHERE EXISTS (SELECT FROM b WHERE b.unknown OR b.name = ANY (s.types) AND (b.as_text OR NOT s.only_text))
   ORDER BY 1
 $$;
+
+CREATE FUNCTION realtime.settle() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  DELETE FROM realtime.relations;
+  PERFORM realtime.note(g.gen, true) FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended;
+  PERFORM FROM realtime.mend();
+END $$;
 
 CREATE FUNCTION realtime.shown(rel oid) RETURNS text[]
     LANGUAGE sql STABLE
@@ -1900,11 +1951,11 @@ DECLARE
   named text := (SELECT string_agg(t::regclass::text, ', ' ORDER BY t) FROM (SELECT DISTINCT unnest(tables) AS t) u);
 BEGIN
   LOOP
-    EXIT WHEN realtime.try_locks(relations, mode, CASE WHEN holding THEN NULL ELSE patience END);
+    EXIT WHEN realtime.try_locks(tables, mode, CASE WHEN holding THEN NULL ELSE patience END);
     IF clock_timestamp() - began >= give_up THEN
       RAISE EXCEPTION 'realtime: % could not be locked within %: nothing was changed', named, give_up USING ERRCODE = 'lock_not_available',
-        DETAIL = coalesce(realtime.holders(relations), 'Others use it without a pause.'),
-        HINT = CASE WHEN holding THEN 'This transaction holds other tables, for which others wait. Begin it with SELECT realtime.lock(''{…}'') of all its tables.'
+        DETAIL = coalesce(realtime.holders(relations, mode), 'Others use it without a pause.'),
+        HINT = CASE WHEN holding THEN 'This transaction holds locks already, for which others wait. Begin it with SELECT realtime.lock(''{…}'') of all its tables.'
           ELSE 'End the session that is in the way, or try again at a quieter time; SET realtime.give_up = ''5 min'' tries for longer.' END;
     END IF;
     PERFORM pg_sleep(CASE WHEN holding THEN 0.005 ELSE 0.05 + random() * least(extract(epoch FROM patience), extract(epoch FROM give_up)) END);
@@ -1921,11 +1972,10 @@ DECLARE
   give_up interval := least(CASE WHEN realtime.holds_others('{}') THEN realtime.setting('realtime.patience', '0.5 s')
     ELSE realtime.setting('realtime.give_up', '30 s') END, nullif(current_setting('lock_timeout'), '0')::interval);
 BEGIN
-  WHILE NOT pg_try_advisory_xact_lock(1919247220, 3) LOOP
+  WHILE NOT realtime.try_turn() LOOP
     IF clock_timestamp() - began >= give_up THEN
       RAISE EXCEPTION 'realtime: another transaction is watching or unwatching tables, and has not ended within %: nothing was changed', give_up
-        USING ERRCODE = 'lock_not_available', DETAIL = (SELECT string_agg('Session ' || pid || ' holds advisory lock 3.', ' ') FROM pg_locks
-          WHERE locktype = 'advisory' AND granted AND (classid, objid, objsubid) = (1919247220, 3, 2));
+        USING ERRCODE = 'lock_not_available', DETAIL = realtime.holders(ARRAY['realtime.generations'::regclass], 'SHARE ROW EXCLUSIVE');
     END IF;
     PERFORM pg_sleep(0.01);
   END LOOP;
@@ -1942,6 +1992,15 @@ BEGIN
 EXCEPTION WHEN insufficient_privilege THEN
   RETURN;
 END $$;
+
+CREATE FUNCTION realtime.tree(rel oid) RETURNS TABLE(relid oid, depth integer)
+    LANGUAGE sql STABLE
+    AS $$
+  WITH RECURSIVE t(relid, depth) AS (
+    SELECT rel, 0
+    UNION ALL SELECT i.inhrelid, t.depth + 1 FROM t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.relid)
+  SELECT t.relid, t.depth FROM t
+$$;
 
 CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) RETURNS TABLE(relid oid, name text, type smallint, marked boolean, sql text)
     LANGUAGE sql STABLE
@@ -1967,31 +2026,34 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
     ('00_realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT')
   ) b(name, type, event, how) CROSS JOIN LATERAL
     (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how) v
-  CROSS JOIN (SELECT rel AS relid UNION SELECT t.relid::oid FROM pg_partition_tree(rel) t) m
+  CROSS JOIN realtime.tree(rel) m
   WHERE level = 'r'
 $$;
 
-CREATE FUNCTION realtime.try_locks(relations oid[], mode text, patience interval) RETURNS boolean
+CREATE FUNCTION realtime.try_locks(tables oid[], mode text, patience interval) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '1 ms'
     AS $$
 DECLARE
-  rel regclass; until timestamptz := clock_timestamp() + patience; rest int;
+  relations oid[] := realtime.lock_order(tables); rel oid; what regclass; until timestamptz := clock_timestamp() + patience; rest int;
 BEGIN
   FOREACH rel IN ARRAY relations LOOP
-    -- A partition of others goes with its parent; what is gone needs no lock.
-    CONTINUE WHEN has_table_privilege(rel, 'UPDATE, DELETE, TRUNCATE') IS NOT TRUE;
+    -- A partition of others is locked through its parent. What is gone, or can't be locked at all, is passed over.
+    what := (SELECT r FROM (SELECT rel AS r, 1 AS i UNION ALL SELECT a.relid, 2 FROM pg_partition_ancestors(rel) a WHERE a.relid = ANY (tables)) c
+      WHERE has_table_privilege(r, 'UPDATE, DELETE, TRUNCATE') ORDER BY i LIMIT 1);
+    CONTINUE WHEN what IS NULL;
     rest := floor(extract(epoch FROM until - clock_timestamp()) * 1000);
-    IF patience IS NULL THEN
-      EXECUTE format('LOCK TABLE ONLY %s IN %s MODE NOWAIT', rel, mode);
-    ELSIF rest <= 0 THEN
+    IF rest <= 0 THEN
       RAISE lock_not_available;
-    ELSE
+    ELSIF rest IS NOT NULL THEN
       PERFORM set_config('lock_timeout', rest || 'ms', true);
-      EXECUTE format('LOCK TABLE ONLY %s IN %s MODE', rel, mode);
     END IF;
+    EXECUTE format('LOCK TABLE %s %s IN %s MODE %s', CASE WHEN what = rel THEN 'ONLY' END, what, mode, CASE WHEN rest IS NULL THEN 'NOWAIT' END);
   END LOOP;
+  IF NOT realtime.lock_order(tables) <@ relations THEN   -- a partition was made before its parent was locked
+    RAISE lock_not_available;
+  END IF;
   RETURN true;
 EXCEPTION WHEN lock_not_available THEN
   RETURN false;
@@ -2013,6 +2075,17 @@ BEGIN
     UPDATE realtime.leadership l SET key = ('x' || left(gen_random_uuid()::text, 8))::bit(32)::int & 2147483647 WHERE l.key = k RETURNING l.key INTO k;
     RETURN FOUND AND pg_try_advisory_lock(1919247220, k);
   END IF;
+  RETURN false;
+END $$;
+
+CREATE FUNCTION realtime.try_turn() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  LOCK TABLE realtime.generations IN SHARE ROW EXCLUSIVE MODE NOWAIT;
+  RETURN true;
+EXCEPTION WHEN lock_not_available THEN
   RETURN false;
 END $$;
 
@@ -2226,6 +2299,7 @@ REVOKE ALL ON FUNCTION realtime.decode_name(name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.define(command text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.describe(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.differences(gens integer[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.drop_capture(capture text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.drop_triggers(rel oid, capture text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.empty(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.encode_name(name text) FROM PUBLIC;
@@ -2236,7 +2310,7 @@ REVOKE ALL ON FUNCTION realtime.follow(heir oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.form(rel oid) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.generations TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.go_on(g realtime.generations, rel oid) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.holders(relations oid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.holders(relations oid[], mode text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.holds_others(relations oid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
@@ -2247,6 +2321,7 @@ REVOKE ALL ON FUNCTION realtime.is_empty(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.leaders() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.left_over() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.listed(rel regclass, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.located() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock(tables regclass[]) FROM PUBLIC;
@@ -2257,6 +2332,7 @@ REVOKE ALL ON FUNCTION realtime.look(gens integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.make_capture(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.matters(root oid, rel oid, trigger text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.mend() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mend_triggers(g realtime.generations) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
@@ -2289,6 +2365,7 @@ REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured, op text) FROM PU
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.setting(name text, otherwise interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.settle() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.shown(rel oid) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.shown(rel oid) TO realtime_reader;
@@ -2322,11 +2399,14 @@ REVOKE ALL ON FUNCTION realtime.take_turn() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.timelines() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.timelines() TO realtime_reader;
 
+REVOKE ALL ON FUNCTION realtime.tree(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.try_locks(relations oid[], mode text, patience interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.try_locks(tables oid[], mode text, patience interval) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.try_to_lead() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.try_to_lead() TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.try_turn() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published pg_snapshot) TO realtime_reader;

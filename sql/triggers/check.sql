@@ -91,7 +91,7 @@ $f$;
 -- application, if one is there: what forbids DDL forbids this too. Then nothing is mended, and capture goes on as it was.
 CREATE OR REPLACE FUNCTION realtime.mend() RETURNS TABLE (refusal text, remedy text) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
-  o record; place text;
+  o record; place text; more text;
 BEGIN
   PERFORM realtime.drop_capture(l) FROM realtime.left_over() l;
   IF EXISTS (SELECT FROM realtime.generations g JOIN pg_class c ON c.oid = g.relid WHERE NOT g.ended AND g.captured <> g.relid) THEN
@@ -110,11 +110,11 @@ BEGIN
     END IF;
   END LOOP;
 EXCEPTION WHEN OTHERS THEN
-  GET STACKED DIAGNOSTICS place = PG_EXCEPTION_CONTEXT;
-  RETURN QUERY SELECT concat(SQLERRM, ' (', split_part(place, E'\n', 1), ')', ': event trigger ' || t.forbids || ' forbids it; it may let the role realtime_owner pass'),
+  GET STACKED DIAGNOSTICS place = PG_EXCEPTION_CONTEXT, more = PG_EXCEPTION_DETAIL;
+  RETURN QUERY SELECT concat(SQLERRM, ' (', split_part(place, E'\n', 1), ')', ': event trigger ' || t.forbids || ' (function ' || t.function || ') forbids it; it may let the role realtime_owner pass'),
       CASE WHEN t.forbids IS NULL THEN '' ELSE format('ALTER EVENT TRIGGER %1$s DISABLE; SELECT * FROM realtime.check(); ALTER EVENT TRIGGER %1$s ENABLE', t.forbids) END
-    FROM (SELECT min(quote_ident(e.evtname)) AS forbids FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
-      WHERE e.evtenabled <> 'D' AND strpos(place, p.proname || '(') > 0) t;
+    FROM (SELECT 1) one LEFT JOIN LATERAL (SELECT quote_ident(e.evtname) AS forbids, e.evtfoid::regprocedure::text AS function FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+      WHERE e.evtenabled <> 'D' AND strpos(place || more, p.proname) > 0 ORDER BY e.evtname LIMIT 1) t ON true;
 END $f$;
 
 -- After a restore, and in a copy: what is remembered of relations is of others, and so is the text of capture functions. Where

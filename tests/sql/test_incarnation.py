@@ -122,7 +122,7 @@ async def test_where_an_event_trigger_forbids_ddl_a_restored_database_works_and_
         ((_, _, where, problem, remedy),) = await copy.execute("SELECT * FROM realtime.check()")
         assert where == "check()"
         assert "no DDL here" in problem
-        assert "event trigger forbid forbids it" in problem
+        assert "event trigger forbid (function public.forbid()) forbids it" in problem
         await copy.execute(remedy)
         await copy.execute("INSERT INTO t VALUES (2, 7)")
         assert await copy.execute("SELECT * FROM realtime.check()") == []
