@@ -9,6 +9,7 @@ Invariants
 import asyncio
 import ctypes
 import weakref
+from contextlib import suppress
 from typing import Final
 
 from app.model.errors import Unavailable
@@ -16,6 +17,7 @@ from app.stream.ports import Rows
 
 WAIT_SECONDS: Final = 20.0
 TRIM_BYTES: Final = 16 << 20  # given back, for which the allocator is asked to give its own back
+TRIM_SECONDS: Final = 0.5  # later: what dies is freed after it has told, and what else was theirs goes with it
 LEAST: Final = 64  # of the budget this part at least is free when a read begins
 ROW_BYTES: Final = 60  # that a row takes besides its JSON
 
@@ -27,6 +29,7 @@ class RowBudget:
         self.limit = limit
         self.held = 0
         self._given_back = 0
+        self._trimming = False
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
 
@@ -57,9 +60,14 @@ class RowBudget:
         self.held -= size
         self._given_back += size
         self._room.set()
-        if self._given_back > TRIM_BYTES:
-            self._given_back = 0
-            _trim()
+        if self._given_back > TRIM_BYTES and not self._trimming:
+            with suppress(RuntimeError):  # no loop runs any more
+                asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
+                self._trimming = True
+
+    def _trim(self) -> None:
+        self._given_back, self._trimming = 0, False
+        _trim()
 
 
 def _trim() -> None:

@@ -1,6 +1,7 @@
 """The budget of rows: bounded whoever asks, in turn, and given back when nobody holds the rows any more."""
 
 import asyncio
+import weakref
 
 import pytest
 
@@ -40,3 +41,23 @@ async def test_who_finds_no_room_waits_in_turn_and_who_waits_too_long_is_told(mo
     with pytest.raises(Unavailable, match="other clients"):
         await budget.reserve(600)
     assert budget.held == 6400
+
+
+class Channels(dict[str, list[bytes]]):
+    """Their end can be seen."""
+
+
+async def test_the_allocator_is_asked_when_the_rows_are_freed_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = Channels(posts=[b"x" * 1000])
+    there, asked = weakref.ref(channels), asyncio.Queue[bool]()
+    monkeypatch.setattr(row_budget, "TRIM_BYTES", 100)
+    monkeypatch.setattr(row_budget, "TRIM_SECONDS", 0)
+    monkeypatch.setattr(row_budget, "_trim", lambda: asked.put_nowait(there() is not None))
+    budget = RowBudget(6400)
+    size = await budget.reserve(2000)
+    held = [Rows(Snapshot(1), 1, channels)]
+    budget.hold(held[0], size)
+    del channels
+    held.clear()
+    assert await asyncio.wait_for(asked.get(), 10) is False
+    assert asked.empty(), "once for all"
