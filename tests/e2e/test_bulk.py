@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
+from bench.system import cpu, family_cpu
 from harness.database import Database
 from harness.facts import eventually
 from harness.server import Server
@@ -46,7 +48,7 @@ async def test_one_insert_of_100k_rows_arrives_whole_in_one_unit_and_in_bounded_
             f"INSERT of {ROWS} rows: whole at one client after {seconds:.1f} s, "
             f"server memory +{growth / (1 << 20):.0f} MB"
         )
-        assert growth < GROWTH_BYTES
+        assert growth < GROWTH_BYTES >> 1
         parts = [i for i, m in enumerate(client.messages) if m["type"] == "changes" and len(m["changes"]) > 1]
         within = client.messages[parts[0] : parts[-1]]
         assert not [m for m in within if "position" in m], "no position before all of it: one unit"
@@ -161,7 +163,45 @@ async def test_the_memory_that_slow_clients_took_goes_back_when_they_have_gone(
     figures(f"20 slow clients, fed one change of 16 MB: server memory +{held >> 20} MB while they are there")
 
 
+async def test_the_memory_of_rows_that_nobody_took_goes_back_when_the_clients_have_gone(
+    database: Database, server: Server, figures: Callable[[str], None]
+) -> None:
+    await database.execute(
+        "INSERT INTO posts (author_id, body) SELECT g, repeat('x', 1000) FROM generate_series(1, 30000) g"
+    )
+    before = server.rss()
+    # A channel of its own beside the common one, so that nobody shares a read.
+    queries = [f"&channel=notifications:user_id={n}&snapshot=1" for n in range(5)]
+    clients = [await deaf(server, query) for query in queries]
+    held = server.rss() - before
+    assert held > 100 << 20, "each holds rows of its own"
+    for writer in clients:
+        writer.transport.abort()
+    await eventually(lambda: server.rss() - before < 20 << 20, 30, "it has gone back")
+    figures(f"5 clients that took none of 35 MB of rows: server memory +{held >> 20} MB while they are there")
+
+
 MANY = 100
+
+
+class Costs(NamedTuple):
+    """Seconds: of time, of PostgreSQL's CPU, and of the server's."""
+
+    seconds: float
+    database: float
+    server: float
+
+    def __sub__(self, before: "Costs") -> "Costs":
+        return Costs(*(now - then for now, then in zip(self, before, strict=True)))
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.2f} s (CPU of PostgreSQL {self.database:.2f} s, of the server {self.server:.2f} s)"
+
+
+def costs(database: Database, server: Server) -> Costs:
+    """So far."""
+    postmaster = int((database.cluster.data / "postmaster.pid").read_text().split("\n")[0])
+    return Costs(time.perf_counter(), family_cpu(postmaster), cpu(server.process.pid))
 
 
 async def test_a_bulk_write_delays_nobody_whom_it_does_not_concern(
@@ -171,20 +211,27 @@ async def test_a_bulk_write_delays_nobody_whom_it_does_not_concern(
     others = [await Transport("events").open(server, f"notifications:user_id={n}") for n in range(MANY)]
     routed = [await Transport("events").open(server, f"posts:author_id={n}") for n in range(MANY)]
     try:
-        await database.execute("INSERT INTO posts (author_id) SELECT 1000 + g FROM generate_series(1, 20000) g")
-        started = time.perf_counter()
-        await database.execute("INSERT INTO notifications (user_id) SELECT generate_series(0, %s)", MANY - 1)
-        await asyncio.gather(*(client.changes(1, timeout=20) for client in others))
-        other = time.perf_counter() - started
-        await database.execute("INSERT INTO posts (author_id) SELECT generate_series(0, %s)", MANY - 1)
-        await asyncio.gather(*(client.changes(1, timeout=20) for client in routed))
-        same = time.perf_counter() - started
+        async with await database.connect() as writer:
+            await writer.execute("INSERT INTO posts (author_id) SELECT 1000 + g FROM generate_series(1, 20000) g")
+            began = costs(database, server)
+            await writer.execute("INSERT INTO notifications (user_id) SELECT generate_series(0, %s)", (MANY - 1,))
+            await asyncio.gather(*(client.changes(1, timeout=20) for client in others))
+            other = costs(database, server) - began
+            await writer.execute("INSERT INTO posts (author_id) SELECT generate_series(0, %s)", (MANY - 1,))
+            await asyncio.gather(*(client.changes(1, timeout=20) for client in routed))
+            same = costs(database, server) - began
         figures(
-            f"{2 * MANY} clients beside an INSERT of 20,000 rows: the next change of another table came after "
-            f"{other:.2f} s, of other rows of the same table after {same:.2f} s"
+            f"{2 * MANY} clients beside an INSERT of 20,000 rows: the next change of another table came after {other}, "
+            f"of other rows of the same table after {same}"
         )
-        assert other < 3
-        assert same < 6
+        # What is aimed at on quiet cores is 0.1 s and 0.5 s; make bench has these figures. Busy cores cost time, and
+        # hardly processor time.
+        assert other.seconds < 2
+        assert other.database < 0.5
+        assert other.server < 0.5
+        assert same.seconds < 5
+        assert same.database < 0.75
+        assert same.server < 0.75
         await verdict(database, *routed, *others)
     finally:
         await asyncio.gather(*(client.abort() for client in [*others, *routed]))
