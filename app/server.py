@@ -19,6 +19,7 @@ from app.stream.broadcaster import Broadcaster
 from app.stream.follower import Follower
 from app.stream.lookup import Lookup
 from app.stream.ports import Backend, LogHead
+from app.web.health import tell_flow
 from app.web.ports import Facts
 from app.web.uring import UringSender
 
@@ -55,6 +56,7 @@ class Server:
             "floor": self.backend.event_log.watch_floor,
             "bus": lambda: self.backend.bus.run(self.follower),
             "heartbeat": self.registry.beat,
+            "flow": lambda: tell_flow(self.health, self.observe),
         }.items():
             self._tasks.append(asyncio.create_task(self._forever(name, run), name=name))
 
@@ -107,6 +109,7 @@ class Server:
             "listen": backend.listening(),
             "bus": backend.bus.ready and leader is not None,
             "leader": leader,
+            "flow": self.follower.flows,
             "watches": [
                 {"schema": p.schema, "table": p.table, "problem": p.problem, "remedy": p.remedy}
                 for p in leadership.problems

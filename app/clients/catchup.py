@@ -19,7 +19,7 @@ from app.core.session import Session
 from app.model.change import Table
 from app.model.channel import TableAddress, Topic, parse
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason, Unavailable
-from app.model.observations import Observer, Reset
+from app.model.observations import Failed, Observer, Reset
 from app.model.position import Snapshot
 from app.stream.backoff import jittered
 from app.stream.lookup import Lookup
@@ -110,6 +110,12 @@ class CatchUp:
             if feed.open:
                 raise
             await asyncio.sleep(jittered(AWAY_SECONDS))
+        except ConnectionResetError:
+            raise
+        except Exception as error:  # noqa: BLE001 - who came back for the same would fail again, so he goes on behind it
+            self._observe(Failed("feeder", error))
+            session.point = self.broadcaster.point
+            self.reset(session.channels, ResetReason.LOST)
         self.doubted |= feed.schema
 
     async def send_span(self, channels: Mapping[str, Channel], since: Snapshot, upto: Snapshot) -> Lost | None:

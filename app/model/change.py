@@ -175,12 +175,14 @@ class Change:
 @dataclass(slots=True)
 class Transaction:
     """The changes of one transaction in order, and the tables whose definition it changed (`reset: schema`). `last` is
-    the number of its last event, by which transactions are ordered."""
+    the number of its last event, by which transactions are ordered. One that is `unreadable`, and why, has no changes,
+    and all its tables in `schema`."""
 
     xid: int
     last: int
     changes: list[Change]
     schema: list[Table] = field(default_factory=list)
+    unreadable: str = ""
 
 
 @dataclass(slots=True, eq=False)

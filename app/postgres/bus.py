@@ -5,11 +5,14 @@ Invariants
 - The sender sends no more than a hundred notifications a second.
 - A server that could have missed a wake-up, as after every connect, is woken.
 - Nothing counts that a session of another role than ours has sent, because any role may notify.
+- Two servers of one name hear of each other, also where neither leads: each says once that it has come, and answers
+  the other of its name.
 """
 
 import asyncio
 import json
 import math
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -46,16 +49,17 @@ class PostgresBus:
         self._connect = connect
         self._server_id = server_id
         self._observe = observe
-        self._own = 0  # the number of the session that sends
+        self._run = secrets.token_hex(4)  # tells this server from another of the same name
         self._known: dict[
             int, tuple[float, bool]
         ] = {}  # sessions that sent: until when it is known whether they are ours
-        self._told_at = self._sending_since = -math.inf
+        self._told_at = -math.inf
         self.ready = False
         self._news = asyncio.Event()  # there is something to send
         self._dirty = False  # a wake-up is to be sent
         self._position: str | None = None  # a beat is to be sent, with this position
         self._alone = False  # no other server listens
+        self._greet = False  # another of this name has come, and is to hear of this one
 
     async def run(self, receiver: Receiver) -> None:
         """Carry messages until cancelled."""
@@ -91,6 +95,7 @@ class PostgresBus:
         connection = await self._connect(LISTENER)
         try:
             await connection.execute(SQL["listen_bus"])
+            await self._notify(connection, come=True)
             self.ready = True
             receiver.wake()
             while True:
@@ -98,6 +103,9 @@ class PostgresBus:
                 for notify in heard:
                     if await self._is_ours(connection, notify.pid):
                         self._receive(notify, receiver)
+                if self._greet:
+                    self._greet = False
+                    await self._notify(connection)
                 if not heard:
                     async with asyncio.timeout(ANSWER_SECONDS):
                         await connection.execute(SQL["answer"])
@@ -122,34 +130,30 @@ class PostgresBus:
         try:
             message = json.loads(notify.payload)
             sender, position = message["from"], message.get("position")
+            run, come = message.get("run"), message.get("come")
         except (ValueError, TypeError, KeyError, AttributeError):
             return  # what no server said is worth nothing
-        if not isinstance(sender, str) or notify.pid == self._own:
+        if not isinstance(sender, str) or run == self._run:
             return
-        if sender == self._server_id and not self._is_namesake():
-            return
+        if sender == self._server_id:
+            self._greet = self._greet or bool(come)
+            self._tell_of_namesake()
         if isinstance(position, str):
             receiver.beat(sender, position)
-        else:
+        elif not come:
             receiver.wake()
 
-    def _is_namesake(self) -> bool:
-        """Tell that another server has the name of this one. False where this server itself may have said it, on a
-        session that has ended since."""
+    def _tell_of_namesake(self) -> None:
         now = time.monotonic()
-        if now - self._sending_since < ANSWER_SECONDS:
-            return False
         if now - self._told_at >= REMIND_SECONDS:
             self._told_at = now
             self._observe(
                 Noted(f"another server is called {self._server_id!r} too: give each its own SOBRANIE_SERVER_ID")
             )
-        return True
 
     async def _send(self) -> None:
         await self._news.wait()  # a follower never sends, and needs no connection
         connection = await self._connect(SENDER)
-        self._own, self._sending_since = connection.info.backend_pid, time.monotonic()
         try:
             while True:
                 await self._news.wait()
@@ -157,10 +161,10 @@ class PostgresBus:
                 if self._dirty:
                     self._dirty = False
                     if not self._alone:
-                        await self._notify(connection, None)
+                        await self._send_or_wake(connection)
                 if self._position is not None:
                     position, self._position = self._position, None
-                    await self._notify(connection, position)
+                    await self._send_or_wake(connection, position=position)
                     self._alone = await self._nobody_else(connection)
                 await asyncio.sleep(SPACING_SECONDS)
         finally:
@@ -175,12 +179,16 @@ class PostgresBus:
             row = await (await connection.execute(SQL["count_listeners"])).fetchone()
         return row is not None and row[0] <= 1
 
-    async def _notify(self, connection: Connection, position: str | None) -> None:
-        """Send a beat at `position`, or a wake-up where that is None. Where it fails a wake-up is to be sent."""
-        message = {"from": self._server_id} | ({"position": position} if position is not None else {})
+    async def _notify(self, connection: Connection, **more: str | bool) -> None:
+        """Send a beat with a `position`, that this server has `come`, or else a wake-up."""
+        message = {"from": self._server_id, "run": self._run} | more
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await connection.execute(SQL["notify_bus"], {"message": json.dumps(message)})
+
+    async def _send_or_wake(self, connection: Connection, **position: str) -> None:
+        """Send a beat with a `position`, or a wake-up. Where it fails a wake-up is to be sent."""
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await connection.execute(SQL["notify_bus"], {"message": json.dumps(message)})
+            await self._notify(connection, **position)
         except BaseException:
             self._dirty = True
             self._news.set()

@@ -1,8 +1,10 @@
 """From rows of the event log to changes.
 
-Invariant: the JSON of a row stays the bytes that PostgreSQL sent, and nothing parses it. Only raw newlines of `json`
-columns are blanked, because one would cut an event of an event stream in two. Between the tokens of JSON they are white
-space, and inside a string they are always escaped.
+Invariants
+- The JSON of a row stays the bytes that PostgreSQL sent, and nothing parses it. Only raw newlines of `json` columns are
+  blanked, because one would cut an event of an event stream in two. Between the tokens of JSON they are white space,
+  and inside a string they are always escaped.
+- A transaction with an event that can't be understood stops nobody. It is `unreadable`: a reset of its tables.
 """
 
 from collections import defaultdict
@@ -14,7 +16,7 @@ from psycopg.types.numeric import Int8BinaryLoader, OidBinaryLoader
 from psycopg.types.string import ByteaBinaryLoader, TextBinaryLoader
 
 from app.core.order import transaction
-from app.model.change import Change, Table, Transaction
+from app.model.change import Change, Table, Transaction, Values
 from app.postgres.connect import Connection
 
 _BLANKED: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -38,6 +40,9 @@ def register(connection: Connection) -> None:
 # The columns of an event. Every statement that reads events returns them, as its last ones.
 ID, N, XID, GEN, OP, _, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(13)
 WIDTH: Final = 13
+_OPS: Final = frozenset("IUDTRG")
+_EPOCH: Final = -_Y2000  # 1970, and the end of the year 9999, as PostgreSQL counts
+_LAST: Final = 252_455_616_000_000_000
 _ORDER: Final = attrgetter("last", "xid")
 
 
@@ -45,6 +50,13 @@ def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> C
     """The change of one event. `tables` are the generations by number; `half` is that of Change."""
     number, n, xid, gen, op, depth, mark, command, at, new_values, old_values, new, old = row
     table = tables[gen]
+    if (
+        op not in _OPS
+        or (op in "IU" and _short(new_values, table))
+        or (op in "UD" and _short(old_values, table))
+        or not _EPOCH <= at < _LAST
+    ):
+        raise ValueError(f"event {number} of {table.channel} is none that capture writes")
     if new is None and op in "IU":
         new = table.oversize(new_values)
     if old is None and op in "UD":
@@ -57,6 +69,11 @@ def change(row: Sequence[Any], tables: Mapping[int, Table], half: str = "") -> C
     )  # fmt: skip
 
 
+def _short(values: Values | None, table: Table) -> bool:
+    """Whether these can't be the values of the table's columns."""
+    return bool(table.columns) and (not values or len(values) < len(table.columns) or isinstance(values[0], list))
+
+
 def blanked(row: bytes) -> bytes:
     """A row's JSON without line breaks."""
     return row.translate(_BLANKED) if b"\n" in row or b"\r" in row else row
@@ -67,12 +84,30 @@ def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> 
 
     That is the only order of transactions that is right for every row (docs/capture.md, section 1).
     """
-    events: defaultdict[int, list[Change]] = defaultdict(list)
+    events: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
     for row in rows:
-        events[row[XID]].append(change(row, tables))
-    found = [transaction(group) for group in events.values()]
+        events[row[XID]].append(row)
+    found = [_transaction(group, tables) for group in events.values()]
     found.sort(key=_ORDER)
     return found
+
+
+def _transaction(group: Sequence[Sequence[Any]], tables: Mapping[int, Table]) -> Transaction:
+    try:
+        return transaction([change(row, tables) for row in group])
+    except Exception as error:  # noqa: BLE001 - whatever it is, what follows has to be read
+        return unreadable(group, tables, error)
+
+
+def unreadable(group: Sequence[Sequence[Any]], tables: Mapping[int, Table], error: Exception) -> Transaction:
+    """What stands for a transaction, or for a part of one, that can't be understood. An event of a generation that is
+    not known may be any table's."""
+    known = {gen: tables[gen] for gen in {row[-WIDTH + GEN] for row in group} if gen in tables}
+    strange = any(row[-WIDTH + GEN] not in tables for row in group)
+    concerned = {table.relid: table for table in (tables if strange else known).values()}
+    reason = f"{type(error).__name__}: {error}"
+    last = max(row[-WIDTH + ID] for row in group)
+    return Transaction(group[0][-WIDTH + XID], last, [], list(concerned.values()), reason)
 
 
 def size(found: Iterable[Transaction]) -> int:

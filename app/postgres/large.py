@@ -63,7 +63,9 @@ class LargeReader:
         gens = [row[0] for row in await self._read("large_tables")]
         async with self._lend() as connection:
             await self._catalog.ensure(connection, [(gen, "") for gen in gens])
-        return {self._catalog.generations[gen].relid for gen in gens}
+        tables = self._catalog.generations
+        strange = any(gen not in tables for gen in gens)  # which may be any table's
+        return {table.relid for gen, table in tables.items() if strange or gen in gens}
 
     async def count(self) -> int:
         self._pages = await self._read("pages", rows=PAGE_CHANGES, bytes=PAGE_BYTES)
@@ -82,7 +84,10 @@ class LargeReader:
         if len(found) != count:
             raise PositionRefused(ResetReason.OVERRUN)
         control = Control(self._truncated.get(n))
-        changes, schema = control.take_out([self._change(row) for row in in_runs(found, ids)])
+        try:
+            changes, schema = control.take_out([self._change(row) for row in in_runs(found, ids)])
+        except Exception as error:  # noqa: BLE001 - whatever it is, what follows has to be read
+            return rows.unreadable(found, self._catalog.generations, error)
         self._truncated[n + 1] = control.truncated
         return Transaction(self.xid, self._listed.last, changes, schema)
 

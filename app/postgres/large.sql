@@ -20,7 +20,7 @@ LEFT JOIN LATERAL (
     SELECT e.ctid AS tid, e.id, e.n, e.gen, e.op, e.depth, e.ord, e.cmin::text::bigint AS command,
            coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0) AS size,
            e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)] AS moves
-    FROM realtime.events e JOIN realtime.generations g ON g.gen = e.gen
+    FROM realtime.events e LEFT JOIN realtime.generations g ON g.gen = e.gen
     WHERE e.xid = %(xid)s::xid8
     OFFSET 0 -- so that rows are sorted without their values
   ), began AS (
@@ -70,7 +70,7 @@ FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
   SELECT p.phase, e.id, e.n, e.xid, e.gen, e.op, e.depth, e.ord, e.cmin, e.at, e.new_vals, e.old_vals, e.new, e.old
   FROM realtime.events e
-  JOIN realtime.generations g ON g.gen = e.gen
+  LEFT JOIN realtime.generations g ON g.gen = e.gen
   JOIN LATERAL (VALUES (0), (1), (2)) p(phase)
     ON CASE WHEN e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)]
             THEN p.phase <> 1 ELSE p.phase = 1 END

@@ -49,7 +49,9 @@ class LiveConnection:
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None
+        """False from DatabaseLost to DatabaseBack. A connection that was given up by a read that was no longer wanted
+        is made anew at the next use."""
+        return self._lost_at is None
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Connection]:

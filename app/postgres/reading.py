@@ -76,8 +76,9 @@ class Reading:
         check_reaches(Snapshot.parse(row[0]), since)
         gens, touched = row[2] or [], row[3] or []
         await self._catalog.load(connection, {*gens, *touched})
-        schema: list[Table] = [self._catalog.generations[gen] for gen in gens]
-        relids = frozenset(self._catalog.generations[gen].relid for gen in touched)
+        tables = self._catalog.generations
+        schema: list[Table] = [tables[gen] for gen in gens if gen in tables]
+        relids = frozenset(tables[gen].relid for gen in touched) if tables.keys() >= set(touched) else None
         highest = max(since.xmax - 1, row[1])
         upto = found.snapshot.normalised(highest)
         return Batch(since, upto, highest, found.written, None, schema, PORTION_BYTES, seen_at, relids)

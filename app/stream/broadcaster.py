@@ -6,6 +6,7 @@ never await, so a connection that finds itself at `point` can join the live stre
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -14,10 +15,11 @@ from typing import Protocol
 from app.core.audience import Point
 from app.core.hub import Delivery, Hub
 from app.model.change import Batch
-from app.model.errors import PositionRefused, ResetReason
+from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import (
     BatchRead,
     Delivered,
+    Failed,
     HistoryBytes,
     MessagesSent,
     Observer,
@@ -30,8 +32,11 @@ from app.stream.ports import EventLog, LogHead
 from app.stream.replays import Replays
 from app.stream.stretch import Stretch
 from app.stream.turns import Turns
+from app.stream.unreadable import tell_unreadable
 
 Publish = Callable[[Batch], Awaitable[None]]
+TRIES = 3  # at what can't be read, before the stream goes on behind it
+SKIP_SECONDS = 60.0  # how often the stream may go on behind what can't be read at all: each time resets everybody
 
 
 class StreamListener(Protocol):
@@ -50,7 +55,7 @@ async def _publish_to_nobody(batch: Batch) -> None:
 class Broadcaster:
     """`publish` gets each batch that was read here, after it was applied and before the next is read.
 
-    Thirteen attributes: they are the state of the stream, which changes as one."""
+    Sixteen attributes: they are the state of the stream, which changes as one."""
 
     def __init__(
         self,
@@ -64,6 +69,9 @@ class Broadcaster:
         self.event_log = event_log
         self.hub = hub
         self.observe = observe
+        self.read_at = -math.inf  # when a read last succeeded (the monotonic clock, seconds)
+        self._failures = 0  # to read, one after another, for another reason than that the database is away
+        self._skipped_at = -math.inf
         self.epoch = 0  # counts what may change the meaning of a channel or a position
         self.history = History(head.position, history_bytes)
         self.replays = Replays(event_log, lambda: self.point.snapshot, observe)
@@ -98,12 +106,30 @@ class Broadcaster:
         except PositionRefused as refused:
             self.rebase(await self.event_log.head(), refused.reason)
             return None
+        except DatabaseAway:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may fail again at every read
+            await self._skip(error)
+            return None
+        self.read_at, self._failures = time.monotonic(), 0
         if batch is not None:
             if batch.transactions != []:
                 self._observe_read(batch, time.monotonic() - started)
             self.apply(batch)
             await self._publish(batch)
         return batch
+
+    async def _skip(self, error: Exception) -> None:
+        """Go on behind what can't be read. Raises `error` where it may be read the next time, and where this was done a
+        moment ago: then it is no single event that is wrong, and clients are not reset again and again."""
+        now = time.monotonic()
+        self._failures += 1
+        if self._failures < TRIES or now - self._skipped_at < SKIP_SECONDS:
+            raise error
+        head = await self.event_log.head()
+        self._skipped_at = now
+        self.observe(Failed("reading", error))
+        self.rebase(head, ResetReason.LOST)
 
     async def refresh(self) -> None:
         """Take over all that is committed now. Those who ask at the same time share a read. Raises DatabaseAway."""
@@ -143,7 +169,12 @@ class Broadcaster:
         # In the history a batch ends where this server was after it, which may be more than the batch saw. So each end
         # contains the end before it, and a client whose position contains one of them has all before it.
         self.history.append(Stretch(before.snapshot, upto, batch.transactions, batch.size))
-        deliveries = self.hub.fan_out(batch, before, self.point)
+        try:
+            deliveries = self.hub.fan_out(batch, before, self.point)
+        except Exception as error:  # noqa: BLE001 - nobody knows who got what, so everybody is reset
+            self.observe(Failed("fan-out", error))
+            self.rebase(replace(self._head, position=upto), ResetReason.LOST)
+            return
         self._observe_deliveries(batch, deliveries)
 
     def rebase(self, head: LogHead, reason: ResetReason | None) -> None:
@@ -168,6 +199,7 @@ class Broadcaster:
 
     def _observe_read(self, batch: Batch, seconds: float) -> None:
         transactions = batch.transactions or []
+        tell_unreadable(transactions, self.observe)
         self.observe(BatchRead(len(transactions), sum(len(t.changes) for t in transactions), batch.size, seconds))
         for table in {table.relid: table for table in batch.schema}.values():
             self.observe(TableOffAir(table.channel) if table.ended else TableRedefined(table.channel))

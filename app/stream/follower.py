@@ -3,6 +3,7 @@
 Invariants
 - A batch is applied only where the server has its start; otherwise the event log is read.
 - A lost wake-up costs at most a second.
+- A server that nothing wakes reads every PROOF_SECONDS all the same, which proves that it could.
 - Without a beat for SILENT_SECONDS the event log is read each second all the same.
 - After DEAD_SECONDS the leader's database session is ended, because a stopped process keeps its lock for ever.
 """
@@ -20,6 +21,8 @@ from app.stream.broadcaster import Broadcaster
 WAKE_SECONDS = 1.0  # how long to wait for a wake-up before looking at the leader's silence
 SILENT_SECONDS = 2.0
 DEAD_SECONDS = 5.0
+PROOF_SECONDS = 2.0
+FLOW_SECONDS = 5.0  # without a read that succeeded for so long nothing flows
 RETRY_SECONDS = 0.5
 
 
@@ -66,13 +69,23 @@ class Follower:
         """The server that leads; None where none was heard of for SILENT_SECONDS."""
         return self.leader if self.silence <= SILENT_SECONDS else None
 
+    @property
+    def _idle(self) -> float:
+        """Seconds since a read last succeeded."""
+        return time.monotonic() - self.broadcaster.read_at
+
+    @property
+    def flows(self) -> bool:
+        """Whether what is new was read lately, which every server does all the time, whether or not there is any."""
+        return self._idle <= FLOW_SECONDS
+
     async def run(self) -> None:
         """Follow, for ever."""
         while True:
             try:
                 await asyncio.wait_for(self._woken.wait(), WAKE_SECONDS)
             except TimeoutError:
-                if self.silence < SILENT_SECONDS:
+                if self.silence < SILENT_SECONDS and self._idle < PROOF_SECONDS:
                     continue
             self._woken.clear()
             await self._read()

@@ -156,10 +156,17 @@ class Page:
 
 
 class LargeTransaction:
-    """`pages` and `summaries` are kept for this and other transactions."""
+    """`pages` and `summaries` are kept for this and other transactions. `look` sees each page that was read."""
 
-    def __init__(self, reader: PageReader, pages: Kept[Page], summaries: Kept[Summary]) -> None:
+    def __init__(
+        self,
+        reader: PageReader,
+        pages: Kept[Page],
+        summaries: Kept[Summary],
+        look: Callable[[Transaction], None] = lambda _: None,
+    ) -> None:
         self.reader = reader
+        self._look = look
         self._pages = pages
         self._summaries = summaries
         self._read = 0  # pages that were read, the first of all
@@ -211,6 +218,7 @@ class LargeTransaction:
             transaction = await self.reader.page(n)
             if forgotten == self._forgotten:
                 break
+        self._look(transaction)
         page = Page(transaction)
         self._pages.put((self, n), page, page.size)
         if self._summaries.get((self, n)) is None:

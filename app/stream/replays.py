@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Final
 
+from app.model.change import Transaction
 from app.model.errors import DatabaseAway, PositionRefused, ResetReason
-from app.model.observations import Observer, ReplayRead
+from app.model.observations import Failed, Observer, ReplayRead
 from app.model.position import Snapshot
 from app.stream.large import PAGES_BYTES, SUMMARY_BYTES, Kept, LargeTransaction, Page, PageReader, Summary
 from app.stream.ports import EventLog
 from app.stream.stretch import Stretch, pieces
+from app.stream.unreadable import tell_unreadable
 
 KEPT_BYTES: Final = 16 << 20
 KEPT_STRETCHES: Final = 1024  # a position that is not in the history looks through them
@@ -101,11 +103,14 @@ class Replays:
 
     def large(self, reader: PageReader) -> LargeTransaction:
         """The transaction of a stretch that is too large to hold. All who are at it share its pages."""
-        shared = self._large.pop(reader.xid, None) or LargeTransaction(reader, self._pages, self._summaries)
+        shared = self._large.pop(reader.xid, None) or LargeTransaction(reader, self._pages, self._summaries, self._look)
         self._large[reader.xid] = shared
         if len(self._large) > LARGE:
             self._large.popitem(last=False)
         return shared
+
+    def _look(self, page: Transaction) -> None:
+        tell_unreadable([page], self._observe)
 
     async def after(self, position: Snapshot) -> Stretch:
         """A stretch that serves `position`, which lacks something that the server has.
@@ -148,9 +153,13 @@ class Replays:
             found = await anext(run.rest)
         except PositionRefused as refused:
             await self._refused(run, refused)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait get it
+        except DatabaseAway as error:
             self._drop(run)
             self._give_up(error)
+        except Exception as error:  # noqa: BLE001 - who came back for the same would fail again, so he is reset
+            self._observe(Failed("replay", error))
+            self._drop(run)
+            self._give_up(PositionRefused(ResetReason.LOST))
         else:
             if found.holds(self._gone):  # it was purged while it was read: who still wants it is judged again
                 self._drop(run)
@@ -209,6 +218,7 @@ class Replays:
 
     async def _found(self, run: _Run, found: Stretch) -> None:
         self._observe(ReplayRead(found.size))
+        tell_unreadable(found.transactions or (), self._observe)
         run.reached = found.upto
         if found.upto == run.upto:
             self._drop(run)

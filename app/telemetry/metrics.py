@@ -65,6 +65,7 @@ class Metrics:
         self._clients(server_id)
         self._messages()
         self._reading()
+        self._flow()
         self._database()
 
     def __call__(self, observation: Observation) -> None:
@@ -172,6 +173,15 @@ class Metrics:
         self._on(observe.BatchRead, read)
         self._on(observe.SafetyPollFound, lambda o: finds.inc(o.commits))
         self._on(observe.HistoryBytes, lambda o: history.set(o.bytes))
+
+    def _flow(self) -> None:
+        flowing = self._gauge("sobranie_flowing", "1 while changes flow; 0 after some seconds in which they did not")
+        unreadable = self._counter(
+            "sobranie_unreadable_transactions_total", "Transactions of the event log that were passed over; must read 0"
+        )
+        self._on(observe.Flowing, lambda o: flowing.set(1))
+        self._on(observe.NotFlowing, lambda o: flowing.set(0))
+        self._on(observe.Unreadable, lambda o: unreadable.inc())
 
     def _database(self) -> None:
         up = self._gauge("sobranie_database_up", "1 while all database connections that are needed stand")

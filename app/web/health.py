@@ -1,4 +1,5 @@
-"""/livez: the process runs. /readyz: a change can really flow from the database to a client of this server.
+"""/livez: the process runs. /readyz: a change can really flow from the database to a client of this server, and when
+that ends, or begins again, the log says so.
 
 Invariants
 - A stranger learns whether changes flow, and no name, table or SQL.
@@ -6,6 +7,7 @@ Invariants
   database at once, and a balancer that drops them all turns a pause into an outage.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
@@ -13,8 +15,11 @@ from typing import Final
 
 from aiohttp import web
 
+from app.model.observations import Flowing, NotFlowing, Observer
 from app.web.ports import Facts, Health
 
+LOOK_SECONDS: Final = 0.5
+TELL_SECONDS: Final = 3.0  # a connection that is made anew at once is told by itself
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
@@ -64,13 +69,36 @@ class Readiness:
 
 def flows(facts: Facts) -> bool:
     """Whether a change can get from the database to a client."""
-    return facts["database"] and facts["listen"] and facts["bus"] and facts["leader"] is not None
+    return not missing(facts)
+
+
+def missing(facts: Facts) -> list[str]:
+    """The names of what is not as it has to be."""
+    return [name for name, whole in plain(facts).items() if not whole]
+
+
+async def tell_flow(health: Health, observe: Observer) -> None:
+    """Tell whenever changes have stopped to flow, and when they flow again, for ever."""
+    since: float | None = time.monotonic()  # when it was first seen that nothing flows; None while changes flow
+    told = flowed = False
+    while True:
+        lacks, now = missing(health()), time.monotonic()
+        if not lacks:
+            if since is not None and (told or not flowed):
+                observe(Flowing(now - since))
+            since, told, flowed = None, False, True
+        elif since is None:
+            since = now
+        elif not told and now - since >= TELL_SECONDS:
+            told = True
+            observe(NotFlowing(", ".join(lacks), now - since))
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def plain(facts: Facts) -> dict[str, bool]:
     """What a stranger may know."""
     known = {"database": facts["database"], "listen": facts["listen"], "bus": facts["bus"]}
-    return known | {"leader": facts["leader"] is not None}
+    return known | {"leader": facts["leader"] is not None, "flow": facts["flow"]}
 
 
 def at_the_machine(request: web.Request) -> bool:

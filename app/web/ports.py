@@ -69,13 +69,15 @@ class Facts(TypedDict):
 
     `database`: what is new can be read from it. `listen`: its notifications arrive, for the session that LISTENs
     stands. `bus`: this server hears the fleet: the bus is connected, and this server leads or has heard the leader's
-    beat lately. `leader`: the server that leads now; None where none has been heard of lately.
+    beat lately. `leader`: the server that leads now; None where none has been heard of lately. `flow`: a read of what
+    is new has succeeded lately, whether or not there was any: every server reads all the time.
     """
 
     database: bool
     listen: bool
     bus: bool
     leader: str | None
+    flow: bool
     watches: list[Problem]
     strangers: list[Stranger]
     log: Blocked | None

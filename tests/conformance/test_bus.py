@@ -195,3 +195,29 @@ async def test_two_servers_of_one_name_are_told_and_hear_each_other(database: Da
         (note,) = told
         assert isinstance(note, Noted)
         assert "another server is called 'twin' too" in note.note
+
+
+async def test_two_servers_of_one_name_are_told_though_neither_leads(database: Database) -> None:
+    told: tuple[list[Observation], list[Observation]] = ([], [])
+    first, second = (PostgresBus(lambda p: connect(database.url, name=p), "twin", notes.append) for notes in told)
+    async with joined(first), joined(second):
+        await eventually(lambda: all(told))
+    for (note,) in told:
+        assert isinstance(note, Noted)
+        assert "another server is called 'twin' too" in note.note
+
+
+async def test_a_server_that_connects_again_is_not_taken_for_another_of_its_name(database: Database) -> None:
+    told: list[Observation] = []
+    bus = PostgresBus(lambda purpose: connect(database.url, name=purpose), "one", told.append)
+    async with joined(bus) as member:
+        await bus.beat("position")
+        before = member.wakes
+        await database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'sobranie bus%'"
+        )
+        await eventually(lambda: member.wakes > before and bus.ready)
+        await bus.beat("position")
+        await holds(lambda: not any(isinstance(note, Noted) for note in told), 0.3)
+        assert not member.beats

@@ -12,6 +12,7 @@ from app.postgres.event_log import PostgresEventLog
 from harness.cluster import Cluster, migrate
 from harness.database import Database
 from harness.facts import eventually
+from harness.facts import turn as pass_turn
 from tests.integration import story
 from tests.sql.test_turn import turn
 
@@ -269,3 +270,17 @@ async def test_a_server_at_rest_is_not_behind_a_purge_for_a_transaction_that_wro
     await database.execute("SELECT realtime.purge()")
     assert [await turn(database, published=str(other)) for _ in range(2)] == ["switched", "emptied"]
     assert await nothing(log, moved.upto)
+
+
+async def test_a_read_that_is_no_longer_wanted_is_no_loss_of_the_database(
+    database: Database, log: PostgresEventLog
+) -> None:
+    position = await start(log)
+    reading = asyncio.create_task(log.difference(position))
+    while not reading.done():
+        await pass_turn()
+        reading.cancel()
+    assert reading.cancelled()
+    assert log.connected
+    assert await nothing(log, position)
+    assert log.connected

@@ -34,6 +34,7 @@ HEALTHY: Facts = {
     "listen": True,
     "bus": True,
     "leader": "here",
+    "flow": True,
     "watches": [],
     "strangers": [],
     "log": None,

@@ -20,6 +20,21 @@ class DatabaseBack(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class Flowing(Observation):
+    """Changes flow from the database to the clients of this server, after `seconds` in which they did not."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotFlowing(Observation):
+    """Changes have not flowed for `seconds`, which is told once. `missing` names what /readyz shows as missing."""
+
+    missing: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectFailed(Observation):
     """The connection `what` ended or can't be made, and is tried again. Told for each reason, and then each minute."""
 
@@ -62,6 +77,16 @@ class BatchRead(Observation):
     changes: int
     bytes: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable(Observation):
+    """A transaction of the event log that can't be understood, and why. It is passed over, and the channels of its
+    `tables` are reset. Told at each read of it, which is one for the live stream, and one for all who come back."""
+
+    transaction: int
+    tables: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
