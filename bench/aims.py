@@ -194,7 +194,7 @@ AIMS = (
         "memory that 24 clients with 60 MB of rows leave behind",
         beside_rows.kept,
         "≤",
-        50,
+        20,
         "MB",
         "two seconds after they left",
     ),
