@@ -7,7 +7,6 @@ error and no repr holds a secret, so a value is only repeated where its setting 
 import difflib
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -15,19 +14,14 @@ from typing import Any, Final, Literal
 from app.model.database_url import check_url, redact_url
 from app.model.errors import SettingsError
 from app.model.origin import EVERYBODY, OPAQUE, Host, Origin
+from app.model.setting_values import Bad, count, duration, flag, listed, matching, one_of, port, size, workers
 
 LogFormat = Literal["json", "console"]
 
 LONGEST_ID: Final = 63  # characters of a server's
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES: Final = {"B": 1, "kB": 1 << 10, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 BUSES: Final = ("postgres",)  # what SOBRANIE_BUS may name, by its scheme: app.backend.open_bus opens each
 # Known buses that this version does not have. They are refused with a line of their own, before BUSES is looked at.
 _LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
-
-
-class _Bad(ValueError):
-    """What is wrong with a value; never the value itself."""
 
 
 @dataclass(frozen=True)
@@ -117,116 +111,31 @@ class _Setting:
             raise SettingsError(f"{name} is set and empty: give it a value, or unset it")
         try:
             return self.parse(text)
-        except _Bad as bad:
+        except Bad as bad:
             shown = "" if self.secret else f"={text!r}"
             raise SettingsError(f"{name}{shown}: {bad}") from None
-
-
-def _text(pattern: str, wanted: str) -> Callable[[str], str]:
-    compiled = re.compile(pattern)
-
-    def parse(text: str) -> str:
-        if not compiled.fullmatch(text):
-            raise _Bad(f"not {wanted}")
-        return text
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    return _text("|".join(words), "one of " + ", ".join(words))
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise _Bad("not a port (0 to 65535; 0 takes any that is free)")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise _Bad("not a number from 1 to 999999999")
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,2}", text) or int(text) > 256:
-        raise _Bad("not a number from 1 to 256")
-    return int(text)
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise _Bad("not 0 or 1")
-    return text == "1"
-
-
-def _quantity(text: str, units: Mapping[str, float], example: str) -> float:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-zA-Z]+)", text)
-    if not match or match[2] not in units:
-        raise _Bad(f"not a number with one of the units {', '.join(units)} (such as {example})")
-    return float(match[1]) * units[match[2]]
-
-
-def _duration(least: str, most: str) -> Callable[[str], float]:
-    low, high = (_quantity(bound, _SECONDS, "") for bound in (least, most))
-
-    def parse(text: str) -> float:
-        seconds = _quantity(text, _SECONDS, "25s")
-        if not low <= seconds <= high:
-            raise _Bad(f"not between {least} and {most}")
-        return seconds
-
-    return parse
-
-
-def _size(least: str, most: str) -> Callable[[str], int]:
-    low, high = (_quantity(bound, _BYTES, "") for bound in (least, most))
-
-    def parse(text: str) -> int:
-        size = _quantity(text, _BYTES, "32MB")
-        if not low <= size <= high:
-            raise _Bad(f"not between {least} and {most}")
-        return int(size)
-
-    return parse
 
 
 def _database_url(text: str) -> str:
     try:
         check_url(text)
     except ValueError as problem:
-        raise _Bad(str(problem)) from None
+        raise Bad(str(problem)) from None
     return text
 
 
 def _bus(text: str) -> str:
     scheme, colon, rest = text.partition(":")
     if colon and scheme in _LATER:
-        raise _Bad(f"the bus {scheme}: is not in this version; unset it, or set postgres:")
+        raise Bad(f"the bus {scheme}: is not in this version; unset it, or set postgres:")
     if not colon or scheme not in BUSES or (scheme == "postgres" and rest):
-        raise _Bad(f"not a bus; this version has {', '.join(f'{known}:' for known in BUSES)}")
+        raise Bad(f"not a bus; this version has {', '.join(f'{known}:' for known in BUSES)}")
     return text
-
-
-def _list(check: Callable[[str], object], *words: str) -> Callable[[str], tuple[str, ...]]:
-    """A list with commas, of `words` and of what `check` takes. It raises ValueError, which says what is wrong."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        items = tuple(item.strip() for item in text.split(","))
-        for item in items:
-            try:
-                item in words or check(item)
-            except ValueError as problem:
-                raise _Bad(str(problem)) from None
-        return items
-
-    return parse
 
 
 def _not_here(what: str) -> Callable[[str], object]:
     def parse(_: str) -> object:
-        raise _Bad(f"{what} not in this version, and ignoring the setting would leave the door open; unset it")
+        raise Bad(f"{what} not in this version, and ignoring the setting would leave the door open; unset it")
 
     return parse
 
@@ -234,33 +143,33 @@ def _not_here(what: str) -> Callable[[str], object]:
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _SETTINGS: Final[dict[str, _Setting]] = {
     "DATABASE_URL": _Setting("database_url", _database_url, secret=True),
-    "SOBRANIE_HOST": _Setting("host", _text(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
-    "SOBRANIE_PORT": _Setting("port", _port),
+    "SOBRANIE_HOST": _Setting("host", matching(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
+    "SOBRANIE_PORT": _Setting("port", port),
     "SOBRANIE_SERVER_ID": _Setting(
-        "server_id", _text(rf"[A-Za-z0-9_.-]{{1,{LONGEST_ID}}}", f"1 to {LONGEST_ID} of A-Z a-z 0-9 _ . -")
+        "server_id", matching(rf"[A-Za-z0-9_.-]{{1,{LONGEST_ID}}}", f"1 to {LONGEST_ID} of A-Z a-z 0-9 _ . -")
     ),
     "SOBRANIE_BUS": _Setting("bus", _bus, secret=True),
     "SOBRANIE_JWT_SECRET": _Setting("jwt_secret", _not_here("tokens are"), secret=True),
     "SOBRANIE_JWKS_URL": _Setting("jwks_url", _not_here("tokens are"), secret=True),
-    "SOBRANIE_DEMO": _Setting("demo", _flag),
-    "SOBRANIE_ORIGINS": _Setting("origins", _list(Origin.listed, EVERYBODY, OPAQUE)),
-    "SOBRANIE_HOSTS": _Setting("hosts", _list(Host.listed, EVERYBODY)),
-    "SOBRANIE_METRICS_HOST": _Setting("metrics_host", _text(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
-    "SOBRANIE_METRICS_PORT": _Setting("metrics_port", _port),
-    "SOBRANIE_LOG_FORMAT": _Setting("log_format", _one_of("json", "console")),
-    "SOBRANIE_LOG_LEVEL": _Setting("log_level", _one_of(*_LEVELS)),
-    "SOBRANIE_RETENTION": _Setting("retention", _duration("1s", "366d")),
-    "SOBRANIE_EVENT_LOG_BYTES": _Setting("event_log_bytes", _size("1MB", "1024TB")),
-    "SOBRANIE_HISTORY_BYTES": _Setting("history_bytes", _size("64kB", "1TB")),
-    "SOBRANIE_HEARTBEAT": _Setting("heartbeat", _duration("100ms", "25s")),
-    "SOBRANIE_OUTBOUND_BYTES": _Setting("outbound_bytes", _size("1kB", "1GB")),
-    "SOBRANIE_ROWS_MAX": _Setting("rows_max", _count),
-    "SOBRANIE_ROWS_BYTES": _Setting("rows_bytes", _size("64kB", "4GB")),
-    "SOBRANIE_ROWS_BUDGET": _Setting("rows_budget", _size("64kB", "64GB")),
-    "SOBRANIE_READY_GRACE": _Setting("ready_grace", _duration("0s", "1h")),
-    "SOBRANIE_CONNECTIONS": _Setting("connections", _count),
-    "SOBRANIE_WORKERS": _Setting("workers", _workers),
-    "SOBRANIE_IO_URING": _Setting("io_uring", _flag),
+    "SOBRANIE_DEMO": _Setting("demo", flag),
+    "SOBRANIE_ORIGINS": _Setting("origins", listed(Origin.listed, EVERYBODY, OPAQUE)),
+    "SOBRANIE_HOSTS": _Setting("hosts", listed(Host.listed, EVERYBODY)),
+    "SOBRANIE_METRICS_HOST": _Setting("metrics_host", matching(r"[A-Za-z0-9_.:%-]+", "a host name or an address")),
+    "SOBRANIE_METRICS_PORT": _Setting("metrics_port", port),
+    "SOBRANIE_LOG_FORMAT": _Setting("log_format", one_of("json", "console")),
+    "SOBRANIE_LOG_LEVEL": _Setting("log_level", one_of(*_LEVELS)),
+    "SOBRANIE_RETENTION": _Setting("retention", duration("1s", "366d")),
+    "SOBRANIE_EVENT_LOG_BYTES": _Setting("event_log_bytes", size("1MB", "1024TB")),
+    "SOBRANIE_HISTORY_BYTES": _Setting("history_bytes", size("64kB", "1TB")),
+    "SOBRANIE_HEARTBEAT": _Setting("heartbeat", duration("100ms", "25s")),
+    "SOBRANIE_OUTBOUND_BYTES": _Setting("outbound_bytes", size("1kB", "1GB")),
+    "SOBRANIE_ROWS_MAX": _Setting("rows_max", count),
+    "SOBRANIE_ROWS_BYTES": _Setting("rows_bytes", size("64kB", "4GB")),
+    "SOBRANIE_ROWS_BUDGET": _Setting("rows_budget", size("64kB", "64GB")),
+    "SOBRANIE_READY_GRACE": _Setting("ready_grace", duration("0s", "1h")),
+    "SOBRANIE_CONNECTIONS": _Setting("connections", count),
+    "SOBRANIE_WORKERS": _Setting("workers", workers),
+    "SOBRANIE_IO_URING": _Setting("io_uring", flag),
     "SOBRANIE_DATA": _Setting("data", str),
 }
 
