@@ -10,14 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from app import __version__
 from app.backend import open_backend
 from app.clients.connection import Connection
 from app.demo.pages import Demo
-from app.model.errors import DatabaseAway, StartError
+from app.model.errors import DatabaseAway, SettingsError, StartError
 from app.model.observations import Noted, Observer, Served, Stopped, fan
 from app.model.settings import Settings
 from app.postgres.checks import check
@@ -30,25 +31,47 @@ from app.telemetry.logs import Logs
 from app.telemetry.metrics import Metrics
 from app.telemetry.worker_metrics import Siblings, lives
 from app.web.health import flows
+from app.web.hosts import on_loopback
 from app.web.listen import hold_port
 from app.web.origins import same_origin
 from app.web.ports import Facts, Render
 from app.web.server import Server as WebServer
 
 READY_SECONDS, READY_STEP = 5.0, 0.02
+KEYS: Final = "SOBRANIE_JWT_SECRET, SOBRANIE_JWKS_URL or SOBRANIE_JWT_PUBLIC_KEY"
 T = TypeVar("T")
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal ends the process. Returns the exit code. Raises StartError."""
-    return asyncio.run(_serve(settings))
+    """Serve until a signal ends the process. Returns the exit code. Raises SettingsError and StartError."""
+    return asyncio.run(_serve(guarded(settings)))
 
 
 def keep(settings: Settings) -> int:
-    """Serve with several processes (app.process.workers). Returns the exit code. Raises StartError."""
+    """Serve with several processes (app.process.workers). Returns the exit code. Raises as `serve` does."""
+    guarded(settings)
     logs = Logs(settings.log_format, settings.log_level, server_id=settings.server_id)
     logs.install()
     return workers.keep(settings, logs, hold_port, lives)
+
+
+def guarded(settings: Settings) -> Settings:
+    """The same settings, with a note where everybody may see everything. Raises SettingsError where they would let the
+    whole network in without being asked to, or nobody."""
+    if settings.keyed:
+        return settings
+    if settings.anonymous == "refuse":
+        raise SettingsError(f"SOBRANIE_ANONYMOUS=refuse, and no key that could let anybody in: set {KEYS}")
+    if on_loopback(settings.host):
+        reached = f"{settings.host} is reached from this machine alone"
+    elif settings.anonymous == "allow":
+        reached = f"whoever reaches {settings.host} gets in (SOBRANIE_ANONYMOUS=allow)"
+    else:
+        raise SettingsError(
+            f"SOBRANIE_HOST={settings.host} is reached from other machines, and without a key everybody may see "
+            f"everything: set {KEYS}, or SOBRANIE_ANONYMOUS=allow if that is meant"
+        )
+    return replace(settings, notes=(*settings.notes, f"there is no key: everybody may see everything; {reached}"))
 
 
 async def _serve(settings: Settings) -> int:
@@ -110,6 +133,7 @@ def _web(settings: Settings, server: Server, metrics: Render, observe: Observer)
         health=server.health,
         metrics=metrics,
         observe=observe,
+        door=server.door,
         pages=Demo(lambda: connect(url, name="demo"), psql, same_origin) if settings.demo else None,
     )
 

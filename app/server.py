@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from app import __version__
+from app.clients.door import Door
 from app.clients.registry import Registry
 from app.core.audience import Burst, one_by_one
 from app.core.hub import Hub
@@ -39,17 +40,21 @@ class Server:
         )
         self.leadership = backend.lead(pull=self._pull, beat=self._beat, published=self._published)
         self.follower = Follower(self.broadcaster, self.leadership.terminate_stale, observe)
+        self.door = open_door(settings, observe)
         self.registry = Registry(
             Lookup(self.broadcaster, backend.tables, backend.rows),
             observe,
             server_id=settings.public_id,
             version=__version__,
             heartbeat=settings.heartbeat,
+            door=self.door,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to follow, to stand for leader, to hear the bus, and to send clients their heartbeats."""
+        verifier = self.door.verifier
+        keys = {"keys": verifier.run} if verifier is not None else {}
         for name, run in {
             "follower": self.follower.run,
             "leader": self.leadership.run,
@@ -57,6 +62,8 @@ class Server:
             "bus": lambda: self.backend.bus.run(self.follower),
             "heartbeat": self.registry.beat,
             "flow": lambda: tell_flow(self.health, self.observe),
+            "door": self.door.run,
+            **keys,
         }.items():
             self._tasks.append(asyncio.create_task(self._forever(name, run), name=name))
 
@@ -126,6 +133,16 @@ class Server:
                 "remedy": blocked.remedy,
             },
         }
+
+
+def open_door(settings: Settings, observe: Observer) -> Door:
+    """Who may come in, as the settings have it. Raises StartError where a key can't be used."""
+    door = Door(observe, anonymous=settings.lets_strangers_in, seconds=settings.auth_seconds)
+    if settings.keyed:
+        from app.access.verifier import Verifier  # nine megabytes that a server without a key does not need
+
+        door.verifier = Verifier(settings, observe, door.keys_gone)
+    return door
 
 
 def _burst(settings: Settings, observe: Observer) -> Burst:

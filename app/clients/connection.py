@@ -18,14 +18,15 @@ from app.core.audience import Point
 from app.core.session import Session, State
 from app.model.change import Table
 from app.model.channel import TableAddress
-from app.model.claims import Identity
-from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason
+from app.model.claims import ANONYMOUS, Identity
+from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason, Unauthorized
 from app.model.observations import Failed, Lagging, MessagesReceived, Transport
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
 
 # Bytes unsent above which a connection does not stay in the live stream, and is fed at its own pace.
 BACKLOG_BYTES = 128 << 10
+TOKEN_FIRST = 'show a token first: {"type":"auth","token":"…"}'
 CUT_REPLAY = "the database went away in the midst of a replay"
 
 
@@ -37,7 +38,9 @@ class Connection:
         "_joining",
         "_lock",
         "broadcaster",
+        "due",
         "identity",
+        "known",
         "outbox",
         "registry",
         "session",
@@ -45,10 +48,13 @@ class Connection:
         "transport",
     )
 
-    def __init__(self, sink: Sink, registry: Registry, identity: Identity) -> None:
+    def __init__(self, sink: Sink, registry: Registry, identity: Identity | None) -> None:
+        """`identity` is None for a client that has to show a token before it is served."""
         self.sink = sink
         self.transport: Transport = sink.transport
-        self.identity = identity
+        self.identity = identity or ANONYMOUS
+        self.known = identity is not None
+        self.due = 0  # of the door's wheel
         self.registry = registry
         self.broadcaster: Broadcaster = registry.broadcaster
         self.session = Session(registry.channel_limit)
@@ -63,6 +69,7 @@ class Connection:
     def open(self) -> None:
         """Greet the client, and be known to heartbeats and shutdown."""
         self.registry.add(self)
+        self.registry.door.arrive(self)
         self.outbox.send(self.registry.welcome)
 
     async def receive(self, text: str) -> None:
@@ -70,6 +77,8 @@ class Connection:
         try:
             command = wire.decode(text)
             self.registry.observe(MessagesReceived(type(command).__name__.lower()))
+            if not self.known and not isinstance(command, wire.Auth | wire.Ping):
+                raise self.registry.door.refuse("none", "missing", TOKEN_FIRST)
             await self._handle(command)
         except ClientError as problem:
             self.outbox.refuse(problem, wire.request_id(text))
@@ -80,10 +89,35 @@ class Connection:
         match command:
             case wire.Ping(id):
                 self.outbox.send(wire.pong(id))
+            case wire.Auth(id, token):
+                await self._authenticate(token, id)
             case wire.Subscribe(id, channels, position, snapshot):
                 await self.subscribe(channels, position, id, snapshot=snapshot)
             case wire.Unsubscribe(id, channels):
                 await self._unsubscribe(id, channels)
+
+    async def _authenticate(self, token: str, id: wire.JsonId) -> None:
+        """Take the client for who the token says. A token that is refused leaves the one before in force."""
+        door = self.registry.door
+        try:
+            identity = await door.identify(token, "message")
+            if self.identity.user not in (None, identity.user):
+                raise door.refuse("message", "subject", "a connection stays with one user: connect anew for another")
+        except Unauthorized as problem:
+            self.outbox.refuse(problem, id)
+            if not self.known:
+                self._end(CloseCode.UNAUTHORIZED, problem.message)
+            return
+        if self.session.over:
+            return
+        self.identity, self.known = identity, True
+        door.arrive(self)
+        self.outbox.send(wire.authenticated(id, identity.user, identity.expires))
+
+    def expel(self, problem: Unauthorized) -> None:
+        """Tell the client that it may not stay, and end its stream."""
+        self.outbox.refuse(problem)
+        self._end(CloseCode.UNAUTHORIZED, problem.message)
 
     def bad_request(self, message: str) -> None:
         self.outbox.refuse(BadRequest(message))
@@ -218,8 +252,11 @@ class Connection:
 
     def _hang_up(self, reason: str) -> None:
         """End a stream that could go on only with a repetition: the client comes back with its last position."""
+        self._end(CloseCode.RESTART, reason)
+
+    def _end(self, code: CloseCode, reason: str) -> None:
         self.session.over = True
-        self.sink.close(CloseCode.RESTART, reason)
+        self.sink.close(code, reason)
 
     def rebase(self, reason: ResetReason) -> None:
         """The server's own position could not be kept: reset a live client, and send away one that is being fed, which
@@ -238,6 +275,7 @@ class Connection:
         self.session.close()
         self.sink.rerouted = None
         self.registry.remove(self)
+        self.registry.door.leave(self)
         self._catchup.drop(list(self.session.channels))
         self._joining.close()
         if self._feeder is not None:

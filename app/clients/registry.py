@@ -7,6 +7,7 @@ import asyncio
 import time
 from typing import Final, Protocol
 
+from app.clients.door import Door
 from app.core import wire
 from app.core.session import NAMES_LIMIT
 from app.model.errors import ResetReason
@@ -31,13 +32,24 @@ class Registered(Protocol):
 
 
 class Registry:
-    """`heartbeat` is in seconds. `welcome` is the message that greets each client."""
+    """`heartbeat` is in seconds. `welcome` is the message that greets each client. Without a `door` everybody may come
+    in."""
 
-    def __init__(self, lookup: Lookup, observe: Observer, *, server_id: str, version: str, heartbeat: float) -> None:
+    def __init__(
+        self,
+        lookup: Lookup,
+        observe: Observer,
+        *,
+        server_id: str,
+        version: str,
+        heartbeat: float,
+        door: Door | None = None,
+    ) -> None:
         self.lookup = lookup
         self.broadcaster = broadcaster = lookup.broadcaster
         self.observe = observe
         self.heartbeat = heartbeat
+        self.door = door or Door(observe)
         self.channel_limit = CHANNEL_LIMIT
         limits = {
             "inbound_bytes": wire.INBOUND_BYTES,

@@ -8,7 +8,8 @@ an event is one `data:` line.
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -98,6 +99,15 @@ def reset(channels: Sequence[str], reason: ResetReason, token: str | None) -> Me
 
 def reconnect(after_ms: int, reason: str) -> Message:
     return Message("reconnect", _fields(after_ms=after_ms, reason=reason))
+
+
+def authenticated(id: JsonId, user: str | None, expires: float | None) -> Message:
+    at = None if expires is None else datetime.fromtimestamp(expires, UTC).isoformat(timespec="seconds")
+    return Message("authenticated", _fields(id=id, user=user, expires_at=at))
+
+
+def auth_expiring(in_ms: int) -> Message:
+    return Message("auth_expiring", _fields(in_ms=in_ms))
 
 
 def pong(id: JsonId) -> Message:
@@ -191,8 +201,14 @@ class Ping:
     id: JsonId
 
 
-Command = Subscribe | Unsubscribe | Ping
-_LATER = ("publish", "presence", "auth")
+@dataclass(frozen=True, slots=True)
+class Auth:
+    id: JsonId
+    token: str = field(repr=False)
+
+
+Command = Subscribe | Unsubscribe | Auth | Ping
+_LATER = ("publish", "presence")
 
 
 def decode(text: str) -> Command:
@@ -210,6 +226,8 @@ def decode(text: str) -> Command:
         return Subscribe(id, _channels(message), _position(message), _snapshot(message))
     if kind == "unsubscribe":
         return Unsubscribe(id, _channels(message))
+    if kind == "auth":
+        return Auth(id, _token(message))
     if kind in _LATER:
         raise BadRequest(f"{kind!r} is not part of this version", field="type")
     raise BadRequest(f"unknown type {kind!r}"[:200], field="type")
@@ -246,6 +264,13 @@ def _position(message: dict[str, Any]) -> str | None:
     token = message.get("position")
     if token is not None and not isinstance(token, str):
         raise BadRequest("'position' is a string", field="position")
+    return token
+
+
+def _token(message: dict[str, Any]) -> str:
+    token = message.get("token")
+    if not isinstance(token, str):
+        raise BadRequest("'token' is a string", field="token")
     return token
 
 

@@ -9,19 +9,23 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+LEEWAY: Final = 30.0  # seconds after its end in which a token still holds, for clocks differ
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """`user` is the claim `sub`. It is None for a client without a token, who is anonymous and has no claims.
 
     `claims` are all claims of the token, as JSON values: an object is a read-only mapping, an array a tuple. `expires`
-    (`exp`) and `issued` (`iat`) are seconds since 1970; `jti` is the name of this one token."""
+    (`exp`) and `issued` (`iat`) are seconds since 1970; `jti` is the name of this one token. `key` is that of the
+    published key that signed it, None where the server's settings have the key."""
 
     user: str | None = None
     claims: Mapping[str, object] = field(default_factory=lambda: frozen({}), hash=False)
     expires: float | None = None
     issued: float | None = None
     jti: str | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", frozen(self.claims))

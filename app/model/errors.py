@@ -6,6 +6,8 @@ A `StartError` or `SettingsError` ends the process with one line.
 
 from enum import IntEnum, StrEnum
 
+UNAUTHORIZED = "there is no token, or not one that holds here: get a new one"
+
 
 class SobranieError(Exception):
     """Base of the product's own errors; its text is meant to be read by a person."""
@@ -59,6 +61,19 @@ class Forbidden(ClientError):
     """What was asked for may not be had."""
 
     code = "forbidden"
+
+
+class Unauthorized(ClientError):
+    """Who asks has not shown a token that holds. There is one text for all reasons, so that nobody learns how near to a
+    good token his own is. `reason` is a fixed word, for the log and the metrics; `lately` is true where the token was
+    good until minutes ago."""
+
+    code = "unauthorized"
+
+    def __init__(self, reason: str, *, lately: bool = False, message: str = UNAUTHORIZED) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.lately = lately
 
 
 class RateLimited(ClientError):

@@ -7,9 +7,11 @@ error and no repr holds a secret, so a value is only repeated where its setting 
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from app.model.database_url import check_url, redact_url
 from app.model.errors import SettingsError
@@ -17,8 +19,10 @@ from app.model.origin import EVERYBODY, OPAQUE, Host, Origin
 from app.model.setting_values import Bad, count, duration, flag, listed, matching, one_of, port, size, workers
 
 LogFormat = Literal["json", "console"]
+Anonymous = Literal["allow", "refuse"]
 
 LONGEST_ID: Final = 63  # characters of a server's
+SECRET_BYTES: Final = 32  # as many as HS256 has (RFC 7518, 3.2)
 BUSES: Final = ("postgres",)  # what SOBRANIE_BUS may name, by its scheme: app.backend.open_bus opens each
 # Known buses that this version does not have. They are refused with a line of their own, before BUSES is looked at.
 _LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
@@ -56,6 +60,15 @@ class Settings:
     workers: int = 1
     io_uring: bool = True
     connections: int | None = None
+    jwt_secrets: tuple[str, ...] = field(default=(), repr=False)
+    jwks_url: str | None = field(default=None, repr=False)
+    jwt_public_key: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    anonymous: Anonymous | None = None
+    cookie: str | None = None
+    token_in_url: bool = False
+    auth_seconds: int = 5
     worker: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -71,6 +84,11 @@ class Settings:
             raise SettingsError("SOBRANIE_METRICS_HOST is set without SOBRANIE_METRICS_PORT: set both, or neither")
         if "metrics_port" in values:
             values.setdefault("metrics_host", values.get("host", cls.host))
+        if "jwks_url" in values and "jwt_audience" not in values:
+            raise SettingsError(
+                "SOBRANIE_JWKS_URL is set without SOBRANIE_JWT_AUDIENCE: an identity provider signs tokens for other "
+                "applications too; set the audience of those that are meant for this one"
+            )
         return cls(**values, notes=_notes(env))
 
     @property
@@ -85,6 +103,16 @@ class Settings:
             return self.server_id
         return hashlib.blake2s(self.server_id.encode(), digest_size=4).hexdigest()
 
+    @property
+    def keyed(self) -> bool:
+        """Whether there is a key to check tokens with. Without one everybody may see everything."""
+        return bool(self.jwt_secrets or self.jwks_url or self.jwt_public_key)
+
+    @property
+    def lets_strangers_in(self) -> bool:
+        """Whether a client without a token is served, as anonymous."""
+        return self.anonymous == "allow" or (self.anonymous is None and not self.keyed)
+
     def in_workers(self, count: str | None, worker: str | None) -> "Settings":
         """With what the command line says of workers. Raises SettingsError."""
         asked: dict[str, Any] = {}
@@ -98,6 +126,10 @@ class Settings:
     def with_database(self, url: str) -> "Settings":
         """The same settings with the embedded database's URL filled in."""
         return replace(self, database_url=url)
+
+    def with_key(self, secret: str) -> "Settings":
+        """The same settings with a key of the server's own, where they have none. Who has no token stays welcome."""
+        return self if self.keyed else replace(self, jwt_secrets=(secret,), anonymous=self.anonymous or "allow")
 
 
 @dataclass(frozen=True)
@@ -133,11 +165,37 @@ def _bus(text: str) -> str:
     return text
 
 
-def _not_here(what: str) -> Callable[[str], object]:
-    def parse(_: str) -> object:
-        raise Bad(f"{what} not in this version, and ignoring the setting would leave the door open; unset it")
+def _secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(text.split(","))
+    if len(secrets) > 2:
+        raise Bad("more than two secrets; there are the new one and, while tokens of it are about, the old one")
+    for secret in secrets:
+        if secret != secret.strip():
+            raise Bad("a secret begins or ends with a space or a line break")
+        if len(secret.encode()) < SECRET_BYTES:
+            raise Bad(f"a secret of fewer than {SECRET_BYTES} bytes can be guessed; make one: openssl rand -base64 33")
+    return secrets
 
-    return parse
+
+def _jwks_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname or "", url.port
+    except ValueError:
+        raise Bad("not a URL") from None
+    if any(character.isspace() or not character.isprintable() for character in text) or not host or url.fragment:
+        raise Bad("not a URL such as https://id.example.com/.well-known/jwks.json")
+    if url.scheme != "https" and not (url.scheme == "http" and host in ("localhost", "127.0.0.1", "::1")):
+        raise Bad(
+            "not https (http only to localhost, 127.0.0.1 or [::1]): whoever changes the keys on their way gets in"
+        )
+    return text
+
+
+def _seconds(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]?", text) or int(text) > 60:
+        raise Bad("not a number from 1 to 60, in seconds")
+    return int(text)
 
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -149,8 +207,15 @@ _SETTINGS: Final[dict[str, _Setting]] = {
         "server_id", matching(rf"[A-Za-z0-9_.-]{{1,{LONGEST_ID}}}", f"1 to {LONGEST_ID} of A-Z a-z 0-9 _ . -")
     ),
     "SOBRANIE_BUS": _Setting("bus", _bus, secret=True),
-    "SOBRANIE_JWT_SECRET": _Setting("jwt_secret", _not_here("tokens are"), secret=True),
-    "SOBRANIE_JWKS_URL": _Setting("jwks_url", _not_here("tokens are"), secret=True),
+    "SOBRANIE_JWT_SECRET": _Setting("jwt_secrets", _secrets, secret=True),
+    "SOBRANIE_JWKS_URL": _Setting("jwks_url", _jwks_url, secret=True),
+    "SOBRANIE_JWT_PUBLIC_KEY": _Setting("jwt_public_key", str),
+    "SOBRANIE_JWT_AUDIENCE": _Setting("jwt_audience", str),
+    "SOBRANIE_JWT_ISSUER": _Setting("jwt_issuer", str),
+    "SOBRANIE_ANONYMOUS": _Setting("anonymous", one_of("allow", "refuse")),
+    "SOBRANIE_COOKIE": _Setting("cookie", matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a cookie's name")),
+    "SOBRANIE_TOKEN_IN_URL": _Setting("token_in_url", flag),
+    "SOBRANIE_AUTH_SECONDS": _Setting("auth_seconds", _seconds),
     "SOBRANIE_DEMO": _Setting("demo", flag),
     "SOBRANIE_ORIGINS": _Setting("origins", listed(Origin.listed, EVERYBODY, OPAQUE)),
     "SOBRANIE_HOSTS": _Setting("hosts", listed(Host.listed, EVERYBODY)),

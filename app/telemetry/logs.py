@@ -43,6 +43,9 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.SocketCut: DEBUG,
     observe.Full: WARNING,
     observe.PageRefused: WARNING,
+    observe.Authenticated: DEBUG,
+    observe.JwksFetched: DEBUG,
+    observe.JwksFailed: WARNING,
     observe.MessagesReceived: None,
     observe.Refused: DEBUG,
     observe.MessagesSent: None,
@@ -106,6 +109,8 @@ class Logs:
         level = LEVELS[type(observation)]
         if isinstance(observation, observe.QueueUsage) and observation.ratio >= QUEUE_ALARM:
             level = WARNING
+        if isinstance(observation, observe.JwksFetched) and observation.left_out:
+            level = INFO
         if level is None or level < self._level:
             return
         self.write(level, _name(type(observation)), **_facts(observation))

@@ -7,6 +7,7 @@ Invariants
 - Counters that must read zero are there, as zero, from the start.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -63,6 +64,7 @@ class Metrics:
         self._readers: dict[type[Observation], Callable[[Any], None]] = {}
         self._process(server_id)
         self._clients(server_id)
+        self._access()
         self._messages()
         self._reading()
         self._flow()
@@ -88,7 +90,7 @@ class Metrics:
         info.labels(server_id, __version__).set(1)
         failures = self._counter("sobranie_internal_errors_total", "Errors that nobody foresaw; must read 0", "what")
         timeouts = self._counter("sobranie_timeouts_total", "What took too long and was given up", "what")
-        for what in ("client", "feeder", "follower", "leader", "floor", "bus", "heartbeat"):
+        for what in ("client", "feeder", "follower", "leader", "floor", "bus", "heartbeat", "door", "keys"):
             failures.labels(what)
         self._on(observe.Failed, lambda o: failures.labels(o.what).inc())
         self._on(observe.Timeout, lambda o: timeouts.labels(o.what).inc())
@@ -120,6 +122,22 @@ class Metrics:
         self._on(observe.ConnectionFailed, lambda o: failed.labels(o.transport, o.reason).inc())
         self._on(observe.SocketCut, lambda o: cut.labels(o.reason).inc())
         self._on(observe.Lagging, lambda o: lagging.inc(o.delta))
+
+    def _access(self) -> None:
+        auth = self._counter("sobranie_auth_total", "Tokens shown, and what came of it", "method", "result", "reason")
+        fetches = self._counter("sobranie_jwks_fetches_total", "Fetches of the identity provider's keys", "result")
+        age = self._gauge("sobranie_jwks_age_seconds", "Since its keys were fetched; 0 where there are none to fetch")
+        for result in ("ok", "failed"):
+            fetches.labels(result)
+
+        def fetched(_: observe.JwksFetched) -> None:
+            at = time.monotonic()
+            fetches.labels("ok").inc()
+            age.set_function(lambda: time.monotonic() - at)
+
+        self._on(observe.Authenticated, lambda o: auth.labels(o.method, o.result, o.reason).inc())
+        self._on(observe.JwksFetched, fetched)
+        self._on(observe.JwksFailed, lambda o: fetches.labels("failed").inc())
 
     def _messages(self) -> None:
         sent = self._counter("sobranie_messages_sent_total", "Messages written to sockets", "type", "channel")

@@ -32,6 +32,16 @@ class Origins:
         origin = request.headers.get("Origin")
         return origin is None or self._everybody or self._by_name(origin) or same_origin(request)
 
+    def may_use_cookies(self, request: web.Request, *, needed: bool) -> bool:
+        """Whether a cookie of this request speaks for its user: a browser sends it for any page, so the page must be
+        this server's or of an origin that is listed by name. `needed` says that a page's browser names its origin
+        (WebSocket). Elsewhere a page of this server sends none, and newer browsers say so in `Sec-Fetch-Site`."""
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            return self._by_name(origin) or same_origin(request)
+        site = request.headers.get("Sec-Fetch-Site")
+        return not needed and (site == "same-origin" or (site is None and not (self.listed or self._everybody)))
+
     def headers(self, request: web.Request) -> dict[str, str]:
         """What lets a page of an allowed origin read the answer (CORS)."""
         origin = request.headers.get("Origin")

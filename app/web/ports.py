@@ -33,7 +33,7 @@ class Client(Protocol):
         ...
 
 
-Connect = Callable[[Sink, Identity], Client]
+Connect = Callable[[Sink, Identity | None], Client]  # None: the client has to show a token first
 
 
 class Problem(TypedDict):

@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from app.clients.door import Door
 from app.core import wire
 from app.model.errors import StartError
 from app.model.observations import Observer
@@ -21,6 +22,7 @@ from app.model.settings import Settings
 from app.web.admission import Admission
 from app.web.capacity import Capacity
 from app.web.clients import Clients
+from app.web.credentials import Credentials
 from app.web.health import Readiness, at_the_machine
 from app.web.hosts import Hosts
 from app.web.listen import why
@@ -49,6 +51,7 @@ class Server:
         health: Health,
         metrics: Render,
         observe: Observer,
+        door: Door,
         pages: Pages | None = None,
     ) -> None:
         self._settings = settings
@@ -61,8 +64,9 @@ class Server:
         self._pinging: asyncio.Task[None] | None = None
         self._observe = observe
         self._admission = self._under_names_of(settings.host)
-        self._ws = WebSockets(connect, self._clients, self._admission, observe)
-        self._sse = EventStreams(connect, self._clients, self._admission, observe)
+        credentials = Credentials(door, self._admission.origins, cookie=settings.cookie, in_url=settings.token_in_url)
+        self._ws = WebSockets(connect, self._clients, self._admission, credentials, observe)
+        self._sse = EventStreams(connect, self._clients, self._admission, credentials, observe)
         self._pages = pages
         self.port = settings.port
 

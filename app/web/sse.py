@@ -13,11 +13,20 @@ from aiohttp import web
 
 from app.core import wire
 from app.model.channel import check_distinct
-from app.model.claims import ANONYMOUS
-from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLimited, Unavailable
+from app.model.errors import (
+    BadRequest,
+    ClientError,
+    CloseCode,
+    DatabaseAway,
+    Forbidden,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
 from app.model.observations import ConnectionFailed, Observer
 from app.web.admission import Admission
 from app.web.clients import Clients
+from app.web.credentials import PARAMETER, Credentials, final
 from app.web.peer import leave
 from app.web.ports import Client, Connect
 from app.web.sinks import EventSink
@@ -31,15 +40,19 @@ _HEADERS: Final = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
+_STATUS: Final[dict[type[ClientError], int]] = {Unauthorized: 401, Forbidden: 403}
 
 
 class EventStreams:
     """The handler of GET /realtime/events."""
 
-    def __init__(self, connect: Connect, clients: Clients, admission: Admission, observe: Observer) -> None:
+    def __init__(
+        self, connect: Connect, clients: Clients, admission: Admission, credentials: Credentials, observe: Observer
+    ) -> None:
         self._connect = connect
         self._clients = clients
         self._admission = admission
+        self._credentials = credentials
         self._origins = admission.origins
         self._observe = observe
 
@@ -48,12 +61,13 @@ class EventStreams:
         if refusal is not None:
             return self._turn_away(request, refusal)
         try:
-            channels, position, snapshot = _asked(request)
+            channels, position, snapshot = _asked(request, self._credentials.in_url)
         except BadRequest as problem:
             return self._refuse(request, problem)
         with contextlib.suppress(ConnectionResetError):
             if self._clients.has_no_room("sse"):
-                await self._send_away(request)
+                full = Unavailable("this server has as many clients as it may")
+                await self._send_away(request, full, random.randint(5000, 15000))
             else:
                 with self._clients.expecting():
                     answer = await self._stream(request, channels, position, snapshot)
@@ -67,8 +81,16 @@ class EventStreams:
         """Subscribe, and begin the stream. Returns the answer to send where there will be none.
 
         Raises ConnectionResetError where the client has gone."""
+        try:
+            identity = await self._credentials.identify(request, "sse")
+        except (Unauthorized, Unavailable) as problem:
+            if final(problem):
+                return self._refuse(request, problem)
+            self._observe(ConnectionFailed("sse", problem.code))
+            await self._send_away(request, problem, random.randint(1000, 3000))
+            return None
         sink = EventSink(request)
-        client = self._connect(sink, ANONYMOUS)
+        client = self._connect(sink, identity)
         streaming = False
         try:
             client.open()
@@ -88,14 +110,14 @@ class EventStreams:
                 client.close()
         return None
 
-    async def _send_away(self, request: web.Request) -> None:
-        """There is no room: the client comes back by itself. Raises ConnectionResetError where it has gone."""
+    async def _send_away(self, request: web.Request, problem: ClientError, retry_ms: int) -> None:
+        """The client is told, and comes back by itself. Raises ConnectionResetError where it has gone."""
         sink = EventSink(request)
-        sink.write([wire.error(Unavailable("this server has as many clients as it may"))])
-        sink.close(CloseCode.GOING_AWAY, "full")
+        sink.write([wire.error(problem)])
+        sink.close(CloseCode.GOING_AWAY, problem.code)
         await self._begin(request)
         self._clients.see_off(sink, request)
-        sink.begin(random.randint(5000, 15000))
+        sink.begin(retry_ms)
 
     async def _begin(self, request: web.Request) -> None:
         """Send the head of the answer."""
@@ -120,7 +142,9 @@ class EventStreams:
 
     def _refuse(self, request: web.Request, problem: ClientError) -> web.Response:
         self._observe(ConnectionFailed("sse", problem.code))
-        return _problem(400, problem, self._origins.headers(request))
+        status = _STATUS.get(type(problem), 400)
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        return _problem(status, problem, headers | self._origins.headers(request))
 
     def _turn_away(self, request: web.Request, problem: ClientError) -> web.Response:
         """Answer 403, and let the page read why. Otherwise it would take the server for one that is away."""
@@ -145,10 +169,12 @@ def _problem(status: int, problem: ClientError, headers: dict[str, str]) -> web.
     )
 
 
-def _asked(request: web.Request) -> tuple[list[str], str | None, bool]:
+def _asked(request: web.Request, token_in_url: bool) -> tuple[list[str], str | None, bool]:
     """Channels, position, and whether rows are wanted. Raises BadRequest, which names the parameter."""
     query = request.query
     for name in query:
+        if name == PARAMETER and token_in_url:
+            continue
         if name not in _PARAMETERS and name not in _LAST_EVENT_ID:
             raise BadRequest(f"unknown parameter {name!r}; there are {', '.join(_PARAMETERS)}"[:200], field=name[:80])
     if query.get("snapshot", "0") not in ("0", "1"):

@@ -12,11 +12,13 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection
 from wsproto.utilities import RemoteProtocolError
 
-from app.model.claims import ANONYMOUS
-from app.model.errors import ClientError, CloseCode
+from app.core import wire
+from app.model.claims import Identity
+from app.model.errors import ClientError, CloseCode, Forbidden, Unauthorized
 from app.model.observations import ConnectionFailed, Observer
 from app.web.admission import Admission
 from app.web.clients import Clients
+from app.web.credentials import Credentials
 from app.web.peer import leave
 from app.web.ports import Connect
 from app.web.sinks import WebSocketSink
@@ -24,31 +26,52 @@ from app.web.talk import Talk
 
 # The headers that wsproto is given. It raises errors of many kinds where it can't read one of the others.
 _HANDSHAKE: Final = (b"host", b"connection", b"upgrade", b"sec-websocket-version", b"sec-websocket-key")
+_CODES: Final = {Forbidden: CloseCode.FORBIDDEN, Unauthorized: CloseCode.UNAUTHORIZED}
 
 
 class WebSockets:
     """The handler of GET /realtime/ws."""
 
-    def __init__(self, connect: Connect, clients: Clients, admission: Admission, observe: Observer) -> None:
+    def __init__(
+        self, connect: Connect, clients: Clients, admission: Admission, credentials: Credentials, observe: Observer
+    ) -> None:
         self._connect = connect
         self._clients = clients
         self._admission = admission
+        self._credentials = credentials
         self._observe = observe
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if self._clients.has_no_room("ws"):
-            # A browser tells its page the same of this as of a lost connection, and the page comes back. To accept the
-            # handshake first would take what there is too little of.
-            headers = {"Retry-After": str(random.randint(5, 15))}
-            raise web.HTTPServiceUnavailable(text="this server has as many clients as it may\n", headers=headers)
+            raise _no_room()
         head = self._accept(request)
-        refusal = self._admission.refusal(request, "ws")
+        refusal: ClientError | None = self._admission.refusal(request, "ws")
+        identity = None
+        if refusal is None:
+            try:
+                identity = await self._identify(request)
+            except ClientError as problem:
+                refusal = problem
         with contextlib.suppress(ConnectionResetError):
             if refusal is None:
-                self._take_over(request, head)
+                self._take_over(request, head, identity)
             else:
                 self._turn_away(request, head, refusal)
         return await leave(request)
+
+    async def _identify(self, request: web.Request) -> Identity | None:
+        """Who the client is; None for one that has to show a token first. Raises Unauthorized or Unavailable, and
+        HTTPServiceUnavailable where too many have to."""
+        try:
+            with self._clients.expecting():
+                identity = await self._credentials.identify(request, "ws")
+        except ClientError as problem:
+            self._observe(ConnectionFailed("ws", problem.code))
+            raise
+        if identity is None and self._credentials.full:
+            self._observe(ConnectionFailed("ws", "waiting"))
+            raise _no_room()
+        return identity
 
     def _accept(self, request: web.Request) -> bytes:
         """The head of the answer to a handshake. Raises HTTPUpgradeRequired where it is none."""
@@ -65,10 +88,10 @@ class WebSockets:
                 headers={"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
             ) from problem
 
-    def _take_over(self, request: web.Request, head: bytes) -> None:
+    def _take_over(self, request: web.Request, head: bytes, identity: Identity | None) -> None:
         """Raises ConnectionResetError where the client has gone."""
         sink = WebSocketSink(request)
-        client = self._connect(sink, ANONYMOUS)
+        client = self._connect(sink, identity)
         talk = Talk(sink, client, self._clients, self._observe)
         sink.control(head)
         client.open()
@@ -80,6 +103,15 @@ class WebSockets:
         of a handshake that failed, and a page that knows no reason tries for ever. Raises ConnectionResetError."""
         sink = WebSocketSink(request)
         sink.control(head)
-        sink.shut(CloseCode.FORBIDDEN, refusal.message)
+        if not isinstance(refusal, Forbidden):
+            sink.write([wire.error(refusal)])
+        sink.shut(_CODES.get(type(refusal), CloseCode.RESTART), refusal.message)
         sink.finish()
         self._clients.see_off(sink, request)
+
+
+def _no_room() -> web.HTTPServiceUnavailable:
+    """A browser tells its page the same of this as of a lost connection, and the page comes back. To accept the
+    handshake first would take what there is too little of."""
+    headers = {"Retry-After": str(random.randint(5, 15))}
+    return web.HTTPServiceUnavailable(text="this server has as many clients as it may\n", headers=headers)

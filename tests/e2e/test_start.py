@@ -11,6 +11,7 @@ from harness.database import Database
 from harness.facts import eventually
 from harness.server import Server, Servers
 from tests.support.clients import WebSocketClient
+from tests.support.forge import SECRET
 from tests.support.transport import verdict
 
 
@@ -43,6 +44,37 @@ async def test_an_unknown_setting_or_a_bad_value_is_one_line_and_exit_2(name: st
     line = await refused(server, 2)
     assert holds in line
     assert "hush" not in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "holds"),
+    [
+        ({"SOBRANIE_HOST": "0.0.0.0"}, "SOBRANIE_ANONYMOUS=allow"),
+        ({"SOBRANIE_HOST": "::"}, "SOBRANIE_JWT_SECRET"),
+        ({"SOBRANIE_HOST": "0.0.0.0", "SOBRANIE_WORKERS": "2"}, "SOBRANIE_ANONYMOUS=allow"),
+        ({"SOBRANIE_ANONYMOUS": "refuse"}, "SOBRANIE_JWT_SECRET"),
+        ({"SOBRANIE_JWKS_URL": "https://id.example/keys"}, "SOBRANIE_JWT_AUDIENCE"),
+        ({"SOBRANIE_JWKS_URL": "http://id.example/hush", "SOBRANIE_JWT_AUDIENCE": "us"}, "not https"),
+    ],
+)
+async def test_a_server_that_would_let_the_network_in_unasked_does_not_start(
+    settings: dict[str, str], holds: str
+) -> None:
+    line = await refused(Server("postgresql://nobody@127.0.0.1:1/none", "one", None, **settings), 2)
+    assert holds in line
+    assert "hush" not in line
+
+
+async def test_without_a_key_the_log_says_that_everybody_may_see_everything(servers: Servers) -> None:
+    here = await servers.start("here")
+    assert "everybody may see everything; 127.0.0.1 is reached from this machine alone" in here.output()
+    everywhere = await servers.start("everywhere", SOBRANIE_HOST="0.0.0.0", SOBRANIE_ANONYMOUS="allow")
+    assert "whoever reaches 0.0.0.0 gets in" in everywhere.output()
+    keyed = await servers.start("keyed", SOBRANIE_HOST="0.0.0.0", SOBRANIE_JWT_SECRET=SECRET)
+    assert "everybody" not in keyed.output()
+    async with WebSocketClient(keyed.url) as client:
+        assert (await client.subscribe("posts"))["code"] == "unauthorized"
+        client.stream.errors.clear()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetRea
 from app.model.observations import Observation
 from app.model.position import Position, Snapshot
 from app.model.settings import Settings
+from app.server import open_door
 from app.stream.broadcaster import Broadcaster
 from app.stream.lookup import Lookup
 from app.stream.ports import EventLogListener, LogHead
@@ -118,6 +119,7 @@ class House:
     """A running server. `url` is where; `seen` is all that was observed; `facts` is what /readyz is computed from."""
 
     def __init__(self, server: Server, log: MemoryEventLog, broadcaster: Broadcaster, registry: Registry) -> None:
+        self.door = registry.door
         self.server = server
         self.log = log
         self.broadcaster = broadcaster
@@ -147,15 +149,20 @@ class House:
 @asynccontextmanager
 async def running(demo: Demo | None = None, settings: Settings | None = None) -> AsyncIterator[House]:
     log = MemoryEventLog()
+    settings = settings or Settings(port=0)
     seen: list[Observation] = []
     broadcaster = Broadcaster(log, Hub(), await log.head(), 32 << 20, seen.append)
-    registry = Registry(Lookup(broadcaster, log, None), seen.append, server_id="here", version="test", heartbeat=25)
+    door = open_door(settings, seen.append)
+    registry = Registry(
+        Lookup(broadcaster, log, None), seen.append, server_id="here", version="test", heartbeat=25, door=door
+    )
     server = Server(
-        settings or Settings(port=0),
+        settings,
         connect=lambda sink, identity: Connection(sink, registry, identity),
         health=lambda: house.facts,
         metrics=metrics,
         observe=seen.append,
+        door=door,
         pages=demo,
     )
     house = House(server, log, broadcaster, registry)

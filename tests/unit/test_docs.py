@@ -31,7 +31,7 @@ CASES = re.compile(r"adversarial (\d+(?:(?:, | and )\d+)*)")
 METRIC = re.compile(r"\b(sobranie_[a-z_]+)\b")
 SETTING = re.compile(r"\b((?:SOBRANIE|DATABASE)_[A-Z_]+[A-Z])\b")
 # What the docs name as the place of what is yet to come.
-LATER = {"app/bus/", "app/access/"}
+LATER = {"app/bus/"}
 # Only the wheel has it: migrations and SQL, inside the package.
 WHEEL = "app/schema/"
 

@@ -12,11 +12,15 @@ from typing import Final
 
 from app.model.observations.base import Observation, Observer, Transport, fan
 from app.model.observations.clients import (
+    Authenticated,
+    AuthMethod,
     ConnectionClosed,
     ConnectionFailed,
     ConnectionOpened,
     Delivered,
     Full,
+    JwksFailed,
+    JwksFetched,
     Lagging,
     MessagesReceived,
     MessagesSent,
@@ -69,6 +73,8 @@ from app.model.observations.process import (
 
 __all__ = [
     "FACTS",
+    "AuthMethod",
+    "Authenticated",
     "BatchRead",
     "ConnectFailed",
     "ConnectionClosed",
@@ -88,6 +94,8 @@ __all__ = [
     "Gate",
     "HistoryBytes",
     "IncarnationChanged",
+    "JwksFailed",
+    "JwksFetched",
     "Lagging",
     "LeaderEnded",
     "Led",

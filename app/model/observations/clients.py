@@ -5,6 +5,8 @@ from typing import Literal
 
 from app.model.observations.base import Observation, Transport
 
+AuthMethod = Literal["header", "message", "cookie", "url", "none"]
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOpened(Observation):
@@ -119,3 +121,28 @@ class Reset(Observation):
     reason: str
     channels: int
     count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated(Observation):
+    """Somebody showed who he is, or failed to. All are fixed words: `method` is how the token came (header, message,
+    cookie, url, or none), `result` is accepted, anonymous, refused or ended, and `reason` why it was not accepted."""
+
+    method: AuthMethod
+    result: Literal["accepted", "anonymous", "refused", "ended"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JwksFetched(Observation):
+    """The identity provider's `keys` (how many) were fetched. `left_out` says why others of them can't be used."""
+
+    keys: int
+    left_out: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JwksFailed(Observation):
+    """The identity provider's keys could not be fetched; those that are known still hold."""
+
+    reason: str

@@ -13,12 +13,14 @@ from unittest.mock import patch
 from aiohttp import web
 from wsproto.events import BytesMessage, TextMessage
 
+from app.clients.door import Door
 from app.clients.outbox import Sink
 from app.core.wire import frame_head
 from app.model.claims import Identity
 from app.model.observations import Failed, Observation
 from app.web.admission import Admission
 from app.web.clients import Clients
+from app.web.credentials import Credentials
 from app.web.hosts import Hosts
 from app.web.origins import Origins
 from app.web.rate import Rate
@@ -32,7 +34,7 @@ LARGEST = 64 << 20  # bytes of a message; Autobahn's have 16 MiB at most
 class Echo:
     """A client of the web edge (app.web.ports.Client)."""
 
-    def __init__(self, sink: Sink, _: Identity) -> None:
+    def __init__(self, sink: Sink, _: Identity | None) -> None:
         assert isinstance(sink, WebSocketSink)
         self._sink = sink
 
@@ -108,6 +110,8 @@ def application(failures: list[Failed]) -> web.Application:
 
     clients, origins = Clients(observe), Origins(())
     admission = Admission(Hosts("127.0.0.1", (), origins), origins, observe)
+    credentials = Credentials(Door(observe), origins, cookie=None, in_url=False)
     app = web.Application()
-    app.router.add_get("/realtime/ws", WebSockets(Echo, clients, admission, observe).handle, allow_head=False)
+    sockets = WebSockets(Echo, clients, admission, credentials, observe)
+    app.router.add_get("/realtime/ws", sockets.handle, allow_head=False)
     return app

@@ -106,11 +106,50 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
     assert refused(sobranie_port="1").endswith("SOBRANIE_PORT")
 
 
-@pytest.mark.parametrize("name", ["SOBRANIE_JWT_SECRET", "SOBRANIE_JWKS_URL"])
-def test_a_token_setting_is_never_ignored(name: str) -> None:
-    said = refused(**{name: "hunter2"})
-    assert said.startswith(f"{name}: tokens are not in this version")
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("SOBRANIE_JWT_SECRET", "hunter2", "fewer than 32 bytes"),
+        ("SOBRANIE_JWT_SECRET", f"{SECRET},hunter2", "fewer than 32 bytes"),
+        ("SOBRANIE_JWT_SECRET", f"{SECRET},{SECRET}, hunter2{SECRET}", "more than two"),
+        ("SOBRANIE_JWT_SECRET", f"{SECRET}hunter2\n", "a line break"),
+        ("SOBRANIE_JWKS_URL", "hunter2", "not a URL"),
+        ("SOBRANIE_JWKS_URL", "https://[hunter2/", "not a URL"),
+        ("SOBRANIE_JWKS_URL", "file:///hunter2", "not a URL"),
+        ("SOBRANIE_JWKS_URL", "ftp://id.example.com/hunter2", "not https"),
+        ("SOBRANIE_JWKS_URL", "http://id.example.com/hunter2", "not https"),
+        ("SOBRANIE_JWKS_URL", "http://127.0.0.1.example.com/hunter2", "not https"),
+    ],
+)
+def test_a_key_that_would_leave_the_door_open_is_refused_and_not_repeated(name: str, text: str, says: str) -> None:
+    said = refused(**{name: text, "SOBRANIE_JWT_AUDIENCE": "us"})
+    assert said.startswith(f"{name}: ")
+    assert says in said
     assert "hunter2" not in said
+
+
+def test_keys_are_read_and_never_shown() -> None:
+    settings = Settings.from_env({"SOBRANIE_JWT_SECRET": f"{SECRET},{SECRET[::-1]}"})
+    assert settings.jwt_secrets == (SECRET, SECRET[::-1])
+    assert SECRET not in repr(settings)
+    jwks = {"SOBRANIE_JWKS_URL": "https://id.example.com/keys?of=hunter2", "SOBRANIE_JWT_AUDIENCE": "us"}
+    assert Settings.from_env(jwks).jwks_url == jwks["SOBRANIE_JWKS_URL"]
+    assert "hunter2" not in repr(Settings.from_env(jwks))
+    assert "SOBRANIE_JWT_AUDIENCE" in refused(SOBRANIE_JWKS_URL="http://localhost:1/keys")
+
+
+def test_who_has_no_token_is_served_only_where_there_is_no_key_or_where_that_is_asked_for() -> None:
+    key = {"SOBRANIE_JWT_SECRET": SECRET}
+    assert Settings.from_env({}).lets_strangers_in
+    assert not Settings.from_env(key).lets_strangers_in
+    assert Settings.from_env(key | {"SOBRANIE_ANONYMOUS": "allow"}).lets_strangers_in
+    assert not Settings.from_env({"SOBRANIE_ANONYMOUS": "refuse"}).lets_strangers_in
+    own = Settings.from_env({}).with_key(SECRET)
+    assert (own.keyed, own.lets_strangers_in) == (True, True)
+    assert Settings.from_env(key).with_key("another") == Settings.from_env(key)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "kafka", "amqp", "nats"])
