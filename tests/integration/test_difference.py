@@ -224,6 +224,24 @@ async def test_reading_goes_on_where_its_connection_was_killed(
     assert [type(o) for o in observed] == [DatabaseLost, DatabaseBack]
 
 
+async def test_a_read_that_is_given_up_is_no_lost_database(
+    database: Database, log: PostgresEventLog, observed: list[Observation]
+) -> None:
+    """What /readyz says of the database and what the metrics say are one fact."""
+    position = await start(log)
+    await database.execute("INSERT INTO posts (author_id) VALUES (1)")
+    async with await database.connect(autocommit=False) as other:
+        await other.execute("LOCK TABLE realtime.events IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(log.difference(position))
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'realtime.events'::regclass"
+        await eventually(lambda: database.value(waits), 10, "the read waits")
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert log.connected
+    assert len((await read(log, position)).transactions or ()) == 1
+    assert not [o for o in observed if isinstance(o, DatabaseLost | DatabaseBack)]
+
+
 async def test_a_position_before_the_floor_is_expired_and_one_at_the_floor_is_good(
     database: Database, log: PostgresEventLog
 ) -> None:
