@@ -27,7 +27,7 @@ from tests.support import token
 from tests.support.transport import now
 
 ROUND_SECONDS = 90.0
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 240.0  # a machine that others share too; what is late is no finding, what never comes is
 KEPT_ROWS = 600  # of each table, from round to round
 SHOWN = 20
 
