@@ -9,24 +9,19 @@
 // elsewhere, so the known part may come again beyond the next position: an id is kept until it has come again. A channel
 // that the server has no more, or may not give, is told by `onerror` and left out; the others go on.
 //
-// Options: channels, position (where to begin; now if left out), transport ("websocket" or "sse"), parse (how a message
-// is read; JSON.parse, which rounds whole numbers beyond 2^53, if left out), and the callbacks
-// onchange(change), onposition(position), onreset({channels, reason, position}), onstate(state), onerror(error).
-// A state is {name, reason, retryAt}: "connecting", "live", "waiting" (until retryAt), "paused" or "closed" (for good).
+// Options, callbacks and states are in docs/protocol.md. With `token` the end of a token is never for good.
 
-const FIRST_DELAY = 500; // ms; doubles with each attempt that led to nothing
-const LONGEST_DELAY = 30_000;
-const NEXT_MINUTE = 60_000;
+const [FIRST_DELAY, LONGEST_DELAY, NEXT_MINUTE] = [500, 30_000, 60_000]; // ms; doubles while attempts lead to nothing
 // Close codes after which the same request would fail the same way (docs/protocol.md).
 const FINAL_CODES = new Set([1002, 1007, 1009, 4400, 4401, 4403]);
 const FINAL_ERRORS = new Set(["bad_channel", "bad_request", "forbidden", "too_large", "unauthorized"]);
-// Of these, those that are the matter of one channel where they name it.
-const CHANNEL_ERRORS = new Set(["bad_channel", "forbidden"]);
+const CHANNEL_ERRORS = new Set(["bad_channel", "forbidden"]); // the matter of one channel where they name it
 const TOO_MANY = 4429;
-const REQUEST = 1;
+const RENEWABLE = new Set([4401, "unauthorized"]); // final only where the page has no token to give
+const RENEW_EVERY = 30_000; // ms at least between two refreshes that the page's coming and going asks for
 
 export function connect(url, options = {}) {
-  const needed = options.transport === "sse" ? "EventSource" : "WebSocket";
+  const needed = options.transport === "sse" ? "TextDecoderStream" : "WebSocket";
   if (typeof globalThis[needed] !== "function") throw new TypeError(`there is no ${needed} here`);
   const channels = [options.channels ?? []].flat();
   if (channels.length === 0 || channels.some((name) => typeof name !== "string"))
@@ -48,7 +43,14 @@ class Live {
   #heartbeat = 25;
   #heardAt = 0;
   #watch = setInterval(() => this.#checkSilence(), 5000);
-  #online = () => this.state.name === "waiting" && this.#dial();
+  #renewedAt = 0;
+  #renewable = (code) => Boolean(this.#options.token) && RENEWABLE.has(code);
+  // The page is in front again, or online: its token may have ended while it slept.
+  #back = () => {
+    if (globalThis.document?.visibilityState === "hidden") return;
+    if (this.state.name === "waiting") this.#dial();
+    else if (this.state.name === "live" && this.#link?.renew && Date.now() - this.#renewedAt > RENEW_EVERY) this.#renew();
+  };
 
   constructor(url, options) {
     this.#url = url;
@@ -57,7 +59,8 @@ class Live {
     this.#channels = options.channels;
     this.position = options.position ?? null;
     this.state = { name: "paused" };
-    globalThis.addEventListener?.("online", this.#online);
+    globalThis.addEventListener?.("online", this.#back);
+    globalThis.document?.addEventListener("visibilitychange", this.#back);
     this.#dial();
   }
 
@@ -78,22 +81,47 @@ class Live {
     if (this.state.name === "closed") return;
     this.#hangUp();
     clearInterval(this.#watch);
-    globalThis.removeEventListener?.("online", this.#online);
+    globalThis.removeEventListener?.("online", this.#back);
+    globalThis.document?.removeEventListener("visibilitychange", this.#back);
     this.#tell("closed", { reason });
   }
 
-  #dial() {
+  async #dial() {
     this.#hangUp();
     this.#tell("connecting");
     this.#farewell = null;
     this.#heardAt = Date.now();
     // An old connection's late events must not be taken for the new one's.
     const mine = (handle) => (...details) => link === this.#link && handle(...details);
-    const link = this.#open(this.#url, { channels: this.#channels, position: this.position }, {
+    const link = (this.#link = { close() {} });
+    const request = { channels: this.#channels, position: this.position, credentials: this.#options.credentials };
+    request.token = await this.#token(link);
+    if (link !== this.#link) return;
+    Object.assign(link, this.#open(this.#url, request, {
       message: mine((text) => this.#take((this.#options.parse ?? JSON.parse)(text))),
       end: mine((end) => this.#ended(end)),
-    });
-    this.#link = link;
+    }));
+  }
+
+  // A token of the page; null where it has none. Where it fails to say, the connection is tried again later.
+  async #token(link) {
+    this.#renewedAt = Date.now();
+    try {
+      return (await this.#options.token?.()) ?? null;
+    } catch (problem) {
+      report(problem);
+      if (link === this.#link && this.state.name !== "live") this.#ended({ reason: `no token: ${problem?.message}` });
+      return null;
+    }
+  }
+
+  // Have the connection go on under a new token.
+  async #renew() {
+    const link = this.#link;
+    if (!this.#options.token || !link) return;
+    if (!link.renew) return this.#dial();
+    const token = await this.#token(link);
+    if (link === this.#link) link.renew(token);
   }
 
   #hangUp() {
@@ -109,8 +137,7 @@ class Live {
     this.#heardAt = Date.now();
     switch (message.type) {
       case "welcome":
-        this.#heartbeat = message.heartbeat;
-        return;
+        return void (this.#heartbeat = message.heartbeat);
       case "subscribed":
         // A position of an answer closes no unit: it counts only where there is none yet.
         if (this.position === null) this.#advance(message.position);
@@ -119,8 +146,9 @@ class Live {
         this.#channels = this.#channels.filter((channel) => !message.channels.includes(channel));
         return this.#channels.length === 0 ? this.close("no channel is left") : undefined;
       case "reconnect":
-        this.#farewell = message;
-        return;
+        return void (this.#farewell = message);
+      case "auth_expiring":
+        return void this.#renew();
       case "error":
         return this.#refused(message);
       case "changes":
@@ -158,7 +186,7 @@ class Live {
     this.#call("onerror", error);
     if (this.state.name === "live") return; // the connection stays; an `unsubscribed` follows where a channel went
     if (CHANNEL_ERRORS.has(error.code) && this.#leaveOut(error.channel)) this.#dial();
-    else if (FINAL_ERRORS.has(error.code)) this.close(error.message);
+    else if (FINAL_ERRORS.has(error.code) && !this.#renewable(error.code)) this.close(error.message);
     else this.#ended({ reason: error.message });
   }
 
@@ -170,9 +198,9 @@ class Live {
     return found;
   }
 
-  #ended({ final = false, delay = null, error = null, reason }) {
+  #ended({ final = false, code = null, delay = null, error = null, reason }) {
     if (error !== null) return this.#refused(error);
-    if (final) return this.close(reason);
+    if (final && !this.#renewable(code)) return this.close(reason);
     this.#hangUp();
     const wait = this.#farewell?.after_ms ?? delay ?? this.#backoff();
     this.#tell("waiting", { reason: this.#farewell?.reason ?? reason, retryAt: Date.now() + wait });
@@ -205,54 +233,68 @@ class Live {
   }
 }
 
-// As an error that nobody caught; console.error where there is no such thing (Node, older browsers).
-function report(mistake) {
-  if (typeof globalThis.reportError === "function") globalThis.reportError(mistake);
-  else console.error(mistake);
-}
+const report = (mistake) => (globalThis.reportError ?? console.error)(mistake);
 
 function openSocket(url, request, on) {
   const address = new URL(url);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address);
-  const subscribe = { type: "subscribe", id: REQUEST, channels: request.channels };
-  if (request.position !== null) subscribe.position = request.position;
-  socket.onopen = () => socket.send(JSON.stringify(subscribe));
+  const subscribe = { type: "subscribe", id: 1, channels: request.channels, position: request.position ?? undefined };
+  const send = (message) => socket.readyState === 1 && socket.send(JSON.stringify(message));
+  const renew = (token) => token !== null && send({ type: "auth", id: 2, token });
+  socket.onopen = () => (renew(request.token), send(subscribe));
   socket.onmessage = (event) => on.message(event.data);
   socket.onclose = ({ code, reason }) =>
     on.end({
       final: FINAL_CODES.has(code),
+      code,
       delay: code === TOO_MANY ? NEXT_MINUTE : null,
       reason: reason || (code === 1006 ? "the connection was lost" : `the server closed it (${code})`),
     });
-  return { close: () => socket.close() };
+  return { close: () => socket.close(), renew };
 }
 
+// By fetch: an EventSource sends no token, hides why it was refused, and comes back with its first position.
 function openEvents(url, request, on) {
   const address = new URL(url);
   for (const channel of request.channels) address.searchParams.append("channel", channel);
   if (request.position !== null) address.searchParams.set("position", request.position);
-  const source = new EventSource(address);
-  source.onmessage = (event) => on.message(event.data);
-  source.onerror = async () => {
-    const refused = source.readyState === EventSource.CLOSED;
-    source.close(); // its own reconnect would begin with the position of this URL
-    on.end(refused ? await whyRefused(address) : { reason: "the connection was lost" });
-  };
-  return { close: () => source.close() };
+  const headers = { Accept: "text/event-stream" };
+  if (request.token !== null) headers.Authorization = `Bearer ${request.token}`;
+  const given = new AbortController();
+  const options = { headers, credentials: request.credentials, cache: "no-store", signal: given.signal };
+  readEvents(address, options, on.message).then(on.end);
+  return { close: () => given.abort() };
 }
 
-// EventSource hides the answer that it did not like: ask again for its status and text.
-async function whyRefused(address) {
-  const given = new AbortController();
+async function readEvents(address, options, message) {
+  let began = false;
   try {
-    const answer = await fetch(address, { signal: given.signal });
-    const final = answer.status >= 400 && answer.status <= 404;
-    const said = final ? await answer.json().catch(() => null) : null;
-    return { final, error: said?.type === "error" ? said : null, reason: `the server answered ${answer.status}` };
+    const answer = await fetch(address, options);
+    if (answer.status !== 200) {
+      const final = answer.status >= 400 && answer.status <= 404;
+      const said = final ? await answer.json().catch(() => null) : null;
+      return { final, error: said?.type === "error" ? said : null, reason: `the server answered ${answer.status}` };
+    }
+    began = true;
+    for await (const data of events(answer.body)) message(data);
   } catch {
-    return { reason: "the server can't be reached" };
-  } finally {
-    given.abort();
+    if (!began) return { reason: "the server can't be reached" };
+  }
+  return { reason: "the connection was lost" };
+}
+
+// The data of each event, which this server writes as one line.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let begun = []; // pieces of a line without its end: it may be a megabyte
+  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+    const lines = piece.value.split("\n");
+    begun.push(lines.shift());
+    for (const next of lines) {
+      const line = begun.join("");
+      begun = [next];
+      if (line.startsWith("data: ")) yield line.slice(6);
+    }
   }
 }

@@ -22,7 +22,7 @@ START = """(async () => {{
   const {{ connect }} = await import("/client.js");
   window.mistakes = []; addEventListener("error", (event) => mistakes.push(event.message));
   window.got = []; window.resets = []; window.errors = []; window.states = [];
-  window.live = connect("{path}", {{ channels: {channels}, transport: "{transport}",
+  window.live = connect("{path}", {{ channels: {channels}, transport: "{transport}", {more}
     onchange: (c) => {{ got.push(c.id); if (c.id === "throw") throw new Error("a mistake of the page"); }},
     onreset: (m) => resets.push(m.reason), onerror: (m) => errors.push(m.code),
     onstate: (s) => states.push(s.name + (s.reason ? ": " + s.reason : "")) }});
@@ -75,12 +75,16 @@ class Script:
         await ws.prepare(request)
         await ws.send_json(WELCOME)
         message = await ws.receive()
+        token = None
+        if message.type is WSMsgType.TEXT and message.json()["type"] == "auth":
+            token, message = message.json()["token"], await ws.receive()
         if message.type is WSMsgType.TEXT:
-            await self._play(request, Peer(message.json(), ws, None))
+            await self._play(request, Peer(message.json() | {"token": token}, ws, None))
         return ws
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         asked: dict[str, Any] = {"channels": request.query.getall("channel"), "position": request.query.get("position")}
+        asked["token"] = request.headers.get("Authorization")
         if asked["position"] == "refused":
             return web.json_response({"type": "error", "code": "bad_channel", "message": "no such table"}, status=400)
         if "gone" in asked["channels"]:
@@ -132,9 +136,11 @@ async def browser(script: Script) -> AsyncIterator[Browser]:
         yield made
 
 
-async def start(browser: Browser, transport: str = "websocket", channels: str = "['posts']") -> None:
-    path = "/ws" if transport == "websocket" else "/events"
-    await browser.run(START.format(path=path, transport=transport, channels=channels))
+async def start(
+    browser: Browser, transport: str = "websocket", channels: str = "['posts']", more: str = "", path: str = ""
+) -> None:
+    path = path or ("/ws" if transport == "websocket" else "/events")
+    await browser.run(START.format(path=path, transport=transport, channels=channels, more=more))
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
@@ -207,7 +213,7 @@ async def test_a_channel_that_is_refused_is_final_and_told(script: Script, brows
 
 
 async def test_an_event_stream_that_is_refused_is_final_and_says_why(script: Script, browser: Browser) -> None:
-    await browser.run(START.format(path="/events?position=refused", transport="sse", channels="['posts']"))
+    await start(browser, "sse", path="/events?position=refused")
     await browser.sees("live.state.name === 'closed'", "closed")
     assert await browser.run("live.state.reason") == "no such table"
 
@@ -279,8 +285,7 @@ async def test_a_channel_that_is_gone_is_left_out_and_the_others_go_on(
         await peer.say(subscribed("P0"), changes("a", position="P1"))
         await stay(peer)
 
-    # An EventSource hides the answer, so the client asks twice.
-    script.parts = [refuse, serve] if transport == "websocket" else [refuse, refuse, serve]
+    script.parts = [refuse, serve]
     await start(browser, transport, "['posts', 'gone', 'more']")
     await browser.sees("live.position === 'P1'", "the unit of the others")
     asked = [attempt["channels"] for attempt in script.attempts]
@@ -312,3 +317,120 @@ async def test_no_channels_are_a_mistake_that_is_told_at_once(script: Script, br
 async def test_one_channel_may_be_named_by_itself(script: Script, browser: Browser) -> None:
     await start(browser, channels="'posts'")
     await eventually(lambda: [asked["channels"] for asked in script.attempts] == [["posts"]])
+
+
+TOKENS = "token: async () => { window.asked = (window.asked ?? 0) + 1; return `t${asked}`; },"
+UNAUTHORIZED = {"type": "error", "code": "unauthorized", "message": "get a new one"}
+
+
+async def live(peer: Peer) -> None:
+    await peer.say(subscribed("P0"), {"type": "position", "position": "P0"})
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+async def test_each_connection_has_a_token_of_its_own_and_the_end_of_one_is_not_for_good(
+    script: Script, browser: Browser, transport: str
+) -> None:
+    async def ends(peer: Peer) -> None:
+        await live(peer)
+        await browser.sees("live.state.name === 'live'", "live")
+        await peer.say(UNAUTHORIZED)
+        if peer.ws is not None:
+            await peer.close(4401)
+
+    async def refuses(peer: Peer) -> None:
+        await peer.say(UNAUTHORIZED)
+        if peer.ws is not None:
+            await peer.close(4401)
+
+    script.parts = [ends, refuses]
+    await start(browser, transport, more=TOKENS)
+    await eventually(lambda: len(script.attempts) == 3, 10, "it comes back with another token")
+    bearer = "" if transport == "websocket" else "Bearer "
+    assert [asked["token"] for asked in script.attempts] == [f"{bearer}t{n}" for n in (1, 2, 3)]
+    assert [asked["position"] for asked in script.attempts if "position" in asked][-2:] == ["P0", "P0"]
+
+
+async def test_over_a_websocket_a_token_is_refreshed_in_place(script: Script, browser: Browser) -> None:
+    renewed: list[Any] = []
+
+    async def expiring(peer: Peer) -> None:
+        await live(peer)
+        await peer.say({"type": "auth_expiring", "in_ms": 30000})
+        assert peer.ws is not None
+        renewed.append(await peer.ws.receive_json())
+        await stay(peer)
+
+    script.parts = [expiring]
+    await start(browser, more=TOKENS)
+    await eventually(lambda: renewed, 10, "another token")
+    assert renewed[0] == {"type": "auth", "id": 2, "token": "t2"}
+    await browser.run("dispatchEvent(new Event('online'))")
+    await holds(lambda: len(script.attempts) == 1, 0.5, "it stays connected")
+    assert await browser.run("asked") == 2, "that one is new"
+
+
+async def test_over_an_event_stream_a_token_is_refreshed_by_a_new_stream_from_the_same_position(
+    script: Script, browser: Browser
+) -> None:
+    async def expiring(peer: Peer) -> None:
+        await live(peer)
+        await peer.say({"type": "auth_expiring", "in_ms": 30000})
+        await stay(peer)
+
+    async def goes_on(peer: Peer) -> None:
+        await live(peer)
+        await stay(peer)
+
+    script.parts = [expiring, goes_on]
+    await start(browser, "sse", more=TOKENS)
+    await eventually(lambda: len(script.attempts) == 2, 10, "a new stream")
+    assert [asked["token"] for asked in script.attempts] == ["Bearer t1", "Bearer t2"]
+    assert script.attempts[1]["position"] == "P0"
+
+
+async def test_a_page_that_comes_back_to_the_front_refreshes_a_token_that_is_not_new(
+    script: Script, browser: Browser
+) -> None:
+    renewed: list[Any] = []
+
+    async def hears(peer: Peer) -> None:
+        await live(peer)
+        assert peer.ws is not None
+        renewed.append(await peer.ws.receive_json())
+        await stay(peer)
+
+    script.parts = [hears]
+    await start(browser, more=TOKENS)
+    await browser.sees("live.state.name === 'live'", "live")
+    await browser.run("window.now = Date.now; Date.now = () => now.call(Date) + 31000; true")
+    await browser.run("document.dispatchEvent(new Event('visibilitychange'))")
+    await eventually(lambda: renewed, 10, "another token")
+    assert renewed[0]["token"] == "t2"
+
+
+async def test_a_page_that_has_no_token_now_is_asked_again_later(script: Script, browser: Browser) -> None:
+    failing = TOKENS.replace("return", "if (asked < 3) throw new Error('away'); return")
+    script.parts = [stay]
+    await start(browser, more=failing)
+    await eventually(lambda: len(script.attempts) == 1, 10, "a connection")
+    assert script.attempts[0]["token"] == "t3"
+    assert "waiting: no token: away" in await browser.run("states.join()")
+
+
+async def test_an_event_stream_in_small_pieces_and_large_ones_is_read_whole(script: Script, browser: Browser) -> None:
+    async def pieces(peer: Peer) -> None:
+        assert peer.stream is not None
+        said = b"".join(
+            b"data: %s\n\n" % json.dumps(message, ensure_ascii=False).encode()
+            for message in (subscribed("P0"), changes("é☃", "b" * 300_000), changes("c", position="P1"))
+        )
+        await peer.stream.write(b": a comment\n\nretry: 5\nid: 7\n")
+        for at in range(0, len(said), 7001):
+            await peer.stream.write(said[at : at + 7001])
+        await stay(peer)
+
+    script.parts = [pieces]
+    await start(browser, "sse")
+    await browser.sees("live.position === 'P1'", "the unit")
+    assert await browser.run("got.map((id) => id.length).join()") == "2,300000,1"
