@@ -21,7 +21,7 @@ from app.model.errors import PositionRefused, ResetReason
 from app.model.observations import Replayed, Reset
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
-from app.stream.large import Page, PageReader, Wanted
+from app.stream.large import LargeTransaction, PageReader, Wanted
 from app.stream.ports import PORTION_BYTES
 from app.stream.stretch import UNIT_BYTES, Stretch
 
@@ -133,20 +133,21 @@ class Feed:
     async def _send_pages(self, reader: PageReader) -> None:
         """Send what these channels see of a transaction that is too large to hold.
 
-        While the client takes one message no page is held for it: a page that was dropped meanwhile is read again."""
+        While the client takes one message nothing is held for it: what was dropped meanwhile is made again."""
         transaction, wanted, n = self.broadcaster.replays.large(reader), Wanted(self.channels.values()), 0
-        while (found := await transaction.next(wanted, n)) is not None:
-            n, sent, left = found + 1, 0, True
-            while left:
-                await self._wait_for_room()
-                page = await transaction.page(found)
-                left = self._send_of(page, sent)
-                sent += 1
+        with transaction.used():
+            while (found := await transaction.next(wanted, n)) is not None:
+                n, sent, left = found + 1, 0, True
+                while left:
+                    await self._wait_for_room()
+                    left = await self._send_of(transaction, found, sent)
+                    sent += 1
 
-    def _send_of(self, page: Page, sent: int) -> bool:
-        """Send the message of a page that comes after `sent` others. Returns whether there are more."""
-        self._begin_resets(page.schema)
-        messages = page.messages(self.channels, self.broadcaster.hub.fed_limit, self._pending)
+    async def _send_of(self, transaction: LargeTransaction, n: int, sent: int) -> bool:
+        """Send the message of page `n` that comes after `sent` others. Returns whether there are more."""
+        limit = self.broadcaster.hub.fed_limit
+        messages, schema = await transaction.messages(n, self.channels, limit, self._pending)
+        self._begin_resets(schema)
         if sent < len(messages):
             self.write([messages[sent]])
             self.open = True

@@ -4,7 +4,8 @@ Of each page that was read a summary stays. It says which channels may see somet
 does not concern passes over it, and does not read it.
 
 Invariants
-- Pages and summaries are kept within `PAGES_BYTES` and `SUMMARY_BYTES`, whatever is read and however slowly.
+- Pages, their messages and summaries are kept within `PAGES_BYTES`, `TOLD_BYTES` and `SUMMARY_BYTES`, whatever is read
+  and however slowly. Pages and messages go when nobody is at the transaction any more.
 - A page is first read when those before it were.
 - Nothing that was forgotten is served afterwards.
 """
@@ -13,8 +14,9 @@ import asyncio
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -27,12 +29,14 @@ from app.model.change import Change, Transaction, Values
 from app.model.channel import Topic
 
 PAGES_BYTES: Final = 32 << 20  # of pages
+TOLD_BYTES: Final = 64 << 20  # of messages, a fraction of their page: who reads slowly finds them for longer
 SUMMARY_BYTES: Final = 8 << 20
 SPAN: Final = 16  # pages that are read before those look again who look for what concerns them
-SETS: Final = 4  # of channels, for which a page keeps its messages
-FEW: Final = 100  # changes of which it keeps no messages
+FEW: Final = 100  # changes of a page, of which no messages are kept
 
 T = TypeVar("T")
+Messages = Sequence[wire.Message]
+Key = tuple[Hashable, ...]
 
 
 class PageReader(Protocol):
@@ -61,20 +65,25 @@ class Kept(Generic[T]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
-        self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._values: OrderedDict[Key, tuple[T, int]] = OrderedDict()
 
-    def get(self, key: Hashable) -> T | None:
+    def get(self, key: Key) -> T | None:
         found = self._values.get(key)
         if found is None:
             return None
         self._values.move_to_end(key)
         return found[0]
 
-    def put(self, key: Hashable, value: T, size: int) -> None:
+    def put(self, key: Key, value: T, size: int) -> None:
         self._values[key] = value, size
         self.size += size
         while self.size > self.limit and len(self._values) > 1:
             self.size -= self._values.popitem(last=False)[1][1]
+
+    def drop(self, owner: object) -> None:
+        """Forget the values whose key begins with `owner`."""
+        for key in [key for key in self._values if key[0] is owner]:
+            self.size -= self._values.pop(key)[1]
 
     def clear(self) -> None:
         self._values.clear()
@@ -134,7 +143,6 @@ class Page:
         self.transaction = transaction
         self.schema: AbstractSet[Topic] = {table.relid for table in transaction.schema}
         self.size = 4 * sum(change.size for change in transaction.changes)  # with its messages, about
-        self._messages: dict[tuple[Channel, ...], list[wire.Message]] = {}
 
     @cached_property
     def index(self) -> Index:
@@ -142,32 +150,31 @@ class Page:
 
     def messages(
         self, channels: Mapping[str, Channel], limit: int, schema: AbstractSet[Topic]
-    ) -> Sequence[wire.Message]:
-        """The messages for these channels, each of about `limit` bytes, without an end of the unit. The same arguments
-        give the same messages, also when the page was read again. Tables in `schema` are left out."""
-        key = tuple(channels.values())
-        known = self._messages.get(key) if not schema else None
-        if known is None:
-            seen = self.index.seen(key)
-            known = list(part(seen, channels, limit, None, schema))
-            if len(seen) > FEW and not schema and len(self._messages) < SETS:
-                self._messages[key] = known
-        return known
+    ) -> tuple[Messages, bool]:
+        """The messages for these channels, each of about `limit` bytes, without an end of the unit, and whether they
+        are of many changes. The same arguments give the same messages, also when the page was read again. Tables in
+        `schema` are left out."""
+        seen = self.index.seen(channels.values())
+        return list(part(seen, channels, limit, None, schema)), len(seen) > FEW
 
 
 class LargeTransaction:
-    """`pages` and `summaries` are kept for this and other transactions. `look` sees each page that was read."""
+    """`pages`, `told` (messages) and `summaries` are kept for this and other transactions, under keys that begin with
+    the transaction. `look` sees each page that was read."""
 
     def __init__(
         self,
         reader: PageReader,
         pages: Kept[Page],
+        told: Kept[Messages],
         summaries: Kept[Summary],
         look: Callable[[Transaction], None] = lambda _: None,
     ) -> None:
         self.reader = reader
         self._look = look
         self._pages = pages
+        self._told = told
+        self._users = 0
         self._summaries = summaries
         self._read = 0  # pages that were read, the first of all
         self._forgotten = 0  # how often
@@ -178,6 +185,18 @@ class LargeTransaction:
     def forget(self) -> None:
         """Serve no page that is being read now. Its caller clears what is kept."""
         self._forgotten += 1
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Somebody is at the transaction for the length of a block."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._pages.drop(self)
+                self._told.drop(self)
 
     async def next(self, wanted: Wanted, n: int) -> int | None:
         """The first page from `n` on that may concern these channels. None where no further page does.
@@ -205,6 +224,26 @@ class LargeTransaction:
         """Page `n`. Raises as PageReader."""
         known = self._pages.get((self, n))
         return known if known is not None else await self._share(n, partial(self._read_page, n))
+
+    async def messages(
+        self, n: int, channels: Mapping[str, Channel], limit: int, pending: AbstractSet[Topic]
+    ) -> tuple[Messages, AbstractSet[Topic]]:
+        """What page `n` says to these channels, and the tables whose definition changes in it. Those in `pending`,
+        whose definition changed before, are left out. Raises as PageReader."""
+        theirs = {name: c for name, c in channels.items() if self._topics is None or c.topic in self._topics}
+        key = (self, n, limit, *theirs.values())
+        known = self._told.get(key) if not pending else None
+        if known is not None:
+            return known, frozenset()
+        while True:
+            forgotten = self._forgotten
+            page = await self.page(n)
+            if forgotten == self._forgotten:
+                break
+        messages, many = page.messages(theirs, limit, pending | page.schema)
+        if many and not pending and not page.schema:
+            self._told.put(key, messages, 2 * sum(message.size for message in messages))
+        return messages, page.schema
 
     async def _read_span(self, n: int) -> None:
         assert self._count is not None

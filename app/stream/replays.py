@@ -23,7 +23,17 @@ from app.model.change import Transaction
 from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.observations import Failed, Observer, ReplayRead
 from app.model.position import Snapshot
-from app.stream.large import PAGES_BYTES, SUMMARY_BYTES, Kept, LargeTransaction, Page, PageReader, Summary
+from app.stream.large import (
+    PAGES_BYTES,
+    SUMMARY_BYTES,
+    TOLD_BYTES,
+    Kept,
+    LargeTransaction,
+    Messages,
+    Page,
+    PageReader,
+    Summary,
+)
 from app.stream.ports import EventLog
 from app.stream.stretch import Stretch, pieces
 from app.stream.unreadable import tell_unreadable
@@ -76,6 +86,7 @@ class Replays:
         self._gone = Snapshot(0)
         self._large: OrderedDict[int, LargeTransaction] = OrderedDict()
         self._pages = Kept[Page](PAGES_BYTES)
+        self._told = Kept[Messages](TOLD_BYTES)
         self._summaries = Kept[Summary](SUMMARY_BYTES)
         self.restart()
 
@@ -100,10 +111,13 @@ class Replays:
         for transaction in self._large.values():
             transaction.forget()
         self._pages.clear()
+        self._told.clear()
 
     def large(self, reader: PageReader) -> LargeTransaction:
         """The transaction of a stretch that is too large to hold. All who are at it share its pages."""
-        shared = self._large.pop(reader.xid, None) or LargeTransaction(reader, self._pages, self._summaries, self._look)
+        shared = self._large.pop(reader.xid, None) or LargeTransaction(
+            reader, self._pages, self._told, self._summaries, self._look
+        )
         self._large[reader.xid] = shared
         if len(self._large) > LARGE:
             self._large.popitem(last=False)

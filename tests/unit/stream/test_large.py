@@ -7,7 +7,7 @@ import pytest
 from app.core.audience import Channel
 from app.model.change import Transaction, text_json
 from app.model.errors import DatabaseAway, PositionRefused
-from app.stream.large import Kept, LargeTransaction, Page, Summary, Wanted
+from app.stream.large import Kept, LargeTransaction, Messages, Page, Summary, Wanted
 from tests.unit.log_model import Pages
 from tests.unit.stage import Stage, joined, keys
 
@@ -16,7 +16,9 @@ STATEMENTS = 12
 
 def whole(stage: Stage, kept: int = 1 << 30) -> LargeTransaction:
     (found,) = stage.world._between(stage.world.past[0], stage.world.now())[-1:]
-    return LargeTransaction(Pages(stage.world, found), Kept[Page](kept), Kept[Summary](1 << 20))
+    return LargeTransaction(
+        Pages(stage.world, found), Kept[Page](kept), Kept[Messages](1 << 20), Kept[Summary](1 << 20)
+    )
 
 
 def channel(route: str = "", value: str = "") -> Channel:
@@ -75,9 +77,36 @@ async def test_pages_that_were_dropped_are_read_again_and_are_the_same(bulk: Sta
     assert await walked(large, channel()) == first
     assert bulk.world.pages > read
     posts = {"posts": channel()}
-    one = [m.json for m in (await large.page(0)).messages(posts, 200, set())]
+    one = [m.json for m in (await large.page(0)).messages(posts, 200, set())[0]]
     await large.page(1)
-    assert [m.json for m in (await large.page(0)).messages(posts, 200, set())] == one
+    assert [m.json for m in (await large.page(0)).messages(posts, 200, set())[0]] == one
+
+
+async def told(large: LargeTransaction, *channels: Channel) -> list[bytes]:
+    """All that a client of these channels is told."""
+    wanted, n, found = Wanted(channels), 0, list[bytes]()
+    theirs = {c.name: c for c in channels}
+    while (following := await large.next(wanted, n)) is not None:
+        found += [m.json for m in (await large.messages(following, theirs, 200, set()))[0]]
+        n = following + 1
+    return found
+
+
+async def test_who_takes_it_later_than_others_is_told_the_same_and_reads_no_page_again(
+    bulk: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.stream.large.FEW", 0)
+    large, posts, notes = whole(bulk, kept=1), channel(), Channel("notes", 20, (), (), b'"notes"')
+    with large.used():
+        with large.used():
+            first = await told(large, posts)
+        read = bulk.world.pages
+        assert read == await large.reader.count()
+        assert await told(large, posts) == first
+        assert await told(large, posts, notes) == first, "another table's channel makes no difference"
+        assert bulk.world.pages == read
+    assert await told(large, posts) == first
+    assert bulk.world.pages == 2 * read, "nothing stays for nobody"
 
 
 async def test_a_page_that_was_being_read_when_all_was_forgotten_is_read_again(bulk: Stage) -> None:
