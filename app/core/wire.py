@@ -32,7 +32,7 @@ class Message:
         self.changes = changes
         head = b'{"type":"%s",' if any(body) else b'{"type":"%s"'
         tail = b',"position":"%s"}' % position.encode() if position is not None else b"}"
-        self._parts = (head % kind.encode(), *body, tail)
+        self._parts: tuple[bytes | memoryview, ...] = (head % kind.encode(), *body, tail)
         self.size = sum(map(len, self._parts))
 
     @cached_property
@@ -41,7 +41,7 @@ class Message:
 
     @cached_property
     def ws(self) -> bytes:
-        return b"".join((frame_head(self.size), *self._parts))
+        return self._between(frame_head(self.size), b"")
 
     @cached_property
     def event(self) -> bytes:
@@ -50,7 +50,13 @@ class Message:
     @cached_property
     def sse(self) -> bytes:
         size = len(self._id) + self.size + 2
-        return b"".join((b"%x\r\n" % size, self._id, *self._parts, b"\n\n\r\n"))
+        return self._between(b"%x\r\n%s" % (size, self._id), b"\n\n\r\n")
+
+    def _between(self, head: bytes, tail: bytes) -> bytes:
+        """The message between these. It stands there from now on, and not in parts beside: some are kept for long."""
+        whole = b"".join((head, *self._parts, tail))
+        self._parts = (memoryview(whole)[len(head) : len(head) + self.size],)
+        return whole
 
     @property
     def _id(self) -> bytes:

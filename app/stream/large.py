@@ -242,7 +242,7 @@ class LargeTransaction:
                 break
         messages, many = page.messages(theirs, limit, pending | page.schema)
         if many and not pending and not page.schema:
-            self._told.put(key, messages, 2 * sum(message.size for message in messages))
+            self._told.put(key, messages, sum(message.size + 1000 for message in messages))
         return messages, page.schema
 
     async def _read_span(self, n: int) -> None:
