@@ -1,7 +1,8 @@
 """An application's traffic: pgbench with TPC-B and with transactions that read first and write then, by its own record.
 
 Invariants: the transactions never form a deadlock among themselves, so each that fails for one is the fault of what runs
-beside them; a transaction that fails for another reason ends pgbench, and the test.
+beside them; a transaction that fails for another reason, or waits for a lock for LONGEST seconds, ends pgbench, and the test.
+(How long a transaction takes as a whole says less: on busy cores it waits for those too.)
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from harness.cluster import clean_environment
 from harness.database import Database
 
 CLIENTS = 6
+LONGEST = 1  # seconds that a lock may be waited for
 SCHEMA = """
 CREATE TABLE orders (id int PRIMARY KEY, v int NOT NULL DEFAULT 0);
 CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "order" int NOT NULL REFERENCES orders ON DELETE CASCADE);
@@ -104,7 +106,7 @@ class Traffic:
     async def _pgbench(self, *arguments: str) -> None:
         process = await asyncio.create_subprocess_exec(
             str(self.database.cluster.bin / "pgbench"), *arguments, self.database.url,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=clean_environment(),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=clean_environment(PGOPTIONS=f"-c lock_timeout={LONGEST}s"),
         )  # fmt: skip
         said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()
