@@ -79,24 +79,34 @@ def blanked(row: bytes) -> bytes:
     return row.translate(_BLANKED) if b"\n" in row or b"\r" in row else row
 
 
-def transactions(rows: Iterable[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:
+def transactions(rows: Sequence[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:
     """Whole transactions, ordered by their last event.
 
     That is the only order of transactions that is right for every row (docs/capture.md, section 1).
     """
-    events: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
-    for row in rows:
-        events[row[XID]].append(row)
-    found = [_transaction(group, tables) for group in events.values()]
+    events: defaultdict[int, list[Change]] = defaultdict(list)
+    try:
+        for row in rows:
+            events[row[XID]].append(change(row, tables))
+        found = [transaction(group) for group in events.values()]
+    except Exception:  # noqa: BLE001 - whatever it is, what else there is has to be read
+        found = _one_by_one(rows, tables)
     found.sort(key=_ORDER)
     return found
 
 
-def _transaction(group: Sequence[Sequence[Any]], tables: Mapping[int, Table]) -> Transaction:
-    try:
-        return transaction([change(row, tables) for row in group])
-    except Exception as error:  # noqa: BLE001 - whatever it is, what follows has to be read
-        return unreadable(group, tables, error)
+def _one_by_one(rows: Sequence[Sequence[Any]], tables: Mapping[int, Table]) -> list[Transaction]:
+    """The same in no order, where one of them can't be understood."""
+    groups: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row[XID]].append(row)
+    found = []
+    for group in groups.values():
+        try:
+            found.append(transaction([change(row, tables) for row in group]))
+        except Exception as error:  # noqa: BLE001 - as above
+            found.append(unreadable(group, tables, error))
+    return found
 
 
 def unreadable(group: Sequence[Sequence[Any]], tables: Mapping[int, Table], error: Exception) -> Transaction:
