@@ -15,6 +15,8 @@ BEGIN
   END LOOP;
   PERFORM pg_catalog.set_config('lock_timeout', before, true);
 END $do$;
+DROP FUNCTION realtime.mind_fuse(bigint, bigint), realtime.slot_readers(), realtime.close_fuse(bool, bigint, bigint), realtime.clear_event_log(bool), realtime.watch_fuse(bigint, bigint),
+  realtime.grow_ballast(), realtime.event_log_bytes(), realtime.fuse_holds(int), realtime.has_room(int), realtime.open_fuse(bool), realtime.fuse();
 DROP PROCEDURE realtime.finish_purges(interval, bigint);
 DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.turn(interval, bigint, pg_snapshot),
   realtime.note_emptied(bigint[], int[]), realtime.switch(int, interval), realtime.count_time(interval, interval, bool),
@@ -41,7 +43,7 @@ DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.tree(oid), re
   realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
  
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);
-DROP TABLE realtime.leadership, realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
+DROP TABLE realtime.ballast, realtime.leadership, realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
   realtime.alive, realtime.incarnation, realtime.relations, realtime.generations, realtime.event_log_state, realtime.events;
 DROP FUNCTION realtime.floor_now(), realtime.slot();
-DROP SEQUENCE realtime.event_id, realtime.current_slot;
+DROP SEQUENCE realtime.event_id, realtime.current_slot, realtime.fuse_opened, realtime.fuse_room;

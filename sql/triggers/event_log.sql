@@ -39,18 +39,29 @@ ALTER TABLE realtime.events ALTER new_vals SET STATISTICS 0, ALTER old_vals SET 
 
 CREATE TABLE realtime.event_log_state (
   one bool PRIMARY KEY DEFAULT true CHECK (one),
-  floor pg_snapshot NOT NULL
+  floor pg_snapshot NOT NULL,
+  healed bigint NOT NULL DEFAULT 0,   -- the last opening of the fuse that is over; the two below are of one that is not (fuse.sql)
+  healing bigint, waits text[]
 );
 
 -- Which partition writers go on in: the value of a sequence, because to read it is one call of a function, with no query
 -- (a table would cost each write a twentieth), and because to set it is no DDL, which an event trigger of the application
 -- could forbid. It is no part of a transaction: all see it at once, and a rollback leaves it. A writer that has read it and
 -- is late writes to the slot before, and turns allow for that.
-CREATE SEQUENCE realtime.current_slot AS smallint MINVALUE 0 MAXVALUE 3 CACHE 1 NO CYCLE;
+-- Below 0 the fuse is open, and writers write nothing (fuse.sql): it is 4 less than the partition was.
+CREATE SEQUENCE realtime.current_slot AS smallint MINVALUE -4 MAXVALUE 3 CACHE 1 NO CYCLE;
 SELECT pg_catalog.setval('realtime.current_slot', 0);
 -- VOLATILE as what it calls, so that it is planned into the statement. Never null, whatever happened to the sequence.
 CREATE OR REPLACE FUNCTION realtime.slot() RETURNS smallint LANGUAGE sql VOLATILE AS
   $f$SELECT coalesce(pg_catalog.pg_sequence_last_value('realtime.current_slot'), 0)::smallint$f$;
+
+-- The fuse (fuse.sql): the number of its newest opening, and how large the present partition may become.
+CREATE SEQUENCE realtime.fuse_opened AS bigint MINVALUE 0 CACHE 1 NO CYCLE;
+CREATE SEQUENCE realtime.fuse_room AS bigint MINVALUE 0 CACHE 1 NO CYCLE;
+SELECT pg_catalog.setval('realtime.fuse_opened', 0), pg_catalog.setval('realtime.fuse_room', 4294967296);
+-- Room that is given back where the disk is full. Without index and TOAST, so that to empty it takes no room, and without rows:
+-- what is written is rolled back. VACUUM would give back pages that hold nothing. One row fills a page.
+CREATE UNLOGGED TABLE realtime.ballast (a name, b name, c name, d name, e name, f name, g name) WITH (fillfactor = 10, autovacuum_enabled = false, vacuum_truncate = false);
 
 -- The key of the leader's advisory lock. Any role may take such a lock, and see which are held. So a key that is held by
 -- a role that is none of ours is given up for another, which only our roles can read (leader.sql).

@@ -131,6 +131,9 @@ BEGIN
     RAISE EXCEPTION 'realtime.turn(): keep and max_bytes have to be positive';
   END IF;
   PERFORM FROM realtime.partitions_clock FOR UPDATE;   -- one turn at a time, each of what the last one left
+  IF realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s) THEN   -- the fuse has its own way (fuse.sql)
+    RETURN 'blocked';
+  END IF;
   requests := ARRAY(SELECT p.n FROM realtime.purges p WHERE p.done IS NULL);   -- before the sizes: what they ask for shows in these
   current := realtime.slot();
   sizes := ARRAY(SELECT pg_total_relation_size(format('realtime.events_%s', i)) FROM generate_series(0, 3) i ORDER BY i);

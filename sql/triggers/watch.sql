@@ -5,11 +5,11 @@
 -- makes a new generation. The caller needs to be a member of realtime_owner (it attaches capture functions) and to
 -- own the table; what touches the event log runs as realtime_owner, in functions that nobody else may call.
 
--- Writes a G event in the name of a generation that begins or ends.
+-- Writes a G event in the name of a generation that begins or ends, also while the fuse is open.
 CREATE OR REPLACE FUNCTION realtime.announce(gen int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
+    SELECT (realtime.slot() + 4) % 4, nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
   IF NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
   END IF;
