@@ -7,6 +7,7 @@ library of a bus that he does not use.
 
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
 from app.model.errors import SettingsError
 from app.model.observations import Observer
@@ -17,6 +18,8 @@ from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
 from app.stream.ports import Backend, Bus
 
+FUSE_TIMES: Final = 4  # the limit of the event log, where nothing else is set
+
 
 def open_backend(settings: Settings, observe: Observer) -> Backend:
     """PostgreSQL at DATABASE_URL. Connects to nothing yet. Raises SettingsError."""
@@ -26,7 +29,12 @@ def open_backend(settings: Settings, observe: Observer) -> Backend:
         url, observe, rows_max=settings.rows_max, rows_bytes=settings.rows_bytes, rows_budget=settings.rows_budget
     )
     bus = open_bus(settings, observe)
-    retention = Retention(timedelta(seconds=settings.retention), settings.event_log_bytes)
+    retention = Retention(
+        timedelta(seconds=settings.retention),
+        settings.event_log_bytes,
+        settings.fuse_bytes or FUSE_TIMES * settings.event_log_bytes,
+        settings.ballast_bytes,
+    )
     return Backend(
         event_log=event_log,
         tables=event_log.catalog,

@@ -109,7 +109,7 @@ class Server:
     def health(self) -> Facts:
         """What /readyz shows (app.web.ports.Facts)."""
         leadership, backend = self.leadership, self.backend
-        blocked = leadership.blocked
+        blocked, fuse = leadership.blocked, backend.event_log.fuse
         leader = self.server_id if leadership.leading else self.follower.heard_leader
         return {
             "database": backend.event_log.connected,
@@ -124,6 +124,7 @@ class Server:
             "strangers": [
                 {"pid": s.pid, "role": s.role, "lock": s.lock, "remedy": s.remedy} for s in leadership.strangers
             ],
+            "fuse": None if fuse is None else {"reason": fuse.reason, "holder": fuse.holder, "remedy": fuse.remedy},
             "log": None
             if blocked is None
             else {

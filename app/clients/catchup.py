@@ -140,7 +140,8 @@ class CatchUp:
         lost = None
         if session.channels:
             lost = await self.send_span(session.channels, session.point.snapshot, rows.position)
-        token = None if lost else self.broadcaster.mint(rows.position)
+        reached = self.broadcaster.point.snapshot.contains(rows.position)  # not so while the fuse is open
+        token = self.broadcaster.mint(rows.position) if reached and not lost else None
         pages = {name: rows.channels[name] for name in new}
         for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):
             await self._sink.drained()

@@ -85,7 +85,10 @@ class Registry:
                 await asyncio.sleep(0)
 
     def _position_message(self) -> wire.Message | None:
-        """Where the live are now, made once for as long as they stay there."""
+        """Where the live are now, made once for as long as they stay there. None while the fuse is open, for some have
+        newer rows then."""
+        if self.broadcaster.event_log.skipping:
+            return None
         token = self.broadcaster.point.token
         if token is not None and (self._position is None or self._position.position != token):
             self._position = wire.position(token)

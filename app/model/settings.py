@@ -49,6 +49,8 @@ class Settings:
     log_level: str = "info"
     retention: float = 3600.0
     event_log_bytes: int = 1 << 30
+    fuse_bytes: int | None = None
+    ballast_bytes: int = 32 << 20
     history_bytes: int = 32 << 20
     heartbeat: float = 25.0
     outbound_bytes: int = 1 << 20
@@ -225,6 +227,8 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_LOG_LEVEL": _Setting("log_level", one_of(*_LEVELS)),
     "SOBRANIE_RETENTION": _Setting("retention", duration("1s", "366d")),
     "SOBRANIE_EVENT_LOG_BYTES": _Setting("event_log_bytes", size("1MB", "1024TB")),
+    "SOBRANIE_FUSE_BYTES": _Setting("fuse_bytes", size("2MB", "1024TB")),
+    "SOBRANIE_BALLAST_BYTES": _Setting("ballast_bytes", size("0B", "64GB")),
     "SOBRANIE_HISTORY_BYTES": _Setting("history_bytes", size("64kB", "1TB")),
     "SOBRANIE_HEARTBEAT": _Setting("heartbeat", duration("100ms", "25s")),
     "SOBRANIE_OUTBOUND_BYTES": _Setting("outbound_bytes", size("1kB", "1GB")),

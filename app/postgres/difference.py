@@ -26,7 +26,8 @@ WITHOUT_VALUES: Final = "X"  # an event beyond the bytes that were asked for
 class Difference:
     """`written` and `flushed` are WAL positions: how far the WAL was written when the snapshot was taken, and how far
     it was durable when the last event had been read. `events` are rows of the event log (app.postgres.event_rows).
-    Where they were `too_large` to be held they are not all of them."""
+    Where they were `too_large` to be held they are not all of them. `fuse` is the opening of the fuse that is not
+    healed: then changes may be missing among what the snapshot sees."""
 
     snapshot: Snapshot
     floor: Snapshot
@@ -34,6 +35,7 @@ class Difference:
     flushed: int
     events: Sequence[Sequence[Any]]
     too_large: bool
+    fuse: int | None
 
 
 def unpack_difference(rows: Sequence[Sequence[Any]]) -> Difference:
@@ -46,11 +48,12 @@ def unpack_difference(rows: Sequence[Sequence[Any]]) -> Difference:
         raise DatabaseAway(REPLACED)
     header, *events, footer = rows
     assert footer[event_rows.OP] == FOOTER
-    snapshot, floor, written = header[event_rows.NEW_VALUES]
+    snapshot, floor, written, fuse = header[event_rows.NEW_VALUES]
     too_large = len(events) > LARGE_CHANGES or (bool(events) and events[-1][event_rows.OP] == WITHOUT_VALUES)
     return Difference(
-        Snapshot.parse(snapshot), Snapshot.parse(floor), int(written), footer[event_rows.ID], events, too_large
-    )
+        Snapshot.parse(snapshot), Snapshot.parse(floor), int(written), footer[event_rows.ID], events, too_large,
+        None if fuse is None else int(fuse),
+    )  # fmt: skip
 
 
 async def read_difference(connection: Connection, start: Snapshot, state_table: int) -> Difference:

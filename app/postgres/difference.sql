@@ -3,7 +3,8 @@
 -- between the ids that are in progress now. Below it they are those that were in progress then and are visible now.
 -- The rows of an open transaction are never touched.
 -- app.postgres.difference says why there is a header (H) and a footer (F), and unpacks them.
--- The header's values are the snapshot, the floor and how far the WAL was written. There is none where the event log's
+-- The header's values are the snapshot, the floor, how far the WAL was written, and the opening of the fuse that is not
+-- healed, which is read when the snapshot was taken. There is none where the event log's
 -- table of state is another than the one that the connection began with.
 -- The footer's id is how far the WAL is durable by then.
 -- An event beyond the bytes that were asked for comes without its values, as X.
@@ -11,7 +12,8 @@ WITH s AS MATERIALIZED (
   SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS written
 )
 SELECT 0::bigint AS id, 0 AS n, '0'::xid8 AS xid, 0 AS gen, 'H'::"char" AS op, 0::smallint AS depth, NULL::bigint AS ord,
-       '0'::cid AS command, 'epoch'::timestamptz AS at, ARRAY[s.s::text, f.floor::text, s.written::text] AS new_vals,
+       '0'::cid AS command, 'epoch'::timestamptz AS at, ARRAY[s.s::text, f.floor::text, s.written::text,
+         CASE WHEN realtime.fuse() <> f.healed THEN realtime.fuse()::text END] AS new_vals,
        NULL::text[] AS old_vals, NULL::json AS new, NULL::json AS old
 FROM s CROSS JOIN realtime.event_log_state f WHERE f.tableoid = %(state_table)s::bigint::oid
 UNION ALL

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.model.change import Batch
-from app.model.errors import PositionRefused
-from app.model.observations import Observer
+from app.model.errors import PositionRefused, ResetReason
+from app.model.observations import FuseOpened, Observer
 from app.model.position import Position, Snapshot
 from app.postgres import replay
 from app.postgres.catalog import Catalog
 from app.postgres.connect import Connection
 from app.postgres.floor import Floor, check_reaches
+from app.postgres.fuse import Fuse
 from app.postgres.live import LiveConnection
 from app.postgres.reading import Reading
 from app.postgres.row_reader import TableReader, Wanted
@@ -40,9 +41,10 @@ class PostgresEventLog:
         self._listeners: list[EventLogListener] = []
         self.catalog = Catalog(self.reader)
         self.sessions = Sessions(url, self.catalog)
-        self._floor = Floor(self.reader, self._listeners)
+        self._fuse = Fuse(observe)
+        self._floor = Floor(self.reader, self._listeners, self._fuse)
         self._live = LiveConnection(self.sessions, self._floor, self._listeners, observe)
-        self._reading = Reading(self._live, self.catalog, self._floor)
+        self._reading = Reading(self._live, self.catalog, self._floor, self._fuse)
         self._tables = TableReader(self.sessions, rows_max, rows_bytes, rows_budget)
         self._refreshing = asyncio.Lock()
 
@@ -54,6 +56,16 @@ class PostgresEventLog:
     def connected(self) -> bool:
         """Whether the live connection stands."""
         return self._live.connected
+
+    @property
+    def skipping(self) -> bool:
+        """Whether writers leave changes out now."""
+        return self._fuse.skipping
+
+    @property
+    def fuse(self) -> FuseOpened | None:
+        """Why they do."""
+        return self._fuse.opened
 
     async def close(self) -> None:
         await self.sessions.pool.close()
@@ -117,3 +129,5 @@ class PostgresEventLog:
                         await incarnations.refresh(connection)
         incarnations.check_honours(position)
         check_reaches(floor, position.snapshot)
+        if self.skipping:
+            raise PositionRefused(ResetReason.EXPIRED)

@@ -15,6 +15,7 @@ from app.model.errors import DatabaseAway, PositionRefused, ResetReason
 from app.model.position import Snapshot
 from app.postgres.catalog import Lend
 from app.postgres.connect import REPLACED
+from app.postgres.fuse import Fuse
 from app.postgres.queries import SQL
 from app.stream.ports import EventLogListener
 
@@ -29,9 +30,10 @@ def check_reaches(floor: Snapshot, since: Snapshot) -> None:
 
 
 class Floor:
-    def __init__(self, lend: Lend, listeners: Iterable[EventLogListener]) -> None:
+    def __init__(self, lend: Lend, listeners: Iterable[EventLogListener], fuse: Fuse) -> None:
         """`listeners` are told when the floor is another than before. Further ones may join them later."""
         self._lend = lend
+        self._fuse = fuse
         self._listeners = listeners
         self._asking = asyncio.Lock()
         self._last: tuple[float, Snapshot] | None = None  # when it was read, and what was read
@@ -45,6 +47,7 @@ class Floor:
                 row = await (await connection.execute(SQL["floor"])).fetchone()
             if row is None:
                 raise DatabaseAway(REPLACED)
+            self._fuse.hear(row[1])
             floor = Snapshot.parse(row[0])
             self.learn(floor)
             return floor

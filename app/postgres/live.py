@@ -96,11 +96,11 @@ class LiveConnection:
 
     async def head(self, connection: Connection) -> LogHead:
         """Where the event log stands, durably. Raises DatabaseAway."""
-        position, highest, written = await read_head(connection)
+        position, highest, written, complete = await read_head(connection)
         await self.wait_until_durable(connection, written)
         current = self._sessions.incarnations.current
         assert current is not None
-        return LogHead(position, highest, written, current.n, current.tag)
+        return LogHead(position, highest, written, current.n, current.tag, complete)
 
     # Its end and its return.
 

@@ -1,6 +1,7 @@
 """The partitions of the event log, as the leader has them emptied: by age and size, and at once for a purge.
 
 The partitions follow each other in a circle. To *turn* is to empty the oldest, or to begin the next (realtime.turn).
+While the fuse is open nothing turns: the leader has the event log cleared and the fuse closed (realtime.mind_fuse).
 
 Invariants
 - No event goes that was not published SETTLED_SECONDS ago, so that the other servers have read it too.
@@ -33,15 +34,21 @@ TURN_SECONDS: Final = 5.0  # how often to try, at most
 SETTLED_SECONDS: Final = 2.0
 REMIND_SECONDS: Final = 600.0  # how often it is reported again that the partitions can't turn
 PATIENCE_SECONDS: Final = 60.0  # before that is reported where no session is in the way
+ROOM_KB: Final = (80, 8192)
+STEPS_AT_ONCE: Final = 10  # of the fuse
+PROGRESS: Final = frozenset({"opened", "cleared", "closed"})
 TURNS_AT_ONCE: Final = 5  # of a purge: one begins the next partition, and four empty each of them
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How far back the event log reaches: at least `keep`, unless it would take more than `bytes`."""
+    """How far back the event log reaches: at least `keep`, unless it would take more than `bytes`. At `fuse` bytes it
+    takes no more, and `ballast` bytes are held for a disk that is full."""
 
     keep: timedelta
     bytes: int
+    fuse: int = 1 << 62
+    ballast: int = 0
 
 
 class Partitions:
@@ -54,6 +61,8 @@ class Partitions:
         self._observe = observe
         self._positions: deque[tuple[float, Snapshot]] = deque()
         self._turned = float("-inf")
+        self._room = ROOM_KB[0]  # kilobytes that the disk has to have room for
+        self._written = 0  # how far the WAL was at the look before
         self._blocked_at: float | None = None
         self._told_at = float("-inf")
         self.blocked: EventLogTurnBlocked | None = None  # why the partitions can't turn, while they can't
@@ -67,9 +76,20 @@ class Partitions:
         published = self._settled(now)
         row = await (await connection.execute(SQL["purging"])).fetchone()
         purging = row is not None and row[0]
-        if purging or now - self._turned >= self._pace:
+        if purging or await self._at_risk(connection) or now - self._turned >= self._pace:
             self._turned = now
             await self._turn(connection, published, TURNS_AT_ONCE if purging else 1)
+
+    async def _at_risk(self, connection: Connection) -> bool:
+        """Whether the fuse is open or may have to be. The disk has to have room for as much as was written since the
+        last look, within bounds: so a disk that fills is seen before it is full."""
+        parameters = {"fuse": self._retention.fuse, "kb": self._room}
+        row = await (await connection.execute(SQL["fuse_at_risk"], parameters)).fetchone()
+        if row is None:
+            return False
+        self._room = min(max(ROOM_KB[0], (row[1] - self._written) >> 10), ROOM_KB[1])
+        self._written = row[1]
+        return bool(row[0])
 
     def _settled(self, now: float) -> Snapshot | None:
         """Note what is published now. Returns what was SETTLED_SECONDS ago; None where it has not led for so long."""
@@ -87,7 +107,9 @@ class Partitions:
         }
         done = error = None
         try:
-            for _ in range(times):
+            fuse = await self._mind_fuse(connection)
+            done = "blocked" if fuse is not None else None
+            for _ in range(times if fuse is None else 0):
                 row = await (await connection.execute(SQL["turn"], parameters)).fetchone()
                 done = row[0] if row is not None else None
                 if done == "emptied":
@@ -104,6 +126,16 @@ class Partitions:
         seconds = await self._report(connection, done == "blocked", excess, error)
         self._observe(EventLogState(row[0], row[1], excess, seconds))
         self._observe(QueueUsage(row[2]))
+
+    async def _mind_fuse(self, connection: Connection) -> str | None:
+        """Do what can be done now for the fuse to be whole. Returns what it waits for; None where it is whole."""
+        parameters = {"fuse": self._retention.fuse, "ballast": self._retention.ballast}
+        for _ in range(STEPS_AT_ONCE):
+            row = await (await connection.execute(SQL["mind_fuse"], parameters)).fetchone()
+            state = row[0] if row is not None else None
+            if state not in PROGRESS:
+                break
+        return None if state == "healed" else state
 
     async def _report(
         self, connection: Connection, blocked: bool, excess: int, error: psycopg.Error | None = None

@@ -3,6 +3,7 @@
 Invariants
 - A batch is exactly what is visible in its snapshot and not in the one before, in whole transactions.
 - A batch is handed on when everything in it is durable.
+- While the fuse is open there are no batches. What is read then may lack changes.
 - A batch that is too large to hold has no transactions. It says where it ends, and who needs it replays it.
 """
 
@@ -10,12 +11,14 @@ import time
 from typing import Final
 
 from app.model.change import Batch, Table
+from app.model.errors import PositionRefused, ResetReason
 from app.model.position import Snapshot
 from app.postgres import event_rows, pages
 from app.postgres.catalog import Catalog
 from app.postgres.connect import Connection, deadline
 from app.postgres.difference import Difference, read_difference
 from app.postgres.floor import Floor, check_reaches
+from app.postgres.fuse import Fuse
 from app.postgres.live import LiveConnection
 from app.postgres.queries import SQL
 from app.stream.ports import PORTION_BYTES
@@ -24,10 +27,11 @@ LIVE_SECONDS: Final = 10.0  # without an answer to a live read the connection is
 
 
 class Reading:
-    def __init__(self, live: LiveConnection, catalog: Catalog, floor: Floor) -> None:
+    def __init__(self, live: LiveConnection, catalog: Catalog, floor: Floor, fuse: Fuse) -> None:
         self._live = live
         self._catalog = catalog
         self._floor = floor
+        self._fuse = fuse
 
     async def difference(self, since: Snapshot) -> Batch | None:
         """See app.stream.ports.EventLog.difference."""
@@ -37,7 +41,11 @@ class Reading:
             async with deadline(connection, LIVE_SECONDS):
                 found = await read_difference(connection, start, live.state_table)
             self._floor.learn(found.floor)
-            check_reaches(found.floor, since)
+            opened = found.fuse is not None and await self._fuse.look(connection, found.fuse)
+            if found.fuse is not None and not opened:
+                return None
+            await self._check_reaches(connection, found.floor, since, opened)
+            self._fuse.end()
             seen_at = time.monotonic()
             if not found.events:
                 return self._without_events(since, found, seen_at)
@@ -48,6 +56,17 @@ class Reading:
             await live.wait_until_durable(connection, found.written, found.flushed)
             live.remember(found.snapshot, batch.upto)
             return batch
+
+    async def _check_reaches(self, connection: Connection, floor: Snapshot, since: Snapshot, opened: bool) -> None:
+        """Raises PositionRefused (EXPIRED) where changes after `since` are gone. Definitions that changed are loaded
+        then."""
+        try:
+            check_reaches(floor, since)
+            if opened:
+                raise PositionRefused(ResetReason.EXPIRED)
+        except PositionRefused:
+            await self._catalog.load(connection, list(self._catalog.generations))
+            raise
 
     def _without_events(self, since: Snapshot, found: Difference, seen_at: float) -> Batch | None:
         # The position moves past transactions that ended without an event too, because the floor may move past them.

@@ -111,7 +111,7 @@ async def _origin(connection: Connection, tables: dict[str, Any]) -> tuple[Snaps
     Raises BadChannel where one of `tables` (names, relids) is another relation now."""
     await connection.execute(SQL["savepoint_event_log"])
     await connection.execute(SQL["lock_event_log"])
-    position, _, lsn = await read_head(connection)
+    position, _, lsn, _ = await read_head(connection)
     await connection.execute(SQL["unlock_event_log"])
     swapped = [row[0] for row in await (await connection.execute(SQL["are_tables"], tables)).fetchall()]
     if swapped:

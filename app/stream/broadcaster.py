@@ -143,7 +143,7 @@ class Broadcaster:
             self._refreshing = None  # who asks from now on may want what this read does not see
             head = await self.event_log.head()
             await self._pull()
-            if head.incarnation == self._head.incarnation:
+            if head.complete and head.incarnation == self._head.incarnation:
                 self._advance(head)
 
     def _advance(self, head: LogHead) -> None:

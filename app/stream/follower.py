@@ -4,7 +4,7 @@ Invariants
 - A batch is applied only where the server has its start; otherwise the event log is read.
 - A lost wake-up costs at most a second.
 - A server that nothing wakes reads every PROOF_SECONDS all the same, which proves that it could.
-- Without a beat for SILENT_SECONDS the event log is read each second all the same.
+- Without a beat for SILENT_SECONDS the event log is read each second all the same, and so while the fuse is open.
 - After DEAD_SECONDS the leader's database session is ended, because a stopped process keeps its lock for ever.
 """
 
@@ -85,7 +85,8 @@ class Follower:
             try:
                 await asyncio.wait_for(self._woken.wait(), WAKE_SECONDS)
             except TimeoutError:
-                if self.silence < SILENT_SECONDS and self._idle < PROOF_SECONDS:
+                quiet = self.silence < SILENT_SECONDS and self._idle < PROOF_SECONDS
+                if quiet and not self.broadcaster.event_log.skipping:
                     continue
             self._woken.clear()
             await self._read()

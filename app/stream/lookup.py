@@ -86,7 +86,8 @@ class Lookup:
         except DatabaseAway as error:
             raise Unavailable(AWAY) from error
         if not self._here.contains(position.snapshot):
-            raise PositionRefused(ResetReason.INVALID)
+            skipping = self.broadcaster.event_log.skipping
+            raise PositionRefused(ResetReason.EXPIRED if skipping else ResetReason.INVALID)
         return position.snapshot
 
     # Channels.
@@ -125,7 +126,10 @@ class Lookup:
 
     async def rows(self, wanted: Located, after: Snapshot | None) -> Rows:
         """The rows of these channels as of a position that contains `after`, and that this server has reached. Those
-        who ask for the same at the same time share a read. Raises ClientError."""
+        who ask for the same at the same time share a read. Raises ClientError.
+
+        While the fuse is open the server stands still, and gives rows of a later moment to who has nothing yet. The
+        next position that he gets is a reset's."""
         if self.row_reader is None:
             raise BadRequest("this server reads no rows", field="snapshot")
         try:
@@ -138,6 +142,10 @@ class Lookup:
         except DatabaseAway as error:
             raise Unavailable(AWAY) from error
         if not self._here.contains(rows.position):  # another primary answered: its changes would come again
+            if self.broadcaster.event_log.skipping:
+                if after is None:
+                    return rows
+                raise Unavailable("changes are not captured at the moment (the fuse is open); try again")
             raise Unavailable("the rows are of another primary than the stream; try again")
         return rows
 

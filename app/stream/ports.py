@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from app.model.change import Batch, Table
 from app.model.channel import TableAddress
 from app.model.errors import ResetReason
-from app.model.observations import EventLogTurnBlocked, StrangerAtLock, WatchProblem
+from app.model.observations import EventLogTurnBlocked, FuseOpened, StrangerAtLock, WatchProblem
 from app.model.position import Position, Snapshot
 from app.stream.stretch import Stretch
 
@@ -21,13 +21,15 @@ PORTION_BYTES: Final = 1 << 20  # about how much a replay reads, and sends, at a
 @dataclass(frozen=True, slots=True)
 class LogHead:
     """Where the event log stands: its position, its highest transaction with an event, the WAL position that is
-    durable, and the incarnation (number and tag) in which all this holds."""
+    durable, and the incarnation (number and tag) in which all this holds. Where it is not `complete`, changes may be
+    missing that the position sees."""
 
     position: Snapshot
     highest: int
     lsn: int
     incarnation: int
     tag: str
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -56,6 +58,12 @@ class EventLog(Protocol):
 
     def listen(self, listener: EventLogListener) -> None:
         """Tell `listener` from now on."""
+        ...
+
+    @property
+    def skipping(self) -> bool:
+        """Whether writers leave changes out now, as far as is known (the fuse is open). No position can be honoured
+        then, and `difference` finds nothing until that is over. Then it refuses with EXPIRED."""
         ...
 
     async def head(self) -> LogHead:
@@ -167,6 +175,11 @@ class LiveEventLog(EventLog, Protocol):
     @property
     def connected(self) -> bool:
         """Whether what is new can be read now, as far as is known."""
+        ...
+
+    @property
+    def fuse(self) -> FuseOpened | None:
+        """Why writers leave changes out, while they do."""
         ...
 
     async def watch_floor(self) -> None:

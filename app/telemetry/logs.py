@@ -72,6 +72,8 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.EventLogTurned: INFO,
     observe.EventLogTurnBlocked: WARNING,
     observe.EventLogTurnFree: INFO,
+    observe.FuseOpened: ERROR,
+    observe.FuseHealed: WARNING,
     observe.QueueUsage: None,
     observe.StrangerAtLock: WARNING,
     observe.Strangers: None,

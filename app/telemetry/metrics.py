@@ -69,6 +69,7 @@ class Metrics:
         self._reading()
         self._flow()
         self._database()
+        self._fuse()
 
     def __call__(self, observation: Observation) -> None:
         reader = self._readers.get(type(observation))
@@ -247,6 +248,17 @@ class Metrics:
             blocked.inc(fact.blocked_seconds > 0)
 
         self._on(observe.EventLogState, log_state)
+
+    def _fuse(self) -> None:
+        fuse = self._gauge("sobranie_fuse_open", "1 while changes are not captured; should be 0")
+        opened = self._counter("sobranie_fuse_opened_total", "Times that this server saw the fuse open")
+
+        def open_(_: observe.FuseOpened) -> None:
+            fuse.set(1)
+            opened.inc()
+
+        self._on(observe.FuseOpened, open_)
+        self._on(observe.FuseHealed, lambda o: fuse.set(0))
 
     def _on(self, kind: type[Observation], reader: Callable[[Any], None]) -> None:
         self._readers[kind] = reader

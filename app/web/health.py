@@ -5,6 +5,8 @@ Invariants
 - A stranger learns whether changes flow, and no name, table or SQL.
 - A server that was ready still answers 200, as "degraded", for a grace after something failed. All servers lose the
   database at once, and a balancer that drops them all turns a pause into an outage.
+- While changes are not captured (the fuse is open) it is "degraded", for as long as that lasts: no other server does
+  better, and rows can still be had.
 """
 
 import asyncio
@@ -45,7 +47,7 @@ class Readiness:
         if self.stopping:
             status = "not ready"
         elif self._was_ready and self._lost_at is None:
-            status = "ready"
+            status = "ready" if facts["fuse"] is None else "degraded"
         elif self._lost_at is not None and now - self._lost_at <= self._grace:
             status = "degraded"
         else:
@@ -98,7 +100,8 @@ async def tell_flow(health: Health, observe: Observer) -> None:
 def plain(facts: Facts) -> dict[str, bool]:
     """What a stranger may know."""
     known = {"database": facts["database"], "listen": facts["listen"], "bus": facts["bus"]}
-    return known | {"leader": facts["leader"] is not None, "flow": facts["flow"]}
+    known |= {"leader": facts["leader"] is not None, "flow": facts["flow"]}
+    return known | {"fuse": facts["fuse"] is None}
 
 
 def at_the_machine(request: web.Request) -> bool:

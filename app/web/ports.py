@@ -64,6 +64,15 @@ class Blocked(TypedDict):
     remedy: str
 
 
+class Fuse(TypedDict):
+    """Why changes are not captured at the moment, who keeps the event log from being emptied, and what ends that, where
+    it is known. Every server tells it."""
+
+    reason: str
+    holder: str
+    remedy: str
+
+
 class Facts(TypedDict):
     """What `/readyz` is computed from, and shows as `checks`.
 
@@ -81,6 +90,7 @@ class Facts(TypedDict):
     watches: list[Problem]
     strangers: list[Stranger]
     log: Blocked | None
+    fuse: Fuse | None
 
 
 Health = Callable[[], Facts]

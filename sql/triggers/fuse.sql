@@ -42,12 +42,12 @@ EXCEPTION
     RETURN true;
 END $f$;
 
--- A writer's look, once in a few hundred statements and after each large one. False where the fuse is open now.
-CREATE OR REPLACE FUNCTION realtime.fuse_holds(slot int) RETURNS bool LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+-- A writer's look, once in some 512 rows by chance. False where the fuse is open now.
+CREATE OR REPLACE FUNCTION realtime.fuse_holds(slot int, disk bool) RETURNS bool LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   IF pg_total_relation_size(format('realtime.events_%s', slot)) >= pg_sequence_last_value('realtime.fuse_room') THEN
     PERFORM realtime.open_fuse(false);
-  ELSIF NOT realtime.has_room(80) THEN
+  ELSIF disk AND NOT realtime.has_room(80) THEN
     PERFORM realtime.open_fuse(true);
   END IF;
   RETURN realtime.slot() >= 0;

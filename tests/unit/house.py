@@ -39,6 +39,7 @@ HEALTHY: Facts = {
     "watches": [],
     "strangers": [],
     "log": None,
+    "fuse": None,
 }
 
 
@@ -59,6 +60,8 @@ class MemoryEventLog:
 
     async def head(self) -> LogHead:
         return LogHead(await self.now(), FIRST + len(self.committed) - 1, 1, 1, TAG)
+
+    skipping = False
 
     def listen(self, listener: EventLogListener) -> None:
         """It has always the same floor and the same incarnation: there is nothing to tell."""

@@ -203,6 +203,8 @@ class World:
     def start(self) -> LogHead:
         return LogHead(self.now(), self.highest, self._next, self.incarnation, f"{self.incarnation:08x}")
 
+    skipping = False
+
     async def head(self) -> LogHead:
         await self._reach()
         return self.start()

@@ -146,6 +146,23 @@ class EventLogTurnFree(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class FuseOpened(Observation):
+    """Capture leaves changes out, so that the application's writes go on: all positions are expired. `holder` is who
+    keeps the event log from being emptied, and `remedy` ends that, where it is known."""
+
+    reason: str
+    holder: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class FuseHealed(Observation):
+    """Every change is captured again, after `seconds`. Positions from before are expired."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class QueueUsage(Observation):
     """How full PostgreSQL's notification queue is, 0 to 1; a full one fails every NOTIFY of the whole cluster."""
 
