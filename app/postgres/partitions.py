@@ -34,7 +34,8 @@ TURN_SECONDS: Final = 5.0  # how often to try, at most
 SETTLED_SECONDS: Final = 2.0
 REMIND_SECONDS: Final = 600.0  # how often it is reported again that the partitions can't turn
 PATIENCE_SECONDS: Final = 60.0  # before that is reported where no session is in the way
-ROOM_KB: Final = (80, 8192)
+ROOM_KB: Final = (80, 65536)  # at least, and at most
+ROOM_TIMES: Final = 2
 STEPS_AT_ONCE: Final = 10  # of the fuse
 PROGRESS: Final = frozenset({"opened", "cleared", "closed"})
 TURNS_AT_ONCE: Final = 5  # of a purge: one begins the next partition, and four empty each of them
@@ -81,13 +82,13 @@ class Partitions:
             await self._turn(connection, published, TURNS_AT_ONCE if purging else 1)
 
     async def _at_risk(self, connection: Connection) -> bool:
-        """Whether the fuse is open or may have to be. The disk has to have room for as much as was written since the
-        last look, within bounds: so a disk that fills is seen before it is full."""
+        """Whether the fuse is open or may have to be. The disk has to have room for twice what was written since
+        the last look, within bounds: so a disk that fills is seen before it is full."""
         parameters = {"fuse": self._retention.fuse, "kb": self._room}
         row = await (await connection.execute(SQL["fuse_at_risk"], parameters)).fetchone()
         if row is None:
             return False
-        self._room = min(max(ROOM_KB[0], (row[1] - self._written) >> 10), ROOM_KB[1])
+        self._room = min(max(ROOM_KB[0], ROOM_TIMES * (row[1] - self._written) >> 10), ROOM_KB[1])
         self._written = row[1]
         return bool(row[0])
 
