@@ -131,6 +131,7 @@ class Partitions:
     async def _mind_fuse(self, connection: Connection) -> str | None:
         """Do what can be done now for the fuse to be whole. Returns what it waits for; None where it is whole."""
         parameters = {"fuse": self._retention.fuse, "ballast": self._retention.ballast}
+        state: str | None = None
         for _ in range(STEPS_AT_ONCE):
             row = await (await connection.execute(SQL["mind_fuse"], parameters)).fetchone()
             state = row[0] if row is not None else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import pytest
 from harness.database import Database, rows_of
 from harness.facts import eventually, pause
 from harness.server import Server, Servers
-from tests.support.clients import WebSocketClient
+from tests.support.clients import Client, WebSocketClient
 from tests.support.transport import Transport, now
 
-SMALL = {"SOBRANIE_EVENT_LOG_BYTES": "1MB", "SOBRANIE_RETENTION": "2s", "SOBRANIE_BALLAST_BYTES": "0B"}
+SMALL: dict[str, Any] = {"SOBRANIE_EVENT_LOG_BYTES": "1MB", "SOBRANIE_RETENTION": "2s", "SOBRANIE_BALLAST_BYTES": "0B"}
 BULK = "INSERT INTO posts (author_id, body) SELECT 1, repeat('x', 500) FROM generate_series(1, 300)"
 LOCK = "BEGIN; LOCK TABLE realtime.events IN ACCESS SHARE MODE"
 
@@ -30,6 +31,14 @@ async def is_open(server: Server) -> Any:
 async def is_ready(server: Server) -> bool:
     found = await checks(server)
     return bool(found["code"] == 200 and found["status"] == "ready" and found["checks"]["fuse"] is None)
+
+
+def _resets(client: Client) -> int:
+    return len(client.stream.resets)
+
+
+def _titled(client: Client, title: str) -> list[Any]:
+    return [c for c in client.stream.changes() if c["data"]["title"] == title]
 
 
 async def overfill(database: Database) -> None:
@@ -79,7 +88,7 @@ async def test_far_over_its_limit_everybody_is_told_and_writes_go_on(
         await rows_of(idle, LOCK)
         await overfill(database)
         for server in (one, two):
-            told = await eventually(lambda s=server: is_open(s), 15, f"{server.name} tells")
+            told = await eventually(partial(is_open, server), 15, f"{server.name} tells")
             assert "limit" in told["reason"]
             assert f"process {idle.info.backend_pid} " in told["holder"]
             assert await server.metric("sobranie_fuse_open") == 1
@@ -98,18 +107,18 @@ async def test_far_over_its_limit_everybody_is_told_and_writes_go_on(
         assert page["rows"]
         await rows_of(idle, "ROLLBACK")
         for server in (one, two):
-            await eventually(lambda s=server: is_ready(s), 15, f"{server.name} is whole")
+            await eventually(partial(is_ready, server), 15, f"{server.name} is whole")
             assert await server.metric("sobranie_fuse_open") == 0
             assert server.output().count('"fuse_opened"') == 1
             assert server.output().count('"fuse_healed"') == 1
         for client in (live, other, reader):
-            await client.until(lambda c=client: c.stream.resets[-1:] and c.stream.resets[-1]["position"])
+            await client.until(partial(_resets, client))
             assert {r["reason"] for r in client.stream.resets} == {"expired"}
         await reader.abort()
         resets = len(live.stream.resets)
         await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'at last')")
         for client in (live, other):
-            await client.until(lambda c=client: [x for x in c.stream.changes() if x["data"]["title"] == "at last"])
+            await client.until(partial(_titled, client, "at last"))
             assert not client.stream.faults
         assert len(live.stream.resets) == resets
     await copy_equals(two, database)

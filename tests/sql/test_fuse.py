@@ -20,7 +20,7 @@ async def mind(database: Database, fuse: int = 1 << 40, ballast: int = 0) -> Any
 
 async def healed(database: Database, steps: int = 12) -> list[Any]:
     """What each step said, up to the end or as many."""
-    said = []
+    said: list[Any] = []
     while len(said) < steps and (not said or said[-1] not in ("healed", None)):
         said.append(await mind(database))
     return said
