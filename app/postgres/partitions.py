@@ -38,6 +38,8 @@ ROOM_KB: Final = (80, 65536)  # at least, and at most
 ROOM_TIMES: Final = 2
 STEPS_AT_ONCE: Final = 10  # of the fuse
 PROGRESS: Final = frozenset({"opened", "cleared", "closed"})
+UNDELIVERED: Final = "what would have to go has not been delivered for long enough"
+FUSE: Final = "the fuse is open, and the disk of the database has no room"
 TURNS_AT_ONCE: Final = 5  # of a purge: one begins the next partition, and four empty each of them
 
 
@@ -106,7 +108,7 @@ class Partitions:
             "bytes": self._retention.bytes,
             "published": str(published) if published is not None else None,
         }
-        done = error = None
+        done = error = fuse = None
         try:
             fuse = await self._mind_fuse(connection)
             done = "blocked" if fuse is not None else None
@@ -124,7 +126,7 @@ class Partitions:
         row = await (await connection.execute(SQL["event_log_size"])).fetchone()
         assert row is not None
         excess = max(0, row[0] - self._retention.bytes)
-        seconds = await self._report(connection, done == "blocked", excess, error)
+        seconds = await self._report(connection, done == "blocked", excess, FUSE if fuse else UNDELIVERED, error)
         self._observe(EventLogState(row[0], row[1], excess, seconds))
         self._observe(QueueUsage(row[2]))
 
@@ -140,9 +142,10 @@ class Partitions:
         return None if state == "healed" else state
 
     async def _report(
-        self, connection: Connection, blocked: bool, excess: int, error: psycopg.Error | None = None
+        self, connection: Connection, blocked: bool, excess: int, otherwise: str, error: psycopg.Error | None
     ) -> float:
-        """Report that the partitions can't turn, or can again. Returns for how many seconds they could not."""
+        """Report that the partitions can't turn, or can again: why is `otherwise`, where no session is in the way. Returns
+        for how many seconds they could not."""
         now = time.monotonic()
         if not blocked and error is None:
             if self.blocked is not None:
@@ -160,7 +163,7 @@ class Partitions:
             found = await (await connection.execute(SQL["blockers"])).fetchall()
         if not found and seconds < PATIENCE_SECONDS:
             return seconds
-        reason, remedy = found[0] if found else ("what would have to go has not been delivered for long enough", "")
+        reason, remedy = found[0] if found else (otherwise, "")
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         self.blocked = EventLogTurnBlocked(seconds, excess, reason + more, remedy)
         if now - self._told_at >= REMIND_SECONDS:

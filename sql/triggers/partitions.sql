@@ -187,13 +187,14 @@ BEGIN
   RETURN made;
 END $f$;
 
--- A turn for the sake of the requests alone; false where a server leads, which makes the turns itself.
+-- A turn for the sake of the requests alone, and a step of healing where the fuse has opened; false where a server leads, which does that itself.
 CREATE OR REPLACE FUNCTION realtime.turn_alone(published pg_snapshot) RETURNS bool LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   IF EXISTS (SELECT FROM realtime.leaders()) THEN
     RETURN false;
   END IF;
   PERFORM pg_try_advisory_xact_lock(1919247220, (SELECT l.key FROM realtime.leadership l));   -- a server waits that long
+  PERFORM realtime.mind_fuse(9223372036854775807, 0) WHERE realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s);
   PERFORM realtime.turn('1000 years', 9223372036854775807, published);
   RETURN true;
 END $f$;
