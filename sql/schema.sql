@@ -84,6 +84,17 @@ CREATE UNLOGGED TABLE realtime.alive (
     CONSTRAINT alive_one_check CHECK (one)
 );
 
+CREATE UNLOGGED TABLE realtime.ballast (
+    a name,
+    b name,
+    c name,
+    d name,
+    e name,
+    f name,
+    g name
+)
+WITH (fillfactor='10', autovacuum_enabled='false', vacuum_truncate='false');
+
 CREATE TABLE realtime.created (
     relid oid NOT NULL,
     name text NOT NULL,
@@ -92,9 +103,9 @@ CREATE TABLE realtime.created (
 
 CREATE SEQUENCE realtime.current_slot
     AS smallint
-    START WITH 0
+    START WITH -4
     INCREMENT BY 1
-    MINVALUE 0
+    MINVALUE -4
     MAXVALUE 3
     CACHE 1;
 
@@ -108,6 +119,9 @@ CREATE SEQUENCE realtime.event_id
 CREATE TABLE realtime.event_log_state (
     one boolean DEFAULT true NOT NULL,
     floor pg_snapshot NOT NULL,
+    healed bigint DEFAULT 0 NOT NULL,
+    healing bigint,
+    waits text[],
     CONSTRAINT event_log_state_one_check CHECK (one)
 );
 
@@ -215,6 +229,20 @@ ALTER TABLE ONLY realtime.events_3 ALTER COLUMN new_vals SET STATISTICS 0;
 ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old_vals SET STATISTICS 0;
 ALTER TABLE ONLY realtime.events_3 ALTER COLUMN new SET STATISTICS 0;
 ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old SET STATISTICS 0;
+
+CREATE SEQUENCE realtime.fuse_opened
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE SEQUENCE realtime.fuse_room
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE realtime.incarnation (
     n bigint NOT NULL,
@@ -370,7 +398,7 @@ CREATE FUNCTION realtime.announce(gen integer) RETURNS void
     AS $$
 BEGIN
   INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at)
-    SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
+    SELECT (realtime.slot() + 4) % 4, nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
   IF NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
   END IF;
@@ -464,10 +492,10 @@ CREATE FUNCTION realtime.capture_1_delete() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -478,10 +506,14 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char",
+  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -495,10 +527,10 @@ CREATE FUNCTION realtime.capture_1_insert() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -509,10 +541,14 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char",
+  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -526,10 +562,10 @@ CREATE FUNCTION realtime.capture_1_truncate() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; note text; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -555,10 +591,14 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'T'::"char",
+  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'T'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -572,10 +612,10 @@ CREATE FUNCTION realtime.capture_1_update() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -587,16 +627,20 @@ BEGIN
     END IF;
   END IF;
   IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-    INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char",
+    INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
   ELSE
-    INSERT INTO realtime.events SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
+    INSERT INTO realtime.events SELECT here.slot, (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
       FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
       WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
   END IF;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -610,10 +654,10 @@ CREATE FUNCTION realtime.capture_2_delete() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -624,10 +668,14 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char",
+  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -641,10 +689,10 @@ CREATE FUNCTION realtime.capture_2_insert() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -655,10 +703,14 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char",
+  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -672,10 +724,10 @@ CREATE FUNCTION realtime.capture_2_truncate() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; note text; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -701,10 +753,14 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'T'::"char",
+  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'T'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -718,10 +774,10 @@ CREATE FUNCTION realtime.capture_2_update() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -733,16 +789,20 @@ BEGIN
     END IF;
   END IF;
   IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-    INSERT INTO realtime.events SELECT realtime.slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char",
+    INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
   ELSE
-    INSERT INTO realtime.events SELECT realtime.slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
+    INSERT INTO realtime.events SELECT here.slot, (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
       FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
       WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
   END IF;
+  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
+  END IF;
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -763,10 +823,10 @@ CREATE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS te
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint;%s nothing record;
+  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511;%s nothing record;
 BEGIN
-  IF %s%s OR pg_trigger_depth() > 1%s THEN
-    IF %2$s THEN
+  IF %s%s OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0%s THEN
+    IF %2$s OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
       RETURN nothing;
     END IF;%5$s%s
   END IF;
@@ -776,10 +836,13 @@ BEGIN
   END IF;%s
   RETURN nothing;
 END $s$,
-    CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
+    CASE WHEN t.level = 's' THEN ' written bigint;' ELSE '' END || CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
     CASE WHEN m.marked THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
-    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) ELSE realtime.row_source(t, capture_source.op) END,
-    s.unpin)
+    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) || E'\n  GET DIAGNOSTICS written = ROW_COUNT;' ELSE realtime.row_source(t, capture_source.op) END,
+    CASE WHEN t.level = 's' THEN $s$
+  IF written > 1 AND written > dice THEN
+    PERFORM realtime.fuse_holds(slot, false);
+  END IF;$s$ ELSE '' END || s.unpin)
   FROM (SELECT t.level = 's' AND (t.mark OR capture_source.op = 'truncate') AS marked,
       format('TG_RELID <> ''%s''::oid%s AND NOT realtime.owns(%s, TG_RELID)', t.rel,
         CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen) AS strange) m,
@@ -840,6 +903,62 @@ BEGIN
     FROM pg_subscription s WHERE EXISTS (SELECT FROM pg_subscription_rel p JOIN pg_class c ON c.oid = p.srrelid
       WHERE p.srsubid = s.oid AND c.relnamespace = 'realtime'::regnamespace)
     ORDER BY 1, 4;
+END $$;
+
+CREATE FUNCTION realtime.clear_event_log(disk boolean) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  requests bigint[] := ARRAY(SELECT p.n FROM realtime.purges p WHERE p.done IS NULL); emptied bool := false; no_room bool := disk;
+BEGIN
+  IF NOT disk OR pg_relation_size('realtime.ballast') = 0 THEN   -- the ballast first: to empty a table takes some room
+    FOR slot IN 0 .. 3 LOOP
+      IF pg_relation_size(format('realtime.events_%s', slot)) > 0 THEN
+        BEGIN
+          EXECUTE format('LOCK TABLE ONLY realtime.events_%s IN ACCESS EXCLUSIVE MODE NOWAIT', slot);
+          EXECUTE format('TRUNCATE ONLY realtime.events_%s', slot);
+          emptied := true;
+        EXCEPTION
+          WHEN lock_not_available THEN NULL;
+          WHEN disk_full THEN no_room := true;
+        END;
+      END IF;
+    END LOOP;
+  END IF;
+  IF emptied THEN
+    UPDATE realtime.event_log_state SET floor = realtime.floor_now();
+    PERFORM realtime.note_emptied(requests, ARRAY(SELECT i FROM generate_series(0, 3) i WHERE pg_relation_size(format('realtime.events_%s', i)) = 0));
+    RETURN 'cleared';
+  ELSIF no_room AND pg_relation_size('realtime.ballast') > 0 THEN
+    TRUNCATE realtime.ballast;
+    RETURN 'cleared';
+  END IF;
+  RETURN NULL;
+END $$;
+
+CREATE FUNCTION realtime.close_fuse(disk boolean, fuse_bytes bigint, ballast bigint) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  free int;
+BEGIN
+  -- What was noted of an earlier closing is of no use, and has to be gone before this one.
+  UPDATE realtime.event_log_state SET healing = NULL, waits = NULL WHERE healing IS NOT NULL;
+  IF FOUND THEN
+    RETURN 'cleared';
+  ELSIF realtime.clear_event_log(disk) = 'cleared' THEN
+    RETURN 'cleared';
+  END IF;
+  free := (SELECT i FROM generate_series(0, 3) i WHERE pg_relation_size(format('realtime.events_%s', i)) = 0 LIMIT 1);
+  IF free IS NULL OR (SELECT sum(b) FROM unnest(realtime.event_log_bytes()) b) >= fuse_bytes / 2
+    OR NOT realtime.has_room(((ballast - pg_relation_size('realtime.ballast')) / 1024)::int + 4096) THEN
+    RETURN 'open';
+  END IF;
+  PERFORM setval('realtime.current_slot', free);
+  UPDATE realtime.partitions_clock SET switched = elapsed;
+  RETURN 'closed';
 END $$;
 
 CREATE FUNCTION realtime.contains(s pg_snapshot, f pg_snapshot) RETURNS boolean
@@ -1019,6 +1138,13 @@ BEGIN
   PERFORM realtime.announce(gen);
 END $$;
 
+CREATE FUNCTION realtime.event_log_bytes() RETURNS bigint[]
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  SELECT array_agg(pg_total_relation_size(format('realtime.events_%s', i)) ORDER BY i) FROM generate_series(0, 3) i
+$$;
+
 CREATE PROCEDURE realtime.finish_purges(IN wait interval DEFAULT '00:01:00'::interval, INOUT still_open bigint DEFAULT NULL::bigint)
     LANGUAGE plpgsql
     AS $$
@@ -1090,12 +1216,61 @@ CREATE FUNCTION realtime.form(rel oid) RETURNS text
   FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
 $$;
 
+CREATE FUNCTION realtime.fuse() RETURNS bigint
+    LANGUAGE sql
+    AS $$SELECT coalesce(pg_catalog.pg_sequence_last_value('realtime.fuse_opened'), 0)$$;
+
+CREATE FUNCTION realtime.fuse_holds(slot integer, disk boolean) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  IF pg_total_relation_size(format('realtime.events_%s', slot)) >= pg_sequence_last_value('realtime.fuse_room') THEN
+    PERFORM realtime.open_fuse(false);
+  ELSIF disk AND NOT realtime.has_room(80) THEN
+    PERFORM realtime.open_fuse(true);
+  END IF;
+  RETURN realtime.slot() >= 0;
+EXCEPTION WHEN OTHERS THEN
+  RETURN realtime.slot() >= 0;
+END $$;
+
 CREATE FUNCTION realtime.go_on(g realtime.generations, rel oid) RETURNS void
     LANGUAGE sql
     AS $$
   SELECT realtime.begin_generation(rel, ARRAY(SELECT r FROM unnest(g.routes) WITH ORDINALITY u(r, i) WHERE realtime.still_route(rel, r) ORDER BY i),
     g.level, g.mark, g.gen, g.always)
 $$;
+
+CREATE FUNCTION realtime.grow_ballast() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  INSERT INTO realtime.ballast SELECT '', '', '', '', '', '', '' FROM generate_series(1, 128);
+  RAISE EXCEPTION 'written' USING ERRCODE = 'RT001';
+EXCEPTION
+  WHEN SQLSTATE 'RT001' THEN
+    RETURN true;
+  WHEN disk_full THEN
+    RETURN false;
+END $$;
+
+CREATE FUNCTION realtime.has_room(kb integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET work_mem TO '64kB'
+    SET temp_tablespaces TO ''
+    AS $$
+BEGIN
+  PERFORM FROM (WITH w AS MATERIALIZED (SELECT repeat('x', 8000) FROM generate_series(0, kb / 8)) SELECT count(*) FROM w) c;
+  RETURN true;
+EXCEPTION
+  WHEN disk_full THEN
+    RETURN false;
+  WHEN OTHERS THEN   -- temp_file_limit, say, which tells nothing
+    RETURN true;
+END $$;
 
 CREATE FUNCTION realtime.holders(relations oid[], mode text) RETURNS text
     LANGUAGE sql STABLE
@@ -1167,7 +1342,7 @@ END $$;
 CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
-  SELECT format($s$INSERT INTO realtime.events SELECT realtime.slot(), %s, %s, pg_current_xact_id(), %s, %s::"char",
+  SELECT format($s$INSERT INTO realtime.events SELECT here.slot, %s, %s, pg_current_xact_id(), %s, %s::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), %s;$s$, id, n, gen, op, body)
 $_$;
 
@@ -1396,6 +1571,39 @@ BEGIN
   END LOOP;
 END $$;
 
+CREATE FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '50ms'
+    AS $$
+DECLARE
+  opened bigint; state realtime.event_log_state;
+BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'realtime.mind_fuse() needs a READ COMMITTED transaction';
+  END IF;
+  PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+  PERFORM FROM realtime.partitions_clock FOR UPDATE;   -- one at a time, and none beside a turn
+  opened := realtime.fuse();
+  SELECT * INTO state FROM realtime.event_log_state;
+  IF opened = state.healed THEN
+    RETURN realtime.watch_fuse(fuse_bytes, ballast);
+  ELSIF realtime.slot() < 0 THEN
+    RETURN realtime.close_fuse(opened % 2 = 1, fuse_bytes, ballast);
+  ELSIF state.healing IS DISTINCT FROM opened THEN
+    UPDATE realtime.event_log_state SET healing = opened, waits = ARRAY(SELECT realtime.slot_readers());
+    RETURN 'closed';
+  ELSIF state.waits && ARRAY(SELECT realtime.slot_readers()) THEN
+    RETURN 'waiting';
+  ELSIF realtime.slot() < 0 OR realtime.fuse() <> opened THEN   -- asked when they have ended: one of them may have opened it
+    RETURN 'closed';
+  END IF;
+  UPDATE realtime.event_log_state SET floor = realtime.floor_now(), healed = opened, healing = NULL, waits = NULL;
+  RETURN 'healed';
+EXCEPTION WHEN lock_not_available THEN
+  RETURN CASE WHEN realtime.slot() < 0 THEN 'open' END;
+END $$;
+
 CREATE FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) RETURNS pg_snapshot
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1493,6 +1701,19 @@ CREATE FUNCTION realtime.note_source(note text, op text) RETURNS text
   SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
     split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L), true) IS NOT NULL$s$, note, op)
 $_$;
+
+CREATE FUNCTION realtime.open_fuse(disk boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  current int := realtime.slot();
+BEGIN
+  IF current >= 0 THEN
+    PERFORM setval('realtime.fuse_opened', 2 * (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint + disk::int);
+    PERFORM setval('realtime.current_slot', current - 4);
+  END IF;
+END $$;
 
 CREATE FUNCTION realtime.owns(gen integer, rel oid) RETURNS boolean
     LANGUAGE sql STABLE
@@ -1825,6 +2046,15 @@ CREATE FUNCTION realtime.slot() RETURNS smallint
     LANGUAGE sql
     AS $$SELECT coalesce(pg_catalog.pg_sequence_last_value('realtime.current_slot'), 0)::smallint$$;
 
+CREATE FUNCTION realtime.slot_readers() RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+  SELECT DISTINCT l.virtualtransaction FROM pg_locks l
+  WHERE l.locktype = 'relation' AND l.relation = 'realtime.current_slot'::regclass AND l.mode = 'RowExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+$$;
+
 CREATE FUNCTION realtime.spelled(how "char", value text) RETURNS text
     LANGUAGE sql STABLE STRICT
     AS $$
@@ -2104,6 +2334,9 @@ BEGIN
     RAISE EXCEPTION 'realtime.turn(): keep and max_bytes have to be positive';
   END IF;
   PERFORM FROM realtime.partitions_clock FOR UPDATE;   -- one turn at a time, each of what the last one left
+  IF realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s) THEN   -- the fuse has its own way (fuse.sql)
+    RETURN 'blocked';
+  END IF;
   requests := ARRAY(SELECT p.n FROM realtime.purges p WHERE p.done IS NULL);   -- before the sizes: what they ask for shows in these
   current := realtime.slot();
   sizes := ARRAY(SELECT pg_total_relation_size(format('realtime.events_%s', i)) FROM generate_series(0, 3) i ORDER BY i);
@@ -2153,6 +2386,7 @@ BEGIN
     RETURN false;
   END IF;
   PERFORM pg_try_advisory_xact_lock(1919247220, (SELECT l.key FROM realtime.leadership l));   -- a server waits that long
+  PERFORM realtime.mind_fuse(9223372036854775807, 0) WHERE realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s);
   PERFORM realtime.turn('1000 years', 9223372036854775807, published);
   RETURN true;
 END $$;
@@ -2239,6 +2473,29 @@ BEGIN
   RETURN here.gen;
 END $$;
 
+CREATE FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  sizes bigint[] := realtime.event_log_bytes(); total bigint := (SELECT sum(b) FROM unnest(sizes) b); room bigint; kept bigint := pg_relation_size('realtime.ballast');
+BEGIN
+  room := greatest(fuse_bytes - total + sizes[realtime.slot() + 1], fuse_bytes / 4);
+  IF abs(room - pg_sequence_last_value('realtime.fuse_room')) > fuse_bytes / 16 THEN
+    PERFORM setval('realtime.fuse_room', room);
+  END IF;
+  IF total >= fuse_bytes THEN
+    PERFORM realtime.open_fuse(false);
+    RETURN 'opened';
+  ELSIF kept > ballast + 2097152 THEN
+    TRUNCATE realtime.ballast;
+  ELSIF NOT (CASE WHEN kept < ballast THEN realtime.grow_ballast() ELSE realtime.has_room(256) END) THEN
+    PERFORM realtime.open_fuse(true);
+    RETURN 'opened';
+  END IF;
+  RETURN NULL;
+END $$;
+
 CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) RETURNS TABLE(relid oid, name text, problem text, stray boolean)
     LANGUAGE sql STABLE
     AS $$
@@ -2293,6 +2550,8 @@ GRANT ALL ON FUNCTION realtime.careful_json(x record) TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime."check"() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime."check"() TO realtime_reader;
 
+REVOKE ALL ON FUNCTION realtime.clear_event_log(disk boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.close_fuse(disk boolean, fuse_bytes bigint, ballast bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.contains(s pg_snapshot, f pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.count_time(keep interval, tick interval, pressed boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.decode_name(name text) FROM PUBLIC;
@@ -2304,12 +2563,26 @@ REVOKE ALL ON FUNCTION realtime.drop_triggers(rel oid, capture text) FROM PUBLIC
 REVOKE ALL ON FUNCTION realtime.empty(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.encode_name(name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.end_generation(gen integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.event_log_bytes() FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.event_log_bytes() TO realtime_reader;
+
 REVOKE ALL ON PROCEDURE realtime.finish_purges(IN wait interval, INOUT still_open bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.floor_now() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.follow(heir oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.form(rel oid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.fuse() FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.fuse() TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.fuse_holds(slot integer, disk boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.generations TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.go_on(g realtime.generations, rel oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.grow_ballast() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.has_room(kb integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.has_room(kb integer) TO realtime_reader;
+
 REVOKE ALL ON FUNCTION realtime.holders(relations oid[], mode text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.holds_others(relations oid[]) FROM PUBLIC;
 
@@ -2334,12 +2607,17 @@ REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.matters(root oid, rel oid, trigger text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mend() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mend_triggers(g realtime.generations) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) TO realtime_reader;
+
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal_routes(rel regclass, routes text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note(gen integer, whole boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_source(note text, op text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.open_fuse(disk boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.owns(gen integer, rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.place_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.plain(rel regclass, capture text) FROM PUBLIC;
@@ -2376,6 +2654,8 @@ REVOKE ALL ON FUNCTION realtime.sized(rel oid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.slot() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.slot() TO realtime_reader;
+
+REVOKE ALL ON FUNCTION realtime.slot_readers() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.spelled(how "char", value text) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.spelled(how "char", value text) TO realtime_reader;
@@ -2416,8 +2696,10 @@ REVOKE ALL ON FUNCTION realtime.type_traits(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.unwatch("table" regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[], always boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.alive TO realtime_reader;
+GRANT SELECT ON TABLE realtime.ballast TO realtime_reader;
 GRANT SELECT ON TABLE realtime.created TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.current_slot TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.event_id TO realtime_reader;
@@ -2427,6 +2709,8 @@ GRANT SELECT ON TABLE realtime.events_0 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_1 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_2 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_3 TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.fuse_opened TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.fuse_room TO realtime_reader;
 GRANT SELECT ON TABLE realtime.incarnation TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.incarnation_n_seq TO realtime_reader;
 GRANT SELECT ON TABLE realtime.leadership TO realtime_reader;

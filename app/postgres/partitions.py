@@ -144,8 +144,8 @@ class Partitions:
     async def _report(
         self, connection: Connection, blocked: bool, excess: int, otherwise: str, error: psycopg.Error | None
     ) -> float:
-        """Report that the partitions can't turn, or can again: why is `otherwise`, where no session is in the way. Returns
-        for how many seconds they could not."""
+        """Report that the partitions can't turn, or can again. `otherwise` is why, where no session is in the way.
+        Returns for how many seconds they could not."""
         now = time.monotonic()
         if not blocked and error is None:
             if self.blocked is not None:
