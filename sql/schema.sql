@@ -230,6 +230,27 @@ ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old_vals SET STATISTICS 0;
 ALTER TABLE ONLY realtime.events_3 ALTER COLUMN new SET STATISTICS 0;
 ALTER TABLE ONLY realtime.events_3 ALTER COLUMN old SET STATISTICS 0;
 
+CREATE TABLE realtime.events_left_out (
+    slot smallint CONSTRAINT events_slot_not_null NOT NULL,
+    id bigint CONSTRAINT events_id_not_null NOT NULL,
+    n integer CONSTRAINT events_n_not_null NOT NULL,
+    xid xid8 CONSTRAINT events_xid_not_null NOT NULL,
+    gen integer CONSTRAINT events_gen_not_null NOT NULL,
+    op "char" CONSTRAINT events_op_not_null NOT NULL,
+    depth smallint CONSTRAINT events_depth_not_null NOT NULL,
+    ord bigint,
+    at timestamp with time zone CONSTRAINT events_at_not_null NOT NULL,
+    new_vals text[],
+    old_vals text[],
+    new json,
+    old json
+)
+WITH (autovacuum_enabled='false');
+ALTER TABLE ONLY realtime.events_left_out ALTER COLUMN new_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_left_out ALTER COLUMN old_vals SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_left_out ALTER COLUMN new SET STATISTICS 0;
+ALTER TABLE ONLY realtime.events_left_out ALTER COLUMN old SET STATISTICS 0;
+
 CREATE SEQUENCE realtime.fuse_opened
     START WITH 0
     INCREMENT BY 1
@@ -334,6 +355,7 @@ ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_0 FOR VALUES I
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_1 FOR VALUES IN ('1');
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_2 FOR VALUES IN ('2');
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_3 FOR VALUES IN ('3');
+ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_left_out FOR VALUES IN ('-4', '-3', '-2', '-1');
 
 ALTER TABLE ONLY public.notifications
     ADD CONSTRAINT notifications_pkey PRIMARY KEY (id);
@@ -384,10 +406,12 @@ CREATE INDEX events_0_xid_idx ON realtime.events_0 USING btree (xid);
 CREATE INDEX events_1_xid_idx ON realtime.events_1 USING btree (xid);
 CREATE INDEX events_2_xid_idx ON realtime.events_2 USING btree (xid);
 CREATE INDEX events_3_xid_idx ON realtime.events_3 USING btree (xid);
+CREATE INDEX events_left_out_xid_idx ON realtime.events_left_out USING btree (xid);
 ALTER INDEX realtime.events_xid_idx ATTACH PARTITION realtime.events_0_xid_idx;
 ALTER INDEX realtime.events_xid_idx ATTACH PARTITION realtime.events_1_xid_idx;
 ALTER INDEX realtime.events_xid_idx ATTACH PARTITION realtime.events_2_xid_idx;
 ALTER INDEX realtime.events_xid_idx ATTACH PARTITION realtime.events_3_xid_idx;
+ALTER INDEX realtime.events_xid_idx ATTACH PARTITION realtime.events_left_out_xid_idx;
 
 
 -- Functions
@@ -492,10 +516,10 @@ CREATE FUNCTION realtime.capture_1_delete() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -506,14 +530,10 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char",
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -527,10 +547,10 @@ CREATE FUNCTION realtime.capture_1_insert() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -541,14 +561,10 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char",
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -562,10 +578,10 @@ CREATE FUNCTION realtime.capture_1_truncate() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; note text; saved_timezone text; nothing record;
+  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -591,14 +607,10 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'T'::"char",
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'T'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -612,10 +624,10 @@ CREATE FUNCTION realtime.capture_1_update() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -627,20 +639,16 @@ BEGIN
     END IF;
   END IF;
   IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-    INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char",
+    INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
   ELSE
-    INSERT INTO realtime.events SELECT here.slot, (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
+    INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
       FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
       WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
   END IF;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -654,10 +662,10 @@ CREATE FUNCTION realtime.capture_2_delete() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -668,14 +676,10 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char",
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -689,10 +693,10 @@ CREATE FUNCTION realtime.capture_2_insert() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -703,14 +707,10 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char",
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -724,10 +724,10 @@ CREATE FUNCTION realtime.capture_2_truncate() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; note text; saved_timezone text; nothing record;
+  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -753,14 +753,10 @@ BEGIN
       ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'T'::"char",
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'T'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -774,10 +770,10 @@ CREATE FUNCTION realtime.capture_2_update() RETURNS trigger
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511; written bigint; saved_timezone text; nothing record;
+  ord bigint; depth smallint; saved_timezone text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
+    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;
     IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
@@ -789,20 +785,16 @@ BEGIN
     END IF;
   END IF;
   IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-    INSERT INTO realtime.events SELECT here.slot, nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char",
+    INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
   ELSE
-    INSERT INTO realtime.events SELECT here.slot, (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
+    INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
       FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
       WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
   END IF;
-  GET DIAGNOSTICS written = ROW_COUNT;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
   END IF;
   IF saved_timezone IS NOT NULL THEN
     PERFORM set_config('TimeZone', saved_timezone, true);
@@ -823,10 +815,10 @@ CREATE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS te
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511;%s nothing record;
+  ord bigint; depth smallint;%s nothing record;
 BEGIN
-  IF %s%s OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0%s THEN
-    IF %2$s OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF %s%s OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0%s THEN
+    IF %2$s OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;%5$s%s
   END IF;
@@ -836,13 +828,10 @@ BEGIN
   END IF;%s
   RETURN nothing;
 END $s$,
-    CASE WHEN t.level = 's' THEN ' written bigint;' ELSE '' END || CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
+    CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
     CASE WHEN m.marked THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
-    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) || E'\n  GET DIAGNOSTICS written = ROW_COUNT;' ELSE realtime.row_source(t, capture_source.op) END,
-    CASE WHEN t.level = 's' THEN $s$
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
-  END IF;$s$ ELSE '' END || s.unpin)
+    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) ELSE realtime.row_source(t, capture_source.op) END,
+    s.unpin)
   FROM (SELECT t.level = 's' AND (t.mark OR capture_source.op = 'truncate') AS marked,
       format('TG_RELID <> ''%s''::oid%s AND NOT realtime.owns(%s, TG_RELID)', t.rel,
         CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen) AS strange) m,
@@ -1220,21 +1209,6 @@ CREATE FUNCTION realtime.fuse() RETURNS bigint
     LANGUAGE sql
     AS $$SELECT coalesce(pg_catalog.pg_sequence_last_value('realtime.fuse_opened'), 0)$$;
 
-CREATE FUNCTION realtime.fuse_holds(slot integer, disk boolean) RETURNS boolean
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-  IF pg_total_relation_size(format('realtime.events_%s', slot)) >= pg_sequence_last_value('realtime.fuse_room') THEN
-    PERFORM realtime.open_fuse(false);
-  ELSIF disk AND NOT realtime.has_room(80) THEN
-    PERFORM realtime.open_fuse(true);
-  END IF;
-  RETURN realtime.slot() >= 0;
-EXCEPTION WHEN OTHERS THEN
-  RETURN realtime.slot() >= 0;
-END $$;
-
 CREATE FUNCTION realtime.go_on(g realtime.generations, rel oid) RETURNS void
     LANGUAGE sql
     AS $$
@@ -1342,7 +1316,7 @@ END $$;
 CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
-  SELECT format($s$INSERT INTO realtime.events SELECT here.slot, %s, %s, pg_current_xact_id(), %s, %s::"char",
+  SELECT format($s$INSERT INTO realtime.events SELECT realtime.next_slot(), %s, %s, pg_current_xact_id(), %s, %s::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), %s;$s$, id, n, gen, op, body)
 $_$;
 
@@ -1385,6 +1359,10 @@ CREATE FUNCTION realtime.leaders() RETURNS SETOF integer
     AS $$
   SELECT h.pid FROM realtime.lock_holders() h JOIN realtime.leadership l ON h.key = l.key WHERE h.granted AND h.ours
 $$;
+
+CREATE FUNCTION realtime.leave_out() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$BEGIN RETURN NULL; END$$;
 
 CREATE FUNCTION realtime.left_over() RETURNS SETOF text
     LANGUAGE sql STABLE
@@ -1479,6 +1457,23 @@ CREATE FUNCTION realtime.look(gens integer[]) RETURNS TABLE(gen integer, relid o
       bool_or(g.tgtype & 32 <> 0 AND g.tgenabled IN ('O', 'A')) AS covered
     FROM pg_trigger g CROSS JOIN LATERAL (SELECT t.relid = t.root OR g.tgtype & 32 = 0 AS counts) n WHERE g.tgrelid = t.relid AND g.tgfoid = ANY (t.functions)) g
 $$;
+
+CREATE FUNCTION realtime.looked_slot() RETURNS smallint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  slot int := realtime.slot();
+BEGIN
+  IF slot >= 0 AND pg_total_relation_size(format('realtime.events_%s', slot)) >= pg_sequence_last_value('realtime.fuse_room') THEN
+    PERFORM realtime.open_fuse(false);
+  ELSIF slot >= 0 AND pg_lsn_hash(pg_current_wal_insert_lsn()) & 512 = 0 AND NOT realtime.has_room(80) THEN
+    PERFORM realtime.open_fuse(true);
+  END IF;
+  RETURN realtime.slot();
+EXCEPTION WHEN OTHERS THEN
+  RETURN realtime.slot();
+END $$;
 
 CREATE FUNCTION realtime.make_capture(t realtime.captured) RETURNS void
     LANGUAGE plpgsql
@@ -1625,6 +1620,11 @@ BEGIN
     WHERE realtime.contains(c.normal, f) AND realtime.contains(published, c.normal) AND realtime.sees(c.snapshot, slot)
     ORDER BY c.seq LIMIT 1);
 END $$;
+
+CREATE FUNCTION realtime.next_slot() RETURNS smallint
+    LANGUAGE sql
+    AS $$SELECT CASE WHEN pg_catalog.pg_lsn_hash(pg_catalog.pg_current_wal_insert_lsn()) OPERATOR(pg_catalog.&) 511 OPERATOR(pg_catalog.=) 0 THEN realtime.looked_slot()
+    ELSE pg_catalog.pg_sequence_last_value('realtime.current_slot')::smallint END$$;
 
 CREATE FUNCTION realtime.normal(s pg_snapshot, d xid8) RETURNS pg_snapshot
     LANGUAGE sql IMMUTABLE
@@ -2519,6 +2519,7 @@ CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH
 CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_1_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_1_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_1_truncate('realtime.capture_1_', 't');
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.notifications REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2_update();
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.posts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1_update();
+CREATE TRIGGER leave_out BEFORE INSERT ON realtime.events_left_out FOR EACH ROW EXECUTE FUNCTION realtime.leave_out();
 
 
 -- Rights
@@ -2575,7 +2576,6 @@ REVOKE ALL ON FUNCTION realtime.form(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.fuse() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.fuse() TO realtime_reader;
 
-REVOKE ALL ON FUNCTION realtime.fuse_holds(slot integer, disk boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.generations TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.go_on(g realtime.generations, rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.grow_ballast() FROM PUBLIC;
@@ -2594,6 +2594,7 @@ REVOKE ALL ON FUNCTION realtime.is_empty(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.leaders() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.leave_out() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.left_over() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.listed(rel regclass, columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.located() FROM PUBLIC;
@@ -2602,6 +2603,7 @@ REVOKE ALL ON FUNCTION realtime.lock_holders() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock_order(tables oid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.lock_watched() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.look(gens integer[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.looked_slot() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.make_capture(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.matters(root oid, rel oid, trigger text) FROM PUBLIC;
@@ -2612,6 +2614,7 @@ REVOKE ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) FRO
 GRANT ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.next_slot() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal_routes(rel regclass, routes text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note(gen integer, whole boolean) FROM PUBLIC;
@@ -2709,6 +2712,7 @@ GRANT SELECT ON TABLE realtime.events_0 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_1 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_2 TO realtime_reader;
 GRANT SELECT ON TABLE realtime.events_3 TO realtime_reader;
+GRANT SELECT ON TABLE realtime.events_left_out TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.fuse_opened TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.fuse_room TO realtime_reader;
 GRANT SELECT ON TABLE realtime.incarnation TO realtime_reader;

@@ -22,6 +22,7 @@ from app.web.ports import Facts, Health
 
 LOOK_SECONDS: Final = 0.5
 TELL_SECONDS: Final = 3.0  # a connection that is made anew at once is told by itself
+FUSE: Final = "fuse"  # has a state of its own: see above
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
@@ -76,7 +77,7 @@ def flows(facts: Facts) -> bool:
 
 def missing(facts: Facts) -> list[str]:
     """The names of what is not as it has to be."""
-    return [name for name, whole in plain(facts).items() if not whole]
+    return [name for name, whole in plain(facts).items() if not whole and name != FUSE]
 
 
 async def tell_flow(health: Health, observe: Observer) -> None:
@@ -101,7 +102,7 @@ def plain(facts: Facts) -> dict[str, bool]:
     """What a stranger may know."""
     known = {"database": facts["database"], "listen": facts["listen"], "bus": facts["bus"]}
     known |= {"leader": facts["leader"] is not None, "flow": facts["flow"]}
-    return known | {"fuse": facts["fuse"] is None}
+    return known | {FUSE: facts["fuse"] is None}
 
 
 def at_the_machine(request: web.Request) -> bool:

@@ -25,7 +25,7 @@
 -- its own to convert them. An UPDATE draws one id for all its pairs; elsewhere each row draws its own, which spares a
 -- window over the rows. `body` is new_vals, old_vals, new, old and FROM.
 CREATE OR REPLACE FUNCTION realtime.insert_source(gen int, id text, n text, op text, body text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
-  SELECT format($s$INSERT INTO realtime.events SELECT here.slot, %s, %s, pg_current_xact_id(), %s, %s::"char",
+  SELECT format($s$INSERT INTO realtime.events SELECT realtime.next_slot(), %s, %s, pg_current_xact_id(), %s, %s::"char",
     coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), %s;$s$, id, n, gen, op, body)
 $f$;
 
@@ -113,16 +113,15 @@ CREATE OR REPLACE FUNCTION realtime.mark_source() RETURNS text LANGUAGE sql IMMU
 $f$;
 
 -- The whole body of the function for one operation. What stands in the first IF is seldom needed, and its one condition is all that most
--- statements pay for it. The fuse (fuse.sql): where it is open nothing is written, and once in some 512 rows, by chance, a writer looks
--- whether it has to be. The gate: a writer that can't share advisory lock 1 has a parked reader to wake (docs/capture.md).
+-- statements pay for it. Where the fuse is open nothing is written (fuse.sql). The gate: a writer that can't share advisory lock 1 has a parked reader to wake (docs/capture.md).
 CREATE OR REPLACE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS text LANGUAGE sql STABLE AS $f$
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; slot smallint := realtime.slot(); dice int := pg_lsn_hash(pg_current_wal_insert_lsn()) & 511;%s nothing record;
+  ord bigint; depth smallint;%s nothing record;
 BEGIN
-  IF %s%s OR pg_trigger_depth() > 1 OR slot < 0 OR dice = 0%s THEN
-    IF %2$s OR slot < 0 OR dice = 0 AND NOT realtime.fuse_holds(slot, true) THEN
+  IF %s%s OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0%s THEN
+    IF %2$s OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
       RETURN nothing;
     END IF;%5$s%s
   END IF;
@@ -132,13 +131,10 @@ BEGIN
   END IF;%s
   RETURN nothing;
 END $s$,
-    CASE WHEN t.level = 's' THEN ' written bigint;' ELSE '' END || CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
+    CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
     CASE WHEN m.marked THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
-    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) || E'\n  GET DIAGNOSTICS written = ROW_COUNT;' ELSE realtime.row_source(t, capture_source.op) END,
-    CASE WHEN t.level = 's' THEN $s$
-  IF written > 1 AND written > dice THEN
-    PERFORM realtime.fuse_holds(slot, false);
-  END IF;$s$ ELSE '' END || s.unpin)
+    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) ELSE realtime.row_source(t, capture_source.op) END,
+    s.unpin)
   FROM (SELECT t.level = 's' AND (t.mark OR capture_source.op = 'truncate') AS marked,
       format('TG_RELID <> ''%s''::oid%s AND NOT realtime.owns(%s, TG_RELID)', t.rel,
         CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen) AS strange) m,

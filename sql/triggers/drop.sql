@@ -16,7 +16,7 @@ BEGIN
   PERFORM pg_catalog.set_config('lock_timeout', before, true);
 END $do$;
 DROP FUNCTION realtime.mind_fuse(bigint, bigint), realtime.slot_readers(), realtime.close_fuse(bool, bigint, bigint), realtime.clear_event_log(bool), realtime.watch_fuse(bigint, bigint),
-  realtime.grow_ballast(), realtime.event_log_bytes(), realtime.fuse_holds(int, bool), realtime.has_room(int), realtime.open_fuse(bool), realtime.fuse();
+  realtime.grow_ballast(), realtime.event_log_bytes(), realtime.next_slot(), realtime.looked_slot(), realtime.has_room(int), realtime.open_fuse(bool), realtime.fuse();
 DROP PROCEDURE realtime.finish_purges(interval, bigint);
 DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.turn(interval, bigint, pg_snapshot),
   realtime.note_emptied(bigint[], int[]), realtime.switch(int, interval), realtime.count_time(interval, interval, bool),

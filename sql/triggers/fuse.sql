@@ -42,18 +42,29 @@ EXCEPTION
     RETURN true;
 END $f$;
 
--- A writer's look, once in some 512 rows by chance. False where the fuse is open now.
-CREATE OR REPLACE FUNCTION realtime.fuse_holds(slot int, disk bool) RETURNS bool LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+-- A writer's look, by chance once in some 512 rows: the slot that his row goes to. Every second look asks whether the disk has room.
+CREATE OR REPLACE FUNCTION realtime.looked_slot() RETURNS smallint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+DECLARE
+  slot int := realtime.slot();
 BEGIN
-  IF pg_total_relation_size(format('realtime.events_%s', slot)) >= pg_sequence_last_value('realtime.fuse_room') THEN
+  IF slot >= 0 AND pg_total_relation_size(format('realtime.events_%s', slot)) >= pg_sequence_last_value('realtime.fuse_room') THEN
     PERFORM realtime.open_fuse(false);
-  ELSIF disk AND NOT realtime.has_room(80) THEN
+  ELSIF slot >= 0 AND pg_lsn_hash(pg_current_wal_insert_lsn()) & 512 = 0 AND NOT realtime.has_room(80) THEN
     PERFORM realtime.open_fuse(true);
   END IF;
-  RETURN realtime.slot() >= 0;
+  RETURN realtime.slot();
 EXCEPTION WHEN OTHERS THEN
-  RETURN realtime.slot() >= 0;
+  RETURN realtime.slot();
 END $f$;
+
+-- Which partition the next row goes to.
+CREATE OR REPLACE FUNCTION realtime.next_slot() RETURNS smallint LANGUAGE sql VOLATILE AS
+  $f$SELECT CASE WHEN pg_catalog.pg_lsn_hash(pg_catalog.pg_current_wal_insert_lsn()) OPERATOR(pg_catalog.&) 511 OPERATOR(pg_catalog.=) 0 THEN realtime.looked_slot()
+    ELSE pg_catalog.pg_sequence_last_value('realtime.current_slot')::smallint END$f$;
+
+-- Rows of a statement in whose midst the fuse has opened.
+CREATE OR REPLACE FUNCTION realtime.leave_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE OR REPLACE TRIGGER leave_out BEFORE INSERT ON realtime.events_left_out FOR EACH ROW EXECUTE FUNCTION realtime.leave_out();
 
 CREATE OR REPLACE FUNCTION realtime.event_log_bytes() RETURNS bigint[] LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $f$
   SELECT array_agg(pg_total_relation_size(format('realtime.events_%s', i)) ORDER BY i) FROM generate_series(0, 3) i
