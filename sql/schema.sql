@@ -513,30 +513,18 @@ END $$;
 CREATE FUNCTION realtime.capture_1_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+   nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-    END IF;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+    RETURN nothing;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) k;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -544,30 +532,18 @@ END $$;
 CREATE FUNCTION realtime.capture_1_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+   nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-    END IF;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+    RETURN nothing;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END, NULL::json FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) k;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -575,45 +551,35 @@ END $$;
 CREATE FUNCTION realtime.capture_1_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
+  ord bigint; depth smallint; note text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF TG_NARGS > 0 THEN
-      depth := pg_trigger_depth();
-      FOR i IN depth - 1 .. depth LOOP
-        note := current_setting(concat(TG_ARGV[0], i), true);
-        IF strpos(note, TG_ARGV[1]) > 0 THEN
-          IF ord IS NULL THEN
-            ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-            depth := i + 1;
-          END IF;
-          note := replace(note, TG_ARGV[1], '');
-          note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-        END IF;
-      END LOOP;
-      ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+    RETURN nothing;
+  END IF;
+  depth := pg_trigger_depth();
+  note := current_setting(concat('realtime.capture_1_', depth - 1), true);
+  IF strpos(note, 't') > 0 THEN
+    ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+    note := set_config(concat('realtime.capture_1_', depth - 1), CASE WHEN ltrim(split_part(note, ' ', 2), 't') <> '' THEN replace(note, 't', '') ELSE '' END, true);
+  END IF;
+  IF strpos(current_setting(concat('realtime.capture_1_', depth), true), 't') > 0 THEN
+    note := current_setting(concat('realtime.capture_1_', depth), true);
+    PERFORM set_config(concat('realtime.capture_1_', depth), CASE WHEN ltrim(split_part(note, ' ', 2), 't') <> '' THEN replace(note, 't', '') ELSE '' END, true);
+    IF ord IS NULL THEN
+      ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+      depth := depth + 1;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'T'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
+  IF ord IS NULL THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'T'::"char", here.depth, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -621,37 +587,24 @@ END $$;
 CREATE FUNCTION realtime.capture_1_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+   nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-    END IF;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+    RETURN nothing;
   END IF;
-  IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-    INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
-  ELSE
-    INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
-      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS author_id, NULL::text AS body, NULL::text AS id, NULL::text AS title) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN author_id IS NOT NULL THEN format('%s', author_id) END]::text[] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
-      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) o CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) w WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND CASE WHEN greatest(o.size, w.size) <= 2000 THEN o.r *<> w.r END;
+  IF NOT FOUND THEN
+    IF EXISTS (SELECT FROM new_rows OFFSET 1) OR EXISTS (SELECT FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) k WHERE k.size > 2000) OR EXISTS (SELECT FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) k WHERE k.size > 2000) THEN
+      INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m
+        CROSS JOIN (LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(title), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) o FULL JOIN LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(title), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) w ON o.n = w.n) WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
+    END IF;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -659,30 +612,18 @@ END $$;
 CREATE FUNCTION realtime.capture_2_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+   nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-    END IF;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+    RETURN nothing;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) k;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -690,30 +631,18 @@ END $$;
 CREATE FUNCTION realtime.capture_2_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+   nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-    END IF;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+    RETURN nothing;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(x.*) WHEN k.size <= 67108864 THEN realtime.careful_json(x.*) END, NULL::json FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END, NULL::json FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) k;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -721,45 +650,35 @@ END $$;
 CREATE FUNCTION realtime.capture_2_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; note text; saved_timezone text; nothing record;
+  ord bigint; depth smallint; note text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR TG_NARGS > 0 OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF TG_NARGS > 0 THEN
-      depth := pg_trigger_depth();
-      FOR i IN depth - 1 .. depth LOOP
-        note := current_setting(concat(TG_ARGV[0], i), true);
-        IF strpos(note, TG_ARGV[1]) > 0 THEN
-          IF ord IS NULL THEN
-            ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-            depth := i + 1;
-          END IF;
-          note := replace(note, TG_ARGV[1], '');
-          note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-        END IF;
-      END LOOP;
-      ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+    RETURN nothing;
+  END IF;
+  depth := pg_trigger_depth();
+  note := current_setting(concat('realtime.capture_2_', depth - 1), true);
+  IF strpos(note, 't') > 0 THEN
+    ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+    note := set_config(concat('realtime.capture_2_', depth - 1), CASE WHEN ltrim(split_part(note, ' ', 2), 't') <> '' THEN replace(note, 't', '') ELSE '' END, true);
+  END IF;
+  IF strpos(current_setting(concat('realtime.capture_2_', depth), true), 't') > 0 THEN
+    note := current_setting(concat('realtime.capture_2_', depth), true);
+    PERFORM set_config(concat('realtime.capture_2_', depth), CASE WHEN ltrim(split_part(note, ' ', 2), 't') <> '' THEN replace(note, 't', '') ELSE '' END, true);
+    IF ord IS NULL THEN
+      ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+      depth := depth + 1;
     END IF;
   END IF;
-  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'T'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
+  IF ord IS NULL THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'T'::"char", here.depth, here.ord, clock_timestamp(), NULL::text[], NULL::text[], NULL::json, NULL::json;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -767,37 +686,24 @@ END $$;
 CREATE FUNCTION realtime.capture_2_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
     AS $$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint; saved_timezone text; nothing record;
+   nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0 OR current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-    IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;
-    IF current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT') THEN
-      saved_timezone := current_setting('TimeZone');
-      PERFORM set_config('TimeZone', 'UTC', true);
-    END IF;
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-    END IF;
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+    RETURN nothing;
   END IF;
-  IF NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS kind) missing CROSS JOIN LATERAL (SELECT NULL::text[] AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k WHERE k.size > 2000) THEN
-    INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT coalesce(x.*) AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o CROSS JOIN (SELECT coalesce(x.*) AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w WHERE o.r *<> w.r;
-  ELSE
-    INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END
-      FROM (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM old_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) o FULL JOIN (SELECT row_number() OVER () AS n, CASE WHEN k.size <= 67108864 THEN coalesce(x.*) END AS r, k.* FROM new_rows x CROSS JOIN LATERAL (SELECT v.* FROM (SELECT NULL::text AS body, NULL::text AS id, NULL::text AS kind, NULL::text AS user_id) missing CROSS JOIN LATERAL (SELECT CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text]::text[] ELSE ARRAY[CASE WHEN id IS NOT NULL THEN format('%s', id) END, CASE WHEN user_id IS NOT NULL THEN format('%s', user_id) END]::text[] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM (SELECT x.*) y) v) k) w USING (n)
-      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
+  INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) o CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) w WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND CASE WHEN greatest(o.size, w.size) <= 2000 THEN o.r *<> w.r END;
+  IF NOT FOUND THEN
+    IF EXISTS (SELECT FROM new_rows OFFSET 1) OR EXISTS (SELECT FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) k WHERE k.size > 2000) OR EXISTS (SELECT FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) k WHERE k.size > 2000) THEN
+      INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m
+        CROSS JOIN (LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(kind), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) o FULL JOIN LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(kind), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) w ON o.n = w.n) WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
+    END IF;
   END IF;
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;
-  IF saved_timezone IS NOT NULL THEN
-    PERFORM set_config('TimeZone', saved_timezone, true);
   END IF;
   RETURN nothing;
 END $$;
@@ -815,43 +721,22 @@ CREATE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS te
   SELECT format($s$#variable_conflict use_column
 <<here>>
 DECLARE
-  ord bigint; depth smallint;%s nothing record;
+  %s nothing record;
 BEGIN
-  IF %s%s OR pg_trigger_depth() > 1 OR pg_sequence_last_value('realtime.current_slot') < 0%s THEN
-    IF %2$s OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
-      RETURN nothing;
-    END IF;%5$s%s
-  END IF;
+  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN
+    RETURN nothing;
+  END IF;%s
   %s
   IF FOUND AND NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
-  END IF;%s
+  END IF;
   RETURN nothing;
 END $s$,
-    CASE WHEN m.marked THEN ' note text;' ELSE '' END || s.declare, m.strange, CASE WHEN m.marked THEN ' OR TG_NARGS > 0' ELSE '' END, s.off, s.pin,
-    CASE WHEN m.marked THEN realtime.mark_source() ELSE '' END || realtime.place_source(),
-    CASE WHEN t.level = 's' THEN realtime.statement_source(t, capture_source.op) ELSE realtime.row_source(t, capture_source.op) END,
-    s.unpin)
-  FROM (SELECT t.level = 's' AND (t.mark OR capture_source.op = 'truncate') AS marked,
-      format('TG_RELID <> ''%s''::oid%s AND NOT realtime.owns(%s, TG_RELID)', t.rel,
-        CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) ELSE '' END, t.gen) AS strange) m,
-    (SELECT coalesce(string_agg(format(' saved_%s text;', lower(n)), ''), '') AS declare,
-      coalesce(string_agg(format(' OR current_setting(%L) %s', n, v.off), ''), '') AS off,
-      coalesce(string_agg(format($s$
-    IF current_setting(%1$L) %2$s THEN
-      saved_%3$s := current_setting(%1$L);
-      PERFORM set_config(%1$L, %4$L, true);
-    END IF;$s$, n, v.off, lower(n), v.value), ''), '') AS pin,
-      format(CASE WHEN count(*) > 1 THEN $s$
-  IF coalesce(%s) IS NOT NULL THEN%s
-  END IF;$s$ ELSE '%2$s' END, string_agg(format('saved_%s', lower(n)), ', '), string_agg(format($s$
-  IF saved_%2$s IS NOT NULL THEN
-    PERFORM set_config(%1$L, saved_%2$s, true);
-  END IF;$s$, n, lower(n)), '')) AS unpin
-    FROM realtime.settings(t.rel, t.vals) n JOIN (VALUES
-      ('TimeZone', 'UTC', 'NOT IN (''UTC'', ''Etc/UTC'', ''GMT'')'), ('DateStyle', 'ISO', 'NOT LIKE ''ISO%'''),
-      ('IntervalStyle', 'iso_8601', '<> ''iso_8601'''), ('bytea_output', 'hex', '<> ''hex'''),
-      ('lc_monetary', 'C', '<> ''C'''), ('quote_all_identifiers', 'off', '<> ''off'''), ('extra_float_digits', '1', '::int < 1')) v(setting, value, off) ON v.setting = n) s
+    CASE WHEN m.mark THEN 'ord bigint; depth smallint; note text;' END, t.rel,
+    CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) END, t.gen,
+    CASE WHEN m.mark THEN realtime.mark_source(t, op) END,
+    CASE WHEN t.level = 'r' THEN realtime.row_source(m, op) WHEN op = 'update' THEN realtime.update_source(m) ELSE realtime.statement_source(m, op) END)
+  FROM (SELECT (ROW(t.rel, t.gen, t.capture, t.key, t.vals, t.hidden, t.level, t.level = 's' AND (t.mark OR op = 'truncate'))::realtime.captured).*) m
 $_$;
 
 CREATE FUNCTION realtime.capture_triggers(capture text) RETURNS SETOF pg_trigger
@@ -1313,12 +1198,13 @@ BEGIN
   RETURN QUERY SELECT i.n, i.uuid, i.tli, i.sysid, i.db, i.marker, i.recovery_end, true FROM realtime.incarnation i WHERE i.n = made;
 END $$;
 
-CREATE FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) RETURNS text
+CREATE FUNCTION realtime.insert_source(t realtime.captured, id text, n text, op text, body text) RETURNS text
     LANGUAGE sql IMMUTABLE
-    AS $_$
-  SELECT format($s$INSERT INTO realtime.events SELECT realtime.next_slot(), %s, %s, pg_current_xact_id(), %s, %s::"char",
-    coalesce(here.depth, pg_trigger_depth())::smallint, here.ord, clock_timestamp(), %s;$s$, id, n, gen, op, body)
-$_$;
+    AS $$
+  SELECT format('INSERT INTO realtime.events SELECT realtime.next_slot(), %s, %s, pg_current_xact_id(), %s, %s, %s, clock_timestamp(), %s;', id, n, t.gen, op,
+    CASE WHEN t.mark THEN 'here.depth, here.ord'
+      ELSE 'pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - ''0/0'')::bigint END' END, body)
+$$;
 
 CREATE FUNCTION realtime.is_empty(rel oid) RETURNS boolean
     LANGUAGE plpgsql
@@ -1336,7 +1222,8 @@ CREATE FUNCTION realtime.json_source(t realtime.captured, r text, k text) RETURN
     AS $$
   SELECT CASE WHEN t.hidden = '{}' THEN whole.source
     ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END
-  FROM realtime.rendered_source(t, r, k) whole(source), realtime.rendered_source(t, k || '.shown', k) shown(source)
+  FROM realtime.rendered_source(t, r, k) whole(source),
+    realtime.rendered_source(t, format('%s.%s', k, realtime.own(t, 'shown')), k) shown(source)
 $$;
 
 CREATE FUNCTION realtime.json_type(typ oid) RETURNS "char"
@@ -1483,31 +1370,34 @@ DECLARE
   op text;
 BEGIN
   FOREACH op IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
-    PERFORM realtime.define(format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      concat(t.capture, '_', op), realtime.capture_source(t, op)));
+    PERFORM realtime.define(format('CREATE OR REPLACE FUNCTION realtime.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp%s AS %L',
+      concat(t.capture, '_', op), realtime.settings_source(t), realtime.capture_source(t, op)));
     PERFORM realtime.define(format('REVOKE ALL ON FUNCTION realtime.%I() FROM PUBLIC', concat(t.capture, '_', op)));
   END LOOP;
 END $$;
 
-CREATE FUNCTION realtime.mark_source() RETURNS text
+CREATE FUNCTION realtime.mark_source(t realtime.captured, op text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
-  SELECT $s$
-    IF TG_NARGS > 0 THEN
-      depth := pg_trigger_depth();
-      FOR i IN depth - 1 .. depth LOOP
-        note := current_setting(concat(TG_ARGV[0], i), true);
-        IF strpos(note, TG_ARGV[1]) > 0 THEN
-          IF ord IS NULL THEN
-            ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-            depth := i + 1;
-          END IF;
-          note := replace(note, TG_ARGV[1], '');
-          note := set_config(concat(TG_ARGV[0], i), CASE WHEN right(note, 1) <> ' ' THEN note ELSE '' END, true);
-        END IF;
-      END LOOP;
-      ord := coalesce(ord, (pg_current_wal_insert_lsn() - '0/0')::bigint);
-    END IF;$s$
+  SELECT format($s$
+  depth := pg_trigger_depth();
+  note := current_setting(concat(%1$L, depth - 1), true);
+  IF strpos(note, %2$L) > 0 THEN
+    ord := %3$s;
+    note := set_config(concat(%1$L, depth - 1), %4$s, true);
+  END IF;
+  IF strpos(current_setting(concat(%1$L, depth), true), %2$L) > 0 THEN
+    note := current_setting(concat(%1$L, depth), true);
+    PERFORM set_config(concat(%1$L, depth), %4$s, true);
+    IF ord IS NULL THEN
+      ord := %3$s;
+      depth := depth + 1;
+    END IF;
+  END IF;
+  IF ord IS NULL THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;$s$, format('realtime.%s_', t.capture), left(op, 1), $s$(split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint$s$,
+    format($s$CASE WHEN ltrim(split_part(note, ' ', 2), %1$L) <> '' THEN replace(note, %1$L, '') ELSE '' END$s$, left(op, 1)))
 $_$;
 
 CREATE FUNCTION realtime.matters(root oid, rel oid, trigger text) RETURNS boolean
@@ -1598,6 +1488,13 @@ BEGIN
 EXCEPTION WHEN lock_not_available THEN
   RETURN CASE WHEN realtime.slot() < 0 THEN 'open' END;
 END $$;
+
+CREATE FUNCTION realtime.missing_item(t realtime.captured) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT format('(SELECT %s) m', string_agg(format('NULL AS %I', c), ', ' ORDER BY c)) FROM (SELECT unnest(t.vals)
+    UNION SELECT s.name FROM realtime.sized(t.rel) s UNION SELECT unnest(realtime.shown(t.rel)) WHERE t.hidden <> '{}') u(c)
+$$;
 
 CREATE FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) RETURNS pg_snapshot
     LANGUAGE plpgsql
@@ -1715,21 +1612,25 @@ BEGIN
   END IF;
 END $$;
 
+CREATE FUNCTION realtime.output(value anyelement) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT CASE WHEN value IS NOT NULL THEN format('%s', value) END
+$$;
+
+CREATE FUNCTION realtime.own(t realtime.captured, name text) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT u.free FROM (SELECT i, name || coalesce(nullif(i, 0)::text, '') AS free FROM generate_series(0, 1600) i) u
+  WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.rel AND a.attname = u.free) ORDER BY u.i LIMIT 1
+$$;
+
 CREATE FUNCTION realtime.owns(gen integer, rel oid) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
   SELECT EXISTS (SELECT FROM realtime.located() l WHERE l.gen = owns.gen
     AND (l.rel = owns.rel OR l.rel IN (SELECT a.relid FROM pg_partition_ancestors(owns.rel) a)))
 $$;
-
-CREATE FUNCTION realtime.place_source() RETURNS text
-    LANGUAGE sql IMMUTABLE
-    AS $_$
-  SELECT $s$
-    IF pg_trigger_depth() > 1 AND ord IS NULL THEN
-      ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-    END IF;$s$
-$_$;
 
 CREATE FUNCTION realtime.plain(rel regclass, capture text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
@@ -1901,8 +1802,8 @@ END $$;
 CREATE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text
     LANGUAGE sql STABLE
     AS $_$
-  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= %5$s THEN realtime.careful_json(%4$s) END',
-    t.rel, t.capture, k, r, realtime.size_limit(t.rel))
+  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.%s <= 2000 THEN row_to_json(%s) WHEN %3$s.%4$s <= %6$s THEN realtime.careful_json(%5$s) END',
+    t.rel, t.capture, k, realtime.own(t, 'size'), r, realtime.size_limit(t.rel))
 $_$;
 
 CREATE FUNCTION realtime.route_columns(route text) RETURNS text[]
@@ -1923,33 +1824,33 @@ CREATE FUNCTION realtime.row_bytes() RETURNS integer
     LANGUAGE sql IMMUTABLE
     AS $$SELECT 67108864$$;
 
-CREATE FUNCTION realtime.row_item(t realtime.captured, source text, alias text) RETURNS text
+CREATE FUNCTION realtime.row_item(t realtime.captured, before text, source text, alias text) RETURNS text
     LANGUAGE sql STABLE
     AS $$
-  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) %s',
-    (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT s.name FROM realtime.sized(t.rel) s
-      UNION SELECT unnest(realtime.shown(t.rel)) WHERE t.hidden <> '{}') u(c)),
-    CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END', t.rel, t.capture,
-      realtime.vals_source(t, true), realtime.vals_source(t, false)) END,
-    z.size,
-    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= %s THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
-      z.size, realtime.size_limit(t.rel), (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
+  SELECT format('LATERAL (SELECT %s%s%s AS %s%s FROM %s) %s', before,
+    CASE WHEN t.vals <> '{}' THEN format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END AS %s, ', t.rel, t.capture,
+      realtime.vals_source(t, true), realtime.vals_source(t, false), realtime.own(t, 'vals')) ELSE '' END,
+    z.size, realtime.own(t, 'size'),
+    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= %s THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS %s',
+      z.size, realtime.size_limit(t.rel), (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i)),
+      realtime.own(t, 'shown')) END,
     source, alias)
   FROM realtime.size_source(t.rel) z(size)
 $$;
 
 CREATE FUNCTION realtime.row_source(t realtime.captured, op text) RETURNS text
     LANGUAGE sql STABLE
-    AS $$
-  SELECT CASE op
-    WHEN 'insert' THEN realtime.insert_source(t.gen, e.each, '0', '''I''', format('w.vals, NULL::text[], %s, NULL::json FROM %s', e.new_json, e.w))
-    WHEN 'update' THEN realtime.insert_source(t.gen, e.each, '0', '''U''', format('w.vals, o.vals, %s, %s FROM %s CROSS JOIN %s WHERE CASE WHEN greatest(o.size, w.size) <= %s THEN OLD *<> NEW ELSE true END',
-      e.new_json, e.old_json, e.w, e.o, realtime.size_limit(t.rel)))
-    WHEN 'delete' THEN realtime.insert_source(t.gen, e.each, '0', '''D''', format('NULL::text[], o.vals, NULL::json, %s FROM %s', e.old_json, e.o))
-    ELSE realtime.insert_source(t.gen, e.each, '0', 'TG_ARGV[0]', 'NULL::text[], NULL::text[], NULL::json, NULL::json') END
-  FROM (SELECT 'nextval(''realtime.event_id'')' AS each, realtime.json_source(t, 'NEW', 'w') AS new_json, realtime.json_source(t, 'OLD', 'o') AS old_json,
-    realtime.row_item(t, 'NEW.*', 'w') AS w, realtime.row_item(t, 'OLD.*', 'o') AS o) e
-$$;
+    AS $_$
+  SELECT realtime.insert_source(t, 'nextval(''realtime.event_id'')', '0', CASE op WHEN 'truncate' THEN 'TG_ARGV[0]::"char"' ELSE format('%L::"char"', upper(left(op, 1))) END, CASE op
+    WHEN 'insert' THEN format('%s, NULL::text[], %s, NULL::json FROM %s CROSS JOIN %s', e.new_vals, e.new_json, e.m, e.w)
+    WHEN 'update' THEN format('%s, %s, %s, %s FROM %s CROSS JOIN %s CROSS JOIN %s WHERE CASE WHEN greatest(o.%s, w.%8$s) <= %s THEN OLD.* *<> NEW.* ELSE true END',
+      e.new_vals, e.old_vals, e.new_json, e.old_json, e.m, e.w, e.o, realtime.own(t, 'size'), realtime.size_limit(t.rel))
+    WHEN 'delete' THEN format('NULL::text[], %s, NULL::json, %s FROM %s CROSS JOIN %s', e.old_vals, e.old_json, e.m, e.o)
+    ELSE 'NULL::text[], NULL::text[], NULL::json, NULL::json' END)
+  FROM (SELECT realtime.json_source(t, 'NEW.*', 'w') AS new_json, realtime.json_source(t, 'OLD.*', 'o') AS old_json, realtime.missing_item(t) AS m,
+    realtime.vals_of(t, 'w') AS new_vals, realtime.vals_of(t, 'o') AS old_vals,
+    realtime.row_item(t, '', '(SELECT NEW.*) x', 'w') AS w, realtime.row_item(t, '', '(SELECT OLD.*) x', 'o') AS o) e
+$_$;
 
 CREATE FUNCTION realtime.sees(s pg_snapshot, slot integer) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -1999,6 +1900,14 @@ CREATE FUNCTION realtime.settings(rel oid, vals text[]) RETURNS SETOF text
       ('quote_all_identifiers', '{regclass,regproc,regprocedure,regoper,regoperator,regtype,regrole,regnamespace,regconfig,regdictionary,regcollation}', false)) s(setting, types, only_text)
   WHERE EXISTS (SELECT FROM b WHERE b.unknown OR b.name = ANY (s.types) AND (b.as_text OR NOT s.only_text))
   ORDER BY 1
+$$;
+
+CREATE FUNCTION realtime.settings_source(t realtime.captured) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT string_agg(format(' SET %I = %L', n, v.value), '') FROM realtime.settings(t.rel, t.vals) n JOIN (VALUES
+    ('TimeZone', 'UTC'), ('DateStyle', 'ISO'), ('IntervalStyle', 'iso_8601'), ('bytea_output', 'hex'), ('lc_monetary', 'C'),
+    ('quote_all_identifiers', 'off'), ('extra_float_digits', '1')) v(setting, value) ON v.setting = n
 $$;
 
 CREATE FUNCTION realtime.settle() RETURNS void
@@ -2099,44 +2008,15 @@ CREATE FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) RET
 $$;
 
 CREATE FUNCTION realtime.statement_source(t realtime.captured, op text) RETURNS text
-    LANGUAGE plpgsql STABLE
-    AS $_$
-DECLARE
-  each text := 'nextval(''realtime.event_id'')';
-  k text := realtime.row_item(t, 'x.*', 'k');
-  json text := realtime.json_source(t, 'x.*', 'k');
-  new_json text := realtime.json_source(t, 'w.r', 'w');
-  old_json text := realtime.json_source(t, 'o.r', 'o');
-  sized text := realtime.row_item((t.rel, t.gen, t.capture, t.key, '{}', '{}', t.level, t.mark), 'x.*', 'k');
-  -- coalesce(x.*) is the whole row whatever its columns are called
-  one text := 'SELECT coalesce(x.*) AS r, k.* FROM';
-  many text := format('SELECT row_number() OVER () AS n, CASE WHEN k.size <= %s THEN coalesce(x.*) END AS r, k.* FROM', realtime.size_limit(t.rel));
-  small text := format('CASE WHEN realtime.plain(%L::regclass, %L) THEN row_to_json(%%s) ELSE realtime.careful_json(%%1$s) END', t.rel, t.capture);
-BEGIN
-  RETURN CASE op
-  WHEN 'insert' THEN
-    realtime.insert_source(t.gen, each, '0', '''I''', format('k.vals, NULL::text[], %s, NULL::json FROM new_rows x CROSS JOIN %s', json, k))
-  WHEN 'update' THEN format($s$IF NOT EXISTS (SELECT FROM new_rows OFFSET 1)%s THEN
-    %s
-  ELSE
-    %s
-  END IF;$s$,
-    CASE WHEN realtime.size_source(t.rel) = '0' THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM new_rows x CROSS JOIN %s WHERE k.size > 2000)'
-      ' AND NOT EXISTS (SELECT FROM old_rows x CROSS JOIN %1$s WHERE k.size > 2000)', sized) END,
-    realtime.insert_source(t.gen, each, '0', '''U''', format(
-      'w.vals, o.vals, %s, %s FROM (%s old_rows x CROSS JOIN %s) o CROSS JOIN (%3$s new_rows x CROSS JOIN %4$s) w WHERE o.r *<> w.r',
-      CASE WHEN t.hidden = '{}' THEN format(small, 'w.r') ELSE new_json END, CASE WHEN t.hidden = '{}' THEN format(small, 'o.r') ELSE old_json END, one, k)),
-    realtime.insert_source(t.gen, '(SELECT nextval(''realtime.event_id''))', '(coalesce(w.n, o.n) - 1)::int',
-      'CASE WHEN o.n IS NULL THEN ''I'' WHEN w.n IS NULL THEN ''D'' ELSE ''U'' END', format(
-      'w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN %s END, CASE WHEN o.n IS NOT NULL THEN %s END
-      FROM (%s old_rows x CROSS JOIN %s) o FULL JOIN (%3$s new_rows x CROSS JOIN %4$s) w USING (n)
-      WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE', new_json, old_json, many, k)))
-  WHEN 'delete' THEN
-    realtime.insert_source(t.gen, each, '0', '''D''', format('NULL::text[], k.vals, NULL::json, %s FROM old_rows x CROSS JOIN %s', json, k))
-  ELSE
-    realtime.insert_source(t.gen, each, '0', '''T''', 'NULL::text[], NULL::text[], NULL::json, NULL::json')
-  END;
-END $_$;
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT realtime.insert_source(t, 'nextval(''realtime.event_id'')', '0', format('%L::"char"', upper(left(op, 1))), CASE op
+    WHEN 'insert' THEN format('%s, NULL::text[], %s, NULL::json FROM %s CROSS JOIN %s', e.vals, e.json, e.m, realtime.row_item(t, e.whole, 'new_rows x', 'k'))
+    WHEN 'delete' THEN format('NULL::text[], %s, NULL::json, %s FROM %s CROSS JOIN %s', e.vals, e.json, e.m, realtime.row_item(t, e.whole, 'old_rows x', 'k'))
+    ELSE 'NULL::text[], NULL::text[], NULL::json, NULL::json' END)
+  FROM (SELECT realtime.vals_of(t, 'k') AS vals, realtime.json_source(t, 'k.' || realtime.own(t, 'r'), 'k') AS json, realtime.missing_item(t) AS m,
+    format('coalesce(x.*) AS %s, ', realtime.own(t, 'r')) AS whole) e
+$$;
 
 CREATE FUNCTION realtime.still_route(rel oid, route text) RETURNS boolean
     LANGUAGE sql STABLE
@@ -2424,17 +2304,56 @@ BEGIN
   RETURN g.gen;
 END $$;
 
+CREATE FUNCTION realtime.update_source(t realtime.captured) RETURNS text
+    LANGUAGE plpgsql STABLE
+    AS $_$
+DECLARE
+  m text := realtime.missing_item(t); r text := realtime.own(t, 'r'); n text := realtime.own(t, 'n'); size text := realtime.own(t, 'size');
+  -- coalesce(x.*) is the whole row whatever its columns are called
+  one text := format('coalesce(x.*) AS %s, ', r);
+  many text := format('row_number() OVER () AS %s, CASE WHEN %s <= %s THEN coalesce(x.*) END AS %s, ', n, realtime.size_source(t.rel), realtime.size_limit(t.rel), r);
+  small text := format('CASE WHEN realtime.plain(%L::regclass, %L) THEN row_to_json(%%s) ELSE realtime.careful_json(%%1$s) END', t.rel, t.capture);
+  large text := format('EXISTS (SELECT FROM %s CROSS JOIN %s WHERE k.%s > 2000)', m,
+    realtime.row_item((t.rel, t.gen, t.capture, t.key, '{}', '{}', t.level, t.mark), '', '%s x', 'k'), size);
+  new_json text := realtime.json_source(t, 'w.' || r, 'w'); old_json text := realtime.json_source(t, 'o.' || r, 'o');
+BEGIN
+  RETURN format($s$%s
+  IF NOT FOUND THEN
+    IF EXISTS (SELECT FROM new_rows OFFSET 1)%s THEN
+      %s
+    END IF;
+  END IF;$s$,
+    realtime.insert_source(t, 'nextval(''realtime.event_id'')', '0', '''U''::"char"', format(
+      '%s, %s, %s, %s FROM %s CROSS JOIN %s CROSS JOIN %s WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND CASE WHEN greatest(o.%s, w.%8$s) <= 2000 THEN o.%s *<> w.%9$s END',
+      realtime.vals_of(t, 'w'), realtime.vals_of(t, 'o'), CASE WHEN t.hidden = '{}' THEN format(small, 'w.' || r) ELSE new_json END,
+      CASE WHEN t.hidden = '{}' THEN format(small, 'o.' || r) ELSE old_json END, m,
+      realtime.row_item(t, one, 'old_rows x', 'o'), realtime.row_item(t, one, 'new_rows x', 'w'), size, r)),
+    CASE WHEN realtime.size_source(t.rel) = '0' THEN '' ELSE format(' OR %s OR %s', replace(large, '%s x', 'new_rows x'), replace(large, '%s x', 'old_rows x')) END,
+    realtime.insert_source(t, '(SELECT nextval(''realtime.event_id''))', format('(coalesce(w.%s, o.%1$s) - 1)::int', n),
+      format('CASE WHEN o.%s IS NULL THEN ''I'' WHEN w.%1$s IS NULL THEN ''D'' ELSE ''U'' END::"char"', n), format(
+      '%1$s, %2$s, CASE WHEN w.%3$s IS NOT NULL THEN %4$s END, CASE WHEN o.%3$s IS NOT NULL THEN %5$s END FROM %6$s
+        CROSS JOIN (%7$s FULL JOIN %8$s ON o.%3$s = w.%3$s) WHERE o.%3$s IS NULL OR w.%3$s IS NULL OR (o.%9$s *<> w.%9$s) IS NOT FALSE',
+      realtime.vals_of(t, 'w'), realtime.vals_of(t, 'o'), n, new_json, old_json, m,
+      realtime.row_item(t, many, 'old_rows x', 'o'), realtime.row_item(t, many, 'new_rows x', 'w'), r)));
+END $_$;
+
+CREATE FUNCTION realtime.vals_of(t realtime.captured, k text) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('%s.%s', k, realtime.own(t, 'vals')) END
+$$;
+
 CREATE FUNCTION realtime.vals_source(t realtime.captured, plain boolean) RETURNS text
     LANGUAGE sql STABLE
-    AS $_$
+    AS $$
   SELECT coalesce('ARRAY[' || string_agg(CASE WHEN v.how IS NULL OR v.how = 'x' OR plain AND v.how IN ('b', 'p', 'i') THEN v.text
-    ELSE format('realtime.spelled(%L, %s)', v.how, v.text) END, ', ' ORDER BY v.i) || ']::text[]', 'NULL::text[]')
+    ELSE format('realtime.spelled(%L, %s)', v.how, v.text) END, ', ' ORDER BY v.i) || ']', 'NULL::text[]')
   FROM (SELECT v.i, realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) AS how,
       format(CASE WHEN v.i > coalesce(cardinality(t.key), 0) AND p.typlen < 0 AND a.atttypmod < 0 THEN 'left(%s, 2049)' ELSE '%s' END,
-        format(CASE WHEN plain THEN '%1$I::text' ELSE 'CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END' END, v.name)) AS text
+        format(CASE WHEN plain THEN '%I::text' ELSE 'realtime.output(%I)' END, v.name)) AS text
     FROM unnest(t.vals) WITH ORDINALITY v(name, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = v.name
     JOIN pg_type p ON p.oid = a.atttypid) v
-$_$;
+$$;
 
 CREATE FUNCTION realtime.watch("table" regclass, routes text[] DEFAULT '{}'::text[], always boolean DEFAULT NULL::boolean) RETURNS integer
     LANGUAGE plpgsql
@@ -2589,7 +2508,7 @@ REVOKE ALL ON FUNCTION realtime.holds_others(relations oid[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.incarnate() TO realtime_reader;
 
-REVOKE ALL ON FUNCTION realtime.insert_source(gen integer, id text, n text, op text, body text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.insert_source(t realtime.captured, id text, n text, op text, body text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.is_empty(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
@@ -2605,7 +2524,7 @@ REVOKE ALL ON FUNCTION realtime.lock_watched() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.look(gens integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.looked_slot() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.make_capture(t realtime.captured) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.mark_source() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.mark_source(t realtime.captured, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.matters(root oid, rel oid, trigger text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mend() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mend_triggers(g realtime.generations) FROM PUBLIC;
@@ -2613,6 +2532,7 @@ REVOKE ALL ON FUNCTION realtime.mend_triggers(g realtime.generations) FROM PUBLI
 REVOKE ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) TO realtime_reader;
 
+REVOKE ALL ON FUNCTION realtime.missing_item(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_slot() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
@@ -2621,8 +2541,9 @@ REVOKE ALL ON FUNCTION realtime.note(gen integer, whole boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_source(note text, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.open_fuse(disk boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.output(value anyelement) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.own(t realtime.captured, name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.owns(gen integer, rel oid) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.place_source() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.plain(rel regclass, capture text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.plain_table(rel oid) FROM PUBLIC;
@@ -2641,11 +2562,12 @@ REVOKE ALL ON FUNCTION realtime.rendered_source(t realtime.captured, r text, k t
 REVOKE ALL ON FUNCTION realtime.route_columns(route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, source text, alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, before text, source text, alias text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.setting(name text, otherwise interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settings(rel oid, vals text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.settings_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.settle() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION realtime.shown(rel oid) FROM PUBLIC;
@@ -2697,6 +2619,8 @@ GRANT ALL ON FUNCTION realtime.turn(keep interval, max_bytes bigint, published p
 REVOKE ALL ON FUNCTION realtime.turn_alone(published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.type_traits(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.unwatch("table" regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.update_source(t realtime.captured) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.vals_of(t realtime.captured, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[], always boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint) FROM PUBLIC;

@@ -30,10 +30,12 @@ DROP FUNCTION realtime.lock_watched(), realtime.lock(regclass[]), realtime.take_
 DROP FUNCTION realtime.recapture(), realtime.reload(regclass), realtime.watch(regclass, text[], bool), realtime.mend_triggers(realtime.generations), realtime.unwatch(regclass), realtime.drop_triggers(oid, text),
   realtime.wrong_triggers(oid, "char", bool, text, bool), realtime.normal_routes(regclass, text[]), realtime.refuse(regclass),
   realtime.begin_generation(oid, text[], "char", bool, int, bool), realtime.end_generation(int), realtime.drop_capture(text), realtime.announce(int);
-DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), realtime.capture_source(realtime.captured, text), realtime.row_source(realtime.captured, text),
-  realtime.statement_source(realtime.captured, text),
-  realtime.row_item(realtime.captured, text, text), realtime.insert_source(int, text, text, text, text), realtime.mark_source(), realtime.place_source(), realtime.json_source(realtime.captured, text, text),
-  realtime.rendered_source(realtime.captured, text, text), realtime.size_source(oid), realtime.sized(oid), realtime.vals_source(realtime.captured, bool), realtime.settings(oid, text[]),
+DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), realtime.settings_source(realtime.captured), realtime.capture_source(realtime.captured, text),
+  realtime.row_source(realtime.captured, text), realtime.statement_source(realtime.captured, text), realtime.update_source(realtime.captured),
+  realtime.mark_source(realtime.captured, text), realtime.insert_source(realtime.captured, text, text, text, text), realtime.vals_of(realtime.captured, text),
+  realtime.row_item(realtime.captured, text, text, text), realtime.missing_item(realtime.captured), realtime.json_source(realtime.captured, text, text),
+  realtime.rendered_source(realtime.captured, text, text), realtime.own(realtime.captured, text), realtime.size_source(oid), realtime.sized(oid),
+  realtime.vals_source(realtime.captured, bool), realtime.output(anyelement), realtime.settings(oid, text[]),
   realtime.size_limit(oid), realtime.careful_json(record), realtime.listed(regclass, text[]), realtime.plain(regclass, text),
   realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.row_bytes();
 DROP TYPE realtime.captured;

@@ -91,14 +91,19 @@ REVOKE CREATE ON SCHEMA realtime FROM realtime_nobody;
 REVOKE ALL ON FUNCTION realtime.careful_json(record) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION realtime.careful_json(record) TO realtime_owner, realtime_reader;
 
+-- A value's text by its output function, which is nobody's. Planned into the query, so it is there once for all that ask.
+CREATE OR REPLACE FUNCTION realtime.output(value anyelement) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT CASE WHEN value IS NOT NULL THEN format('%s', value) END
+$f$;
+
 -- ARRAY[...] of the columns in their one spelling, or null where there are none. Plain types by their cast to text, others
--- by their output function, which is nobody's. What is longer than a channel's name may be is cut, but in the key.
+-- by their output function. What is longer than a channel's name may be is cut, but in the key.
 CREATE OR REPLACE FUNCTION realtime.vals_source(t realtime.captured, plain bool) RETURNS text LANGUAGE sql STABLE AS $f$
   SELECT coalesce('ARRAY[' || string_agg(CASE WHEN v.how IS NULL OR v.how = 'x' OR plain AND v.how IN ('b', 'p', 'i') THEN v.text
-    ELSE format('realtime.spelled(%L, %s)', v.how, v.text) END, ', ' ORDER BY v.i) || ']::text[]', 'NULL::text[]')
+    ELSE format('realtime.spelled(%L, %s)', v.how, v.text) END, ', ' ORDER BY v.i) || ']', 'NULL::text[]')
   FROM (SELECT v.i, realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) AS how,
       format(CASE WHEN v.i > coalesce(cardinality(t.key), 0) AND p.typlen < 0 AND a.atttypmod < 0 THEN 'left(%s, 2049)' ELSE '%s' END,
-        format(CASE WHEN plain THEN '%1$I::text' ELSE 'CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END' END, v.name)) AS text
+        format(CASE WHEN plain THEN '%I::text' ELSE 'realtime.output(%I)' END, v.name)) AS text
     FROM unnest(t.vals) WITH ORDINALITY v(name, i) JOIN pg_attribute a ON a.attrelid = t.rel AND a.attname = v.name
     JOIN pg_type p ON p.oid = a.atttypid) v
 $f$;
@@ -124,30 +129,48 @@ CREATE OR REPLACE FUNCTION realtime.size_limit(rel oid) RETURNS int LANGUAGE sql
   SELECT least(realtime.row_bytes(), 1000000000 / greatest(cardinality(realtime.shown(rel)), 1))
 $f$;
 
+-- A name for a column of ours that no column of the table bears.
+CREATE OR REPLACE FUNCTION realtime.own(t realtime.captured, name text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT u.free FROM (SELECT i, name || coalesce(nullif(i, 0)::text, '') AS free FROM generate_series(0, 1600) i) u
+  WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.rel AND a.attname = u.free) ORDER BY u.i LIMIT 1
+$f$;
+
 -- A row as JSON; null where it is too large or can't be rendered: then its values stand for it.
 CREATE OR REPLACE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RETURNS text LANGUAGE sql STABLE AS $f$
-  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.size <= 2000 THEN row_to_json(%s) WHEN %3$s.size <= %5$s THEN realtime.careful_json(%4$s) END',
-    t.rel, t.capture, k, r, realtime.size_limit(t.rel))
+  SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.%s <= 2000 THEN row_to_json(%s) WHEN %3$s.%4$s <= %6$s THEN realtime.careful_json(%5$s) END',
+    t.rel, t.capture, k, realtime.own(t, 'size'), r, realtime.size_limit(t.rel))
 $f$;
 
 -- The JSON of a row `r` that stands beside its vals, size and shown in the FROM item `k`.
 CREATE OR REPLACE FUNCTION realtime.json_source(t realtime.captured, r text, k text) RETURNS text LANGUAGE sql STABLE AS $f$
   SELECT CASE WHEN t.hidden = '{}' THEN whole.source
     ELSE format('CASE WHEN realtime.listed(%L::regclass, %L::text[]) THEN %s ELSE %s END', t.rel, realtime.shown(t.rel), shown.source, whole.source) END
-  FROM realtime.rendered_source(t, r, k) whole(source), realtime.rendered_source(t, k || '.shown', k) shown(source)
+  FROM realtime.rendered_source(t, r, k) whole(source),
+    realtime.rendered_source(t, format('%s.%s', k, realtime.own(t, 'shown')), k) shown(source)
 $f$;
 
--- A FROM item for the row of a source (x.*, say): its vals, its size, and where the table has virtual columns the row
--- without them (shown). LATERAL, so that the row's own columns are nearest, then the nulls, and nothing of ours comes between.
-CREATE OR REPLACE FUNCTION realtime.row_item(t realtime.captured, source text, alias text) RETURNS text LANGUAGE sql STABLE AS $f$
-  SELECT format('LATERAL (SELECT v.* FROM (SELECT %s) missing CROSS JOIN LATERAL (SELECT %s AS vals, %s AS size%s FROM (SELECT %s) y) v) %s',
-    (SELECT string_agg(format('NULL::text AS %I', c), ', ' ORDER BY c) FROM (SELECT unnest(t.vals) UNION SELECT s.name FROM realtime.sized(t.rel) s
-      UNION SELECT unnest(realtime.shown(t.rel)) WHERE t.hidden <> '{}') u(c)),
-    CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END', t.rel, t.capture,
-      realtime.vals_source(t, true), realtime.vals_source(t, false)) END,
-    z.size,
-    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= %s THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS shown',
-      z.size, realtime.size_limit(t.rel), (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i))) END,
+-- The FROM item `m` of nulls, to be left of the items of rows: what a column is that is no longer there.
+CREATE OR REPLACE FUNCTION realtime.missing_item(t realtime.captured) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format('(SELECT %s) m', string_agg(format('NULL AS %I', c), ', ' ORDER BY c)) FROM (SELECT unnest(t.vals)
+    UNION SELECT s.name FROM realtime.sized(t.rel) s UNION SELECT unnest(realtime.shown(t.rel)) WHERE t.hidden <> '{}') u(c)
+$f$;
+
+-- A FROM item for the row x of a source: its vals, its size, where the table has virtual columns the row without them (shown),
+-- and what is to stand before. LATERAL, so that the row's own columns are nearest and then the nulls: what else stands left
+-- of it has only columns that are named by realtime.own().
+CREATE OR REPLACE FUNCTION realtime.row_item(t realtime.captured, before text, source text, alias text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT format('LATERAL (SELECT %s%s%s AS %s%s FROM %s) %s', before,
+    CASE WHEN t.vals <> '{}' THEN format('CASE WHEN realtime.plain(%L::regclass, %L) THEN %s ELSE %s END AS %s, ', t.rel, t.capture,
+      realtime.vals_source(t, true), realtime.vals_source(t, false), realtime.own(t, 'vals')) ELSE '' END,
+    z.size, realtime.own(t, 'size'),
+    CASE WHEN t.hidden = '{}' THEN '' ELSE format(', CASE WHEN %s <= %s THEN (SELECT coalesce(j.*) FROM (SELECT %s) j) END AS %s',
+      z.size, realtime.size_limit(t.rel), (SELECT string_agg(quote_ident(c), ', ' ORDER BY i) FROM unnest(realtime.shown(t.rel)) WITH ORDINALITY u(c, i)),
+      realtime.own(t, 'shown')) END,
     source, alias)
   FROM realtime.size_source(t.rel) z(size)
+$f$;
+
+-- The vals of such an item.
+CREATE OR REPLACE FUNCTION realtime.vals_of(t realtime.captured, k text) RETURNS text LANGUAGE sql STABLE AS $f$
+  SELECT CASE WHEN t.vals = '{}' THEN 'NULL::text[]' ELSE format('%s.%s', k, realtime.own(t, 'vals')) END
 $f$;

@@ -43,7 +43,7 @@ async def test_the_application_s_writes_are_captured(
         "SELECT realtime.watch('posts')", "SELECT realtime.announce(1)", "SELECT realtime.end_generation(1)",
         "SELECT realtime.begin_generation('posts'::regclass, '{}', 's', false, 1)", "SELECT realtime.{capture}_insert()",
         "CREATE TRIGGER t AFTER INSERT ON posts REFERENCING NEW TABLE AS w EXECUTE FUNCTION realtime.{capture}_insert()",
-        "SELECT realtime.mark_source()", "CREATE TABLE realtime.x ()",
+        "SELECT realtime.mark_source(NULL, 'i')", "CREATE TABLE realtime.x ()",
         "CREATE FUNCTION realtime.x() RETURNS int RETURN 1", "SELECT realtime.careful_json(ROW(1))",
         "SET ROLE realtime_nobody", "SET ROLE realtime_owner", "SET ROLE realtime_reader",
     ],
