@@ -14,7 +14,8 @@ WRITES = ("INSERT INTO m{} VALUES (1, 1, 's', 'v', now())", "UPDATE m{} SET v = 
 # Without what the question itself takes, a row for each context.
 MEMORY = """SELECT sum(total_bytes)::float8 / 1024 FROM pg_backend_memory_contexts
   WHERE name NOT IN ('ExprContext', 'ExecutorState', 'tuplestore tuples', 'pg_get_backend_memory_contexts')"""
-MOST = 480  # KiB a table, over what it costs unwatched
+# KiB a table, over what it costs unwatched: 475 were measured with PostgreSQL 18, and 577 with 15.
+MOST, MOST_BEFORE_18 = 520, 630
 
 
 async def growth(connection: psycopg.AsyncConnection[tuple[object, ...]], tables: range) -> float:
@@ -43,4 +44,5 @@ async def test_a_backend_keeps_little_of_each_table_that_it_writes_to(database: 
                 connection, range(1, 6)
             )  # what all tables share, and the rounding up of what grows by doubling
             grown.append(await growth(connection, range(6, TABLES + 1)))
-    assert grown[1] - grown[0] < MOST
+    new = (await database.value("SHOW server_version_num")) >= "180000"
+    assert grown[1] - grown[0] < (MOST if new else MOST_BEFORE_18)
