@@ -10,7 +10,7 @@ from harness.cluster import ROOT, migrate
 
 BEFORE, LATER = "002_tables", "003_later"
 # The same event log, by another text: what an UPDATE of one row is known by.
-OLD, NEW = "FROM new_rows OFFSET 1)", "FROM new_rows OFFSET 1 + 0)"
+OLD, NEW = "NOT EXISTS (SELECT FROM new_rows OFFSET 1)", "NOT EXISTS (SELECT FROM new_rows OFFSET 1 + 0)"
 REVISION = '''\
 """Revision ID: 003_later"""
 
