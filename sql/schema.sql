@@ -519,7 +519,7 @@ CREATE FUNCTION realtime.capture_1_delete() RETURNS trigger
 DECLARE
    nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'D'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) k;
@@ -538,7 +538,7 @@ CREATE FUNCTION realtime.capture_1_insert() RETURNS trigger
 DECLARE
    nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'I'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END, NULL::json FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) k;
@@ -557,7 +557,7 @@ CREATE FUNCTION realtime.capture_1_truncate() RETURNS trigger
 DECLARE
   ord bigint; depth smallint; note text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   depth := pg_trigger_depth();
@@ -593,7 +593,7 @@ CREATE FUNCTION realtime.capture_1_update() RETURNS trigger
 DECLARE
    nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(1, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) o CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) w WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND CASE WHEN greatest(o.size, w.size) <= 2000 THEN o.r *<> w.r END;
@@ -618,7 +618,7 @@ CREATE FUNCTION realtime.capture_2_delete() RETURNS trigger
 DECLARE
    nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'D'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), NULL::text[], k.vals, NULL::json, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) k;
@@ -637,7 +637,7 @@ CREATE FUNCTION realtime.capture_2_insert() RETURNS trigger
 DECLARE
    nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'I'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), k.vals, NULL::text[], CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND k.size <= 2000 THEN row_to_json(k.r) WHEN k.size <= 67108864 THEN realtime.careful_json(k.r) END, NULL::json FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) k;
@@ -656,7 +656,7 @@ CREATE FUNCTION realtime.capture_2_truncate() RETURNS trigger
 DECLARE
   ord bigint; depth smallint; note text; nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   depth := pg_trigger_depth();
@@ -692,7 +692,7 @@ CREATE FUNCTION realtime.capture_2_update() RETURNS trigger
 DECLARE
    nothing record;
 BEGIN
-  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) THEN
+  IF TG_RELID <> '<oid>'::oid AND NOT realtime.owns(2, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) o CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) w WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND CASE WHEN greatest(o.size, w.size) <= 2000 THEN o.r *<> w.r END;
@@ -723,7 +723,7 @@ CREATE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS te
 DECLARE
   %s nothing record;
 BEGIN
-  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN
+  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;%s
   %s

@@ -115,7 +115,7 @@ CREATE OR REPLACE FUNCTION realtime.mark_source(t realtime.captured, op text) RE
     format($s$CASE WHEN ltrim(split_part(note, ' ', 2), %1$L) <> '' THEN replace(note, %1$L, '') ELSE '' END$s$, left(op, 1)))
 $f$;
 
--- The whole body of the function for one operation. The gate: a writer that can't share advisory lock 1 has a parked reader
+-- The whole body of the function for one operation. Where the fuse is open nothing is written (fuse.sql). The gate: a writer that can't share advisory lock 1 has a parked reader
 -- to wake (docs/capture.md).
 CREATE OR REPLACE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS text LANGUAGE sql STABLE AS $f$
   SELECT format($s$#variable_conflict use_column
@@ -123,7 +123,7 @@ CREATE OR REPLACE FUNCTION realtime.capture_source(t realtime.captured, op text)
 DECLARE
   %s nothing record;
 BEGIN
-  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) THEN
+  IF TG_RELID <> '%s'::oid%s AND NOT realtime.owns(%s, TG_RELID) OR pg_sequence_last_value('realtime.current_slot') < 0 THEN
     RETURN nothing;
   END IF;%s
   %s
