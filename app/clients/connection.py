@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from app.clients.catchup import CatchUp
 from app.clients.joining import Joining
+from app.clients.named import Named
 from app.clients.outbox import Outbox, Sink
 from app.clients.registry import Registry
 from app.core import wire
@@ -18,7 +19,7 @@ from app.core.audience import Point
 from app.core.session import Session, State
 from app.model.change import Table
 from app.model.channel import TableAddress
-from app.model.claims import ANONYMOUS, Identity
+from app.model.claims import Identity
 from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason, Unauthorized
 from app.model.observations import Failed, Lagging, MessagesReceived, Transport
 from app.model.position import Snapshot
@@ -30,7 +31,7 @@ TOKEN_FIRST = 'show a token first: {"type":"auth","token":"…"}'
 CUT_REPLAY = "the database went away in the midst of a replay"
 
 
-class Connection:
+class Connection(Named):
     __slots__ = (
         "_beaten",
         "_catchup",
@@ -38,9 +39,6 @@ class Connection:
         "_joining",
         "_lock",
         "broadcaster",
-        "due",
-        "identity",
-        "known",
         "outbox",
         "registry",
         "session",
@@ -52,9 +50,7 @@ class Connection:
         """`identity` is None for a client that has to show a token before it is served."""
         self.sink = sink
         self.transport: Transport = sink.transport
-        self.identity = identity or ANONYMOUS
-        self.known = identity is not None
-        self.due = 0  # of the door's wheel
+        super().__init__(identity)
         self.registry = registry
         self.broadcaster: Broadcaster = registry.broadcaster
         self.session = Session(registry.channel_limit)

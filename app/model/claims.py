@@ -4,8 +4,10 @@ Invariant: an identity is never changed once it is made, nor is anything in it, 
 for it.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -39,3 +41,25 @@ def frozen(value: Any) -> Any:
 
 
 ANONYMOUS: Final = Identity()
+_CLAIMS: Final = {"user": "sub", "expires": "exp", "issued": "iat", "jti": "jti"}
+
+
+def packed(identity: Identity) -> bytes | None:
+    """An identity in a sixth of the memory, for a client that says nothing for long. None is ANONYMOUS."""
+    if identity == ANONYMOUS:
+        return None
+    other = {name: getattr(identity, name) for name, claim in _CLAIMS.items()}
+    other = {name: value for name, value in other.items() if value != identity.claims.get(_CLAIMS[name])}
+    whole = [identity.claims, identity.key, other] if other or identity.key else identity.claims
+    return json.dumps(whole, default=dict, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@lru_cache(maxsize=256)
+def unpacked(data: bytes | None) -> Identity:
+    """The identity again."""
+    if data is None:
+        return ANONYMOUS
+    whole = json.loads(data)
+    claims, key, other = whole if isinstance(whole, list) else (whole, None, {})
+    named = {name: claims.get(claim) for name, claim in _CLAIMS.items()}
+    return Identity(claims=claims, key=key, **named | other)

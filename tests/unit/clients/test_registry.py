@@ -24,7 +24,7 @@ async def test_a_client_is_greeted_and_known_until_it_is_closed(stage: Stage) ->
     registry, sink = stage.server.registry, MemorySink()
     somebody = Identity("somebody")
     connection = Connection(sink, registry, somebody)
-    assert connection.identity is somebody
+    assert connection.identity == somebody
     assert len(registry) == 0
     connection.open()
     assert len(registry) == 1

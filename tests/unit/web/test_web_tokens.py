@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,7 +237,7 @@ async def test_the_end_of_a_token_is_told_before_and_comes_within_a_second(
 async def test_whom_a_key_let_in_that_is_gone_is_told_and_out_within_a_minute(visit: Visit) -> None:
     socket, other = await visit.socket(signed("42")), await visit.socket(signed("43"))
     [theirs] = [c for c in visit.house.everyone if c.identity.user == "42"]
-    object.__setattr__(theirs.identity, "key", "k1")
+    theirs.identity = replace(theirs.identity, key="k1")
     visit.house.door.keys_gone(frozenset({"k1", "k2"}))
     visit.pass_time(2)
     assert (await socket.hear("auth_expiring"))["in_ms"] <= 25_000
