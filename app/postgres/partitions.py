@@ -119,6 +119,8 @@ class Partitions:
                     self._observe(EventLogTurned())
                 if done not in ("emptied", "switched"):
                     break
+            if done == "switched":
+                await self._mind_fuse(connection)  # writers are to know how far this partition may grow
         except psycopg.Error as found:
             if connection.closed or isinstance(found, OURS):
                 raise
