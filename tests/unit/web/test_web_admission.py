@@ -309,5 +309,12 @@ async def test_strangers_learn_from_readyz_whether_changes_flow_and_nothing_else
             async with http.get(f"{house.url}/readyz", headers=header) as answer:
                 assert json.loads(await answer.text()) == {
                     "status": "ready",
-                    "checks": {"database": True, "listen": True, "bus": True, "leader": True},
+                    "checks": {
+                        "database": True,
+                        "listen": True,
+                        "bus": True,
+                        "leader": True,
+                        "flow": True,
+                        "fuse": True,
+                    },
                 }
