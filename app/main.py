@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -37,6 +38,7 @@ from app.web.origins import same_origin
 from app.web.ports import Facts, Render
 from app.web.server import Server as WebServer
 
+DEMO_SECONDS: Final = 3600.0  # for which a token of the demo page holds
 READY_SECONDS, READY_STEP = 5.0, 0.02
 KEYS: Final = "SOBRANIE_JWT_SECRET, SOBRANIE_JWKS_URL or SOBRANIE_JWT_PUBLIC_KEY"
 T = TypeVar("T")
@@ -58,9 +60,9 @@ def keep(settings: Settings) -> int:
 def guarded(settings: Settings) -> Settings:
     """The same settings, with a note where everybody may see everything. Raises SettingsError where they would let the
     whole network in without being asked to, or nobody."""
-    if settings.keyed:
+    if settings.keyed and not settings.own_key:
         return settings
-    if settings.anonymous == "refuse":
+    if settings.anonymous == "refuse" and not settings.own_key:
         raise SettingsError(f"SOBRANIE_ANONYMOUS=refuse, and no key that could let anybody in: set {KEYS}")
     if on_loopback(settings.host):
         reached = f"{settings.host} is reached from this machine alone"
@@ -71,6 +73,8 @@ def guarded(settings: Settings) -> Settings:
             f"SOBRANIE_HOST={settings.host} is reached from other machines, and without a key everybody may see "
             f"everything: set {KEYS}, or SOBRANIE_ANONYMOUS=allow if that is meant"
         )
+    if settings.own_key:
+        return settings
     return replace(settings, notes=(*settings.notes, f"there is no key: everybody may see everything; {reached}"))
 
 
@@ -127,6 +131,11 @@ def _web(settings: Settings, server: Server, metrics: Render, observe: Observer)
     url = settings.database_url
     assert url is not None
     psql = shlex.join(["psql", settings.redacted])
+    sign: Callable[[str], str] | None = None
+    if settings.own_key:  # never with the key of an application: whoever reaches the page gets a token
+        from app.access.sign import sign as signed
+
+        sign = partial(signed, settings.jwt_secrets[0], claims={}, seconds=DEMO_SECONDS)
     return WebServer(
         settings,
         connect=lambda sink, identity: Connection(sink, server.registry, identity),
@@ -134,7 +143,7 @@ def _web(settings: Settings, server: Server, metrics: Render, observe: Observer)
         metrics=metrics,
         observe=observe,
         door=server.door,
-        pages=Demo(lambda: connect(url, name="demo"), psql, same_origin) if settings.demo else None,
+        pages=Demo(lambda: connect(url, name="demo"), psql, same_origin, sign) if settings.demo else None,
     )
 
 

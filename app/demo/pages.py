@@ -3,7 +3,7 @@
 It is there only where it is asked for, because it lets everybody write.
 
 Invariants
-- Only pages of this server may write.
+- Only pages of this server may write, and have tokens.
 - What is wrong with a request is said with the field's name.
 - The page takes at most CONNECTIONS of the connections that PostgreSQL has, so that its visitors leave the rest to the
   application. A request that finds no place is told so.
@@ -30,6 +30,7 @@ CONNECTIONS: Final = 4  # to the database, at once
 QUEUE: Final = 64  # requests that wait for one of them
 ANSWER_SECONDS: Final = 15.0  # for one request, with the time for which it waits
 CLOCK_SECONDS: Final = 60.0  # after which the database's clock is measured again
+USERS: Final = ("42", "7")  # whom the page signs in
 ROWS: Final = 20  # newest rows that the page begins with
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -45,18 +46,23 @@ _FILES: Final = {
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Sign = Callable[[str], str]  # a token for this user
 Database = Callable[[], Awaitable[AsyncConnection[Any]]]  # a fresh autocommit connection; raises DatabaseAway
 
 
 class Demo:
     """`database` opens an autocommit connection. `psql` is the command line that reaches the database. `is_ours` tells
-    whether a request comes from a page of this server."""
+    whether a request comes from a page of this server. `sign` is given where the page signs its users in: whoever
+    reaches the page gets their tokens."""
 
-    def __init__(self, database: Database, psql: str, is_ours: Callable[[web.Request], bool]) -> None:
+    def __init__(
+        self, database: Database, psql: str, is_ours: Callable[[web.Request], bool], sign: Sign | None = None
+    ) -> None:
         self._open = database
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._asked = 0  # requests that are being answered or wait for a connection
         self._is_ours = is_ours
+        self._sign = sign
         self._psql = f"{psql} \\\n  -c \"INSERT INTO posts (author_id, title) VALUES (1, 'Hello from psql')\""
         self._ahead = 0.0  # seconds that the database's clock is ahead of this process's
         self._clock_until = -1.0
@@ -68,6 +74,7 @@ class Demo:
         row = table + "/{id:-?[0-9]{1,19}}"
         app.router.add_get("/demo/state", self._guarded(self._state))
         app.router.add_get("/demo/clock", self._guarded(self._clock))
+        app.router.add_get("/demo/token/{user:[0-9]{1,9}}", self._guarded(self._token))
         app.router.add_post(table, self._guarded(self._insert))
         app.router.add_patch(row, self._guarded(self._update))
         app.router.add_delete(row, self._guarded(self._delete))
@@ -83,7 +90,15 @@ class Demo:
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             rows = {name: await _newest(connection, name) for name in TABLES}
             position = await _value(connection, SQL("SELECT realtime.position()").format())
-        return web.json_response({"rows": rows, "position": position, "psql": self._psql}, headers=_NO_STORE)
+        users = USERS if self._sign is not None else ()
+        state = {"rows": rows, "position": position, "psql": self._psql, "users": users}
+        return web.json_response(state, headers=_NO_STORE)
+
+    async def _token(self, request: web.Request) -> web.Response:
+        user = request.match_info["user"]
+        if self._sign is None or user not in USERS:
+            return _problem(404, "the demo signs nobody of this name in")
+        return web.json_response({"token": self._sign(user)}, headers=_NO_STORE)
 
     async def _clock(self, _: web.Request) -> web.Response:
         """The database's clock now, in ms. The page takes it as of the middle of the round trip, so the answer must

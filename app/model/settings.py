@@ -32,8 +32,9 @@ _LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
 class Settings:
     """Durations in seconds, sizes in bytes. `database_url` is a libpq URI; None means the embedded database.
 
-    It has an attribute for each setting, and two more. `worker` comes from the keeper of several workers: it is the
-    path of this worker's own socket. `notes` are what an operator should know of the settings."""
+    It has an attribute for each setting, and three more. `own_key` says that the server made its key itself. `worker`
+    comes from the keeper of several workers: it is the path of this worker's own socket. `notes` are what an operator
+    should know of the settings."""
 
     database_url: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
@@ -71,6 +72,7 @@ class Settings:
     cookie: str | None = None
     token_in_url: bool = False
     auth_seconds: int = 5
+    own_key: bool = False
     worker: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -113,7 +115,7 @@ class Settings:
     @property
     def lets_strangers_in(self) -> bool:
         """Whether a client without a token is served, as anonymous."""
-        return self.anonymous == "allow" or (self.anonymous is None and not self.keyed)
+        return self.anonymous == "allow" or (self.anonymous is None and (self.own_key or not self.keyed))
 
     def in_workers(self, count: str | None, worker: str | None) -> "Settings":
         """With what the command line says of workers. Raises SettingsError."""
@@ -131,7 +133,7 @@ class Settings:
 
     def with_key(self, secret: str) -> "Settings":
         """The same settings with a key of the server's own, where they have none. Who has no token stays welcome."""
-        return self if self.keyed else replace(self, jwt_secrets=(secret,), anonymous=self.anonymous or "allow")
+        return self if self.keyed else replace(self, jwt_secrets=(secret,), own_key=True)
 
 
 @dataclass(frozen=True)

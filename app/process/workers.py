@@ -69,10 +69,9 @@ class Keeper:
         self._environment["SOBRANIE_DEMO"] = "1" if settings.demo else "0"
         if metrics_port is not None:
             self._environment["SOBRANIE_METRICS_PORT"] = str(metrics_port)
-        if settings.jwt_secrets:  # perhaps the embedded database's own
+        if settings.own_key:
             self._environment["SOBRANIE_JWT_SECRET"] = ",".join(settings.jwt_secrets)
-        if settings.anonymous is not None:
-            self._environment["SOBRANIE_ANONYMOUS"] = settings.anonymous
+            self._environment["SOBRANIE_ANONYMOUS"] = "allow" if settings.lets_strangers_in else "refuse"
         self._environment.pop("SOBRANIE_WORKERS", None)
         self._observe = observe
         self._lives = lives

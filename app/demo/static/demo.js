@@ -9,6 +9,7 @@ import { Feed } from "/demo/feed.js";
 import { Log } from "/demo/log.js";
 import { parse } from "/demo/numbers.js";
 import { Status } from "/demo/status.js";
+import { showUsers } from "/demo/users.js";
 import { connect } from "/realtime/client.js";
 
 const $ = (id) => document.getElementById(id);
@@ -25,6 +26,8 @@ const log = new Log($("log"), $("count"));
 const status = new Status(() => (live.pause(), live.resume()));
 const away = new Away(() => live);
 let live;
+let users = []; // that the server signs in
+let boxes = null; // of what each of them sees
 let transport = "websocket";
 let liveSince = Infinity; // on the database's clock: what was written earlier had to wait for the connection
 
@@ -34,6 +37,7 @@ async function load() {
   if (!answer.ok) throw new Error(state.error);
   for (const [table, feed] of Object.entries(feeds)) feed.load(state.rows[table]);
   $("psql").textContent = state.psql;
+  users = state.users;
   return state.position;
 }
 
@@ -51,6 +55,8 @@ async function begin(why = "") {
 
 function start(position) {
   live?.close();
+  boxes?.close();
+  boxes = showUsers(users, URLS[transport], transport);
   const channels = Object.keys(feeds);
   live = connect(URLS[transport], { channels, position, transport, parse, onchange, onposition, onreset, onstate, onerror });
 }

@@ -155,7 +155,7 @@ async def test_the_page_brings_all_that_it_names(http: ClientSession) -> None:
         named = set(re.findall(r'(?:href=|src=|from )"(/[a-z/]+\.(?:js|css))"', text))
         left += named - seen
         seen |= named
-    assert len(seen) == 13
+    assert len(seen) == 14
 
 
 async def test_a_database_that_is_away_is_said() -> None:

@@ -148,7 +148,8 @@ def test_who_has_no_token_is_served_only_where_there_is_no_key_or_where_that_is_
     assert Settings.from_env(key | {"SOBRANIE_ANONYMOUS": "allow"}).lets_strangers_in
     assert not Settings.from_env({"SOBRANIE_ANONYMOUS": "refuse"}).lets_strangers_in
     own = Settings.from_env({}).with_key(SECRET)
-    assert (own.keyed, own.lets_strangers_in) == (True, True)
+    assert (own.keyed, own.own_key, own.lets_strangers_in) == (True, True, True)
+    assert not Settings.from_env({"SOBRANIE_ANONYMOUS": "refuse"}).with_key(SECRET).lets_strangers_in
     assert Settings.from_env(key).with_key("another") == Settings.from_env(key)
 
 
