@@ -220,9 +220,9 @@ def test_a_key_that_is_used_again() -> None:
 
 def test_a_million_keys_plus_one_take_linear_time() -> None:
     log = [event(1, "U", {"id": n + 1, "v": n}, {"id": n, "v": n}, n=n) for n in range(1, 20_001)]
-    began = time.perf_counter()
+    began = time.process_time()
     changes, _ = ordered(log)
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
     assert [c.op for c in changes] == ["D"] * 20_000 + ["I"] * 20_000
 
 

@@ -156,9 +156,9 @@ def test_the_example_of_the_specification() -> None:
     ],
 )
 def test_a_forged_token_with_a_right_check_is_refused_at_once(body: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert refused(token.signed(body))
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_a_huge_text_is_refused_at_once() -> None:
