@@ -57,9 +57,10 @@ run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DAT
 test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-test-long: $(DEV) ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots, a long stall
+test-long: $(DEV) ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots and secrets, a long stall
 	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 STALL_SECONDS=300 $(BIN)/python -m pytest tests/faults/test_promotion.py \
-		tests/faults/test_positions.py tests/e2e/test_snapshot.py tests/e2e/test_stall.py tests/sql/test_locks.py -o faulthandler_timeout=3600
+		tests/faults/test_positions.py tests/e2e/test_snapshot.py tests/e2e/test_stall.py tests/sql/test_locks.py \
+		tests/integration/test_rights_exact.py -o faulthandler_timeout=3600
 
 generator: $(DEV) ## transactions at random over tables with triggers, replayed and compared: statements=20000
 	STATEMENTS=$(or $(statements),20000) $(BIN)/python -m pytest tests/sql/test_worlds.py -o faulthandler_timeout=3600

@@ -16,6 +16,7 @@ from app.postgres.connect import connect
 from app.postgres.event_log import PostgresEventLog
 from app.postgres.leader import Leader
 from app.postgres.partitions import Retention
+from app.postgres.policies import PostgresPolicies
 from app.stream.ports import Backend, Bus
 
 FUSE_TIMES: Final = 4  # the limit of the event log, where nothing else is set
@@ -39,6 +40,7 @@ def open_backend(settings: Settings, observe: Observer) -> Backend:
         event_log=event_log,
         tables=event_log.catalog,
         rows=event_log,
+        policies=PostgresPolicies(event_log.reader, lambda: connect(url, name="rights")),
         bus=bus,
         lead=partial(Leader, url, retention, observe=observe),
         # The PostgreSQL bus is what LISTENs. With another bus a server needs no notification, and this is always true.

@@ -20,6 +20,7 @@ from app.stream.broadcaster import Broadcaster
 from app.stream.follower import Follower
 from app.stream.lookup import Lookup
 from app.stream.ports import Backend, LogHead
+from app.stream.rights import Judged, Rights, Unjudged
 from app.web.health import tell_flow
 from app.web.ports import Facts
 from app.web.uring import UringSender
@@ -47,9 +48,16 @@ class Server:
             server_id=settings.public_id,
             version=__version__,
             heartbeat=settings.heartbeat,
+            rights=self._rights(settings),
             door=self.door,
         )
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _rights(self, settings: Settings) -> Rights:
+        """What judges who may have what."""
+        if not settings.rights:
+            return Unjudged()
+        return Judged(self.broadcaster, self.backend.tables, self.backend.policies, self.observe)
 
     def start(self) -> None:
         """Begin to follow, to stand for leader, to hear the bus, and to send clients their heartbeats."""
@@ -72,6 +80,7 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.backend.policies.close()
 
     async def _forever(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:

@@ -309,6 +309,14 @@ CREATE TABLE realtime.partitions_clock (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE realtime.policies (
+    name text NOT NULL,
+    channel text NOT NULL,
+    roles text[],
+    claims jsonb DEFAULT '{}'::jsonb NOT NULL,
+    may text[] DEFAULT '{subscribe,snapshot}'::text[] NOT NULL
+);
+
 CREATE TABLE realtime.purges (
     n bigint NOT NULL,
     by text DEFAULT SESSION_USER NOT NULL,
@@ -351,6 +359,24 @@ CREATE TABLE realtime.relations (
     noted xid8 DEFAULT pg_current_xact_id() NOT NULL
 );
 
+CREATE TABLE realtime.revocations (
+    sub text,
+    jti text,
+    issued_before timestamp with time zone,
+    until timestamp with time zone NOT NULL,
+    n bigint NOT NULL,
+    CONSTRAINT revocations_of_something CHECK ((num_nonnulls(sub, jti, issued_before) > 0))
+);
+
+ALTER TABLE realtime.revocations ALTER COLUMN n ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME realtime.revocations_n_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_0 FOR VALUES IN ('0');
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_1 FOR VALUES IN ('1');
 ALTER TABLE ONLY realtime.events ATTACH PARTITION realtime.events_2 FOR VALUES IN ('2');
@@ -390,6 +416,9 @@ ALTER TABLE ONLY realtime.migrations
 ALTER TABLE ONLY realtime.partitions_clock
     ADD CONSTRAINT partitions_clock_pkey PRIMARY KEY (one);
 
+ALTER TABLE ONLY realtime.policies
+    ADD CONSTRAINT policies_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY realtime.purges
     ADD CONSTRAINT purges_pkey PRIMARY KEY (n);
 
@@ -398,6 +427,9 @@ ALTER TABLE ONLY realtime.recorded
 
 ALTER TABLE ONLY realtime.relations
     ADD CONSTRAINT relations_pkey PRIMARY KEY (gen, relid);
+
+ALTER TABLE ONLY realtime.revocations
+    ADD CONSTRAINT revocations_pkey PRIMARY KEY (n);
 
 CREATE INDEX notifications_user_id_idx ON public.notifications USING btree (user_id);
 CREATE INDEX posts_author_id_idx ON public.posts USING btree (author_id);
@@ -423,6 +455,18 @@ CREATE FUNCTION realtime.announce(gen integer) RETURNS void
 BEGIN
   INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at)
     SELECT (realtime.slot() + 4) % 4, nextval('realtime.event_id'), 0, pg_current_xact_id(), announce.gen, 'G', 0, clock_timestamp();
+  IF NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
+    PERFORM pg_notify('realtime', '');
+  END IF;
+END $$;
+
+CREATE FUNCTION realtime.announce_rights(revocation text[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  INSERT INTO realtime.events (slot, id, n, xid, gen, op, depth, at, new_vals)
+    SELECT (realtime.slot() + 4) % 4, nextval('realtime.event_id'), 0, pg_current_xact_id(), 0, 'P', 0, clock_timestamp(), revocation;
   IF NOT pg_try_advisory_xact_lock_shared(1919247220, 1) THEN
     PERFORM pg_notify('realtime', '');
   END IF;
@@ -1667,6 +1711,15 @@ BEGIN
     WHERE p.oid >= 16384 AND p.typtype <> 'd' AND p.typcategory <> 'A' AND r.rolsuper IS NOT TRUE);
 END $$;
 
+CREATE FUNCTION realtime.policies_changed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  PERFORM realtime.announce_rights(NULL);
+  RETURN NULL;
+END $$;
+
 CREATE FUNCTION realtime."position"() RETURNS text
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1783,6 +1836,58 @@ BEGIN
   END IF;
 END $$;
 
+CREATE FUNCTION realtime.refuse_pattern(channel text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+  claim CONSTANT text := '\{(?:[^{}*.%,=:/"[:cntrl:]]|%[0-7][0-9A-F])+(?:\.(?:[^{}*.%,=:/"[:cntrl:]]|%[0-7][0-9A-F])+)*\}';
+  part text; wrong text;
+BEGIN
+  IF channel ~ '^\{realtime\.(subscribe|snapshot|publish|presence)\}$' THEN
+    RETURN;
+  ELSIF channel = '' OR length(channel) > 2048 THEN
+    wrong := 'it has 1 to 2048 characters';
+  ELSIF channel ~ '^room/' THEN
+    FOREACH part IN ARRAY regexp_split_to_array(substr(channel, 6), '/') LOOP
+      wrong := CASE
+        WHEN part = '' THEN 'a segment of the room''s name is empty'
+        WHEN part !~ ('^(?:[^{}*%,=:."[:cntrl:]]|%[0-7][0-9A-F]|\*|' || claim || ')+$')
+          THEN format('%s is no segment: in a name %% , = : . " { } * and control characters are percent-encoded, and a claim stands in braces', quote_literal(part))
+        WHEN regexp_count(part, '\{') > 1 THEN 'two claims in one segment can''t be told apart: put a / between them'
+        WHEN regexp_count(part, '\*') > 1 THEN 'a segment has one * at most'
+        WHEN part ~ '\}\*|\*\{' THEN 'a claim and a * that touch can''t be told apart: put a character between them' END;
+      EXIT WHEN wrong IS NOT NULL;
+    END LOOP;
+  ELSE
+    wrong := realtime.wrong_table_pattern(channel, claim);
+  END IF;
+  IF wrong IS NOT NULL THEN
+    RAISE EXCEPTION 'realtime: the channel % of a policy can''t be meant: %', quote_literal(channel), wrong USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'posts | notifications:user_id={sub} | orders:tenant_id={tenants},status=* | room/team-{team}-*';
+  END IF;
+END $_$;
+
+CREATE FUNCTION realtime.refuse_policy() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+  actions CONSTANT text[] := '{subscribe,snapshot,publish,presence}';
+  wrong text := CASE
+    WHEN NEW.roles = '{}' THEN 'no role has it: write null for anybody, and {*} for any token'
+    WHEN array_position(NEW.roles, NULL) IS NOT NULL OR '*' = ANY (NEW.roles) AND cardinality(NEW.roles) > 1 THEN 'roles are names of roles, or {*} alone for any token'
+    WHEN jsonb_typeof(NEW.claims) <> 'object' THEN 'claims is a JSON object, such as {"org": 7}'
+    WHEN NEW.may = '{}' OR array_position(NEW.may, NULL) IS NOT NULL OR NOT NEW.may <@ actions
+      THEN format('may is one or more of %s', array_to_string(actions, ', ')) END;
+BEGIN
+  IF wrong IS NOT NULL THEN
+    RAISE EXCEPTION 'realtime: policy % can''t be meant: %', quote_literal(NEW.name), wrong USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM realtime.refuse_pattern(NEW.channel);
+  RETURN NEW;
+END $$;
+
 CREATE FUNCTION realtime.reload("table" regclass) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1805,6 +1910,25 @@ CREATE FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) RE
   SELECT format('CASE WHEN realtime.plain(%L::regclass, %L) AND %s.%s <= 2000 THEN row_to_json(%s) WHEN %3$s.%4$s <= %6$s THEN realtime.careful_json(%5$s) END',
     t.rel, t.capture, k, realtime.own(t, 'size'), r, realtime.size_limit(t.rel))
 $_$;
+
+CREATE FUNCTION realtime.revocations_added() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+  IF (SELECT count(*) FROM (SELECT FROM added LIMIT 101) a) > 100 THEN
+    PERFORM realtime.announce_rights(NULL);
+  ELSE
+    PERFORM realtime.announce_rights(ARRAY[a.sub, a.jti, extract(epoch FROM a.issued_before)::text]) FROM added a;
+  END IF;
+  DELETE FROM realtime.revocations r WHERE r.until < clock_timestamp() - interval '1 day';
+  RETURN NULL;
+END $$;
+
+CREATE FUNCTION realtime.rights_changed() RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$SELECT realtime.announce_rights(NULL)$$;
 
 CREATE FUNCTION realtime.route_columns(route text) RETURNS text[]
     LANGUAGE sql IMMUTABLE STRICT
@@ -2415,6 +2539,53 @@ BEGIN
   RETURN NULL;
 END $$;
 
+CREATE FUNCTION realtime.wrong_table_pattern(channel text, claim text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+  place int := strpos(channel, ':');
+  named text := CASE WHEN place > 0 THEN left(channel, place - 1) ELSE channel END;
+  pairs text[] := CASE WHEN place > 0 THEN string_to_array(substr(channel, place + 1), ',') END;
+  g realtime.generations; routes text[]; asked text; pair text; given text; spelt text;
+BEGIN
+  SELECT * INTO g FROM realtime.generations o WHERE NOT o.ended
+    AND CASE WHEN o.schema = 'public' THEN '' ELSE realtime.encode_name(o.schema) || '.' END || realtime.encode_name(o.name) = named;
+  IF NOT FOUND THEN
+    RETURN format('no table %s is on the air; on the air are %s, and SELECT realtime.watch(…) puts another there', quote_literal(named),
+      coalesce((SELECT string_agg(CASE WHEN o.schema = 'public' THEN '' ELSE realtime.encode_name(o.schema) || '.' END || realtime.encode_name(o.name), ', '
+        ORDER BY o.schema <> 'public', o.schema, o.name) FROM realtime.generations o WHERE NOT o.ended), 'none'));
+  ELSIF pairs IS NULL THEN
+    RETURN NULL;
+  END IF;
+  asked := array_to_string(ARRAY(SELECT split_part(p, '=', 1) FROM unnest(pairs) WITH ORDINALITY u(p, i) ORDER BY i), ',');
+  routes := CASE WHEN array_position(g.spellings[1:cardinality(g.key)], NULL) IS NULL AND cardinality(g.key) > 0 THEN ARRAY[realtime.route_text(g.key)] END || g.routes;
+  IF asked = ANY (routes) IS NOT TRUE THEN
+    RETURN format('%s has no route %s; it has %s, and SELECT realtime.watch(%L, routes => …) declares another', quote_literal(named), quote_literal(asked),
+      coalesce((SELECT string_agg(quote_literal(r), ', ' ORDER BY i) FROM unnest(routes) WITH ORDINALITY u(r, i)), 'none'), named);
+  END IF;
+  FOREACH pair IN ARRAY pairs LOOP
+    given := substr(pair, strpos(pair, '=') + 1);
+    IF strpos(pair, '=') = 0 THEN
+      RETURN 'after : comes column=value, or several with , between; a value is a claim in braces, a *, or the value itself';
+    ELSIF given = '*' OR given ~ ('^' || claim || '$') THEN
+      CONTINUE;
+    ELSIF given !~ '^(?:[^{}*%,=:./"[:cntrl:]]|%(?:0[1-9A-F]|[1-7][0-9A-F]))*$' THEN
+      RETURN format('%s is no value: a claim stands in braces and alone, a * alone, and in a value itself %% , = : . / " { } * and control characters are percent-encoded',
+        quote_literal(given));
+    END IF;
+    BEGIN
+      spelt := realtime.canonical(g.gen, realtime.decode_name(split_part(pair, '=', 1)), CASE WHEN given = '' THEN '' ELSE realtime.decode_name(given) END);
+    EXCEPTION WHEN OTHERS THEN
+      RETURN format('%s is no value for %s: %s', quote_literal(given), split_part(pair, '=', 1), SQLERRM);
+    END;
+    IF spelt IS DISTINCT FROM (CASE WHEN given = '' THEN '' ELSE realtime.decode_name(given) END) THEN
+      RETURN format('write %s for %s, as the type of %s does', quote_literal(realtime.encode_name(spelt)), quote_literal(given), split_part(pair, '=', 1));
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $_$;
+
 CREATE FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) RETURNS TABLE(relid oid, name text, problem text, stray boolean)
     LANGUAGE sql STABLE
     AS $$
@@ -2438,13 +2609,27 @@ CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.notifications FOR EACH
 CREATE TRIGGER realtime_truncate AFTER TRUNCATE ON public.posts FOR EACH STATEMENT WHEN ((set_config(concat('realtime.capture_1_', pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ', split_part(current_setting(concat('realtime.capture_1_', pg_trigger_depth()), true), ' '::text, 2), 't'), true) IS NOT NULL)) EXECUTE FUNCTION realtime.capture_1_truncate('realtime.capture_1_', 't');
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.notifications REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_2_update();
 CREATE TRIGGER realtime_update AFTER UPDATE ON public.posts REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION realtime.capture_1_update();
+
+CREATE TRIGGER announce AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON realtime.policies FOR EACH STATEMENT EXECUTE FUNCTION realtime.policies_changed();
+ALTER TABLE realtime.policies ENABLE ALWAYS TRIGGER announce;
+
+CREATE TRIGGER announce AFTER INSERT ON realtime.revocations REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION realtime.revocations_added();
+ALTER TABLE realtime.revocations ENABLE ALWAYS TRIGGER announce;
+
+CREATE TRIGGER announce_other AFTER UPDATE ON realtime.revocations FOR EACH STATEMENT EXECUTE FUNCTION realtime.policies_changed();
+ALTER TABLE realtime.revocations ENABLE ALWAYS TRIGGER announce_other;
+
 CREATE TRIGGER leave_out BEFORE INSERT ON realtime.events_left_out FOR EACH ROW EXECUTE FUNCTION realtime.leave_out();
+
+CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON realtime.policies FOR EACH ROW EXECUTE FUNCTION realtime.refuse_policy();
+ALTER TABLE realtime.policies ENABLE ALWAYS TRIGGER refuse;
 
 
 -- Rights
 
 GRANT USAGE ON SCHEMA realtime TO PUBLIC;
 REVOKE ALL ON FUNCTION realtime.announce(gen integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.announce_rights(revocation text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.base_type(typ oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.begin_generation(rel oid, routes text[], level "char", mark boolean, previous integer, always boolean) FROM PUBLIC;
 
@@ -2552,13 +2737,18 @@ GRANT ALL ON FUNCTION realtime.plain_table(rel oid) TO realtime_reader;
 REVOKE ALL ON FUNCTION realtime.plain_types(types oid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.plain_types(types oid[]) TO realtime_reader;
 
+REVOKE ALL ON FUNCTION realtime.policies_changed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.problems() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.purge() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.quiet(gen integer, since xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.recapture() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.refuse(rel regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.refuse_pattern(channel text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.refuse_policy() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.reload("table" regclass) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.rendered_source(t realtime.captured, r text, k text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.revocations_added() FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.rights_changed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_columns(route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
@@ -2624,6 +2814,7 @@ REVOKE ALL ON FUNCTION realtime.vals_of(t realtime.captured, k text) FROM PUBLIC
 REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[], always boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.wrong_table_pattern(channel text, claim text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.alive TO realtime_reader;
 GRANT SELECT ON TABLE realtime.ballast TO realtime_reader;
@@ -2645,9 +2836,12 @@ GRANT SELECT ON TABLE realtime.leadership TO realtime_reader;
 GRANT SELECT ON TABLE realtime.meta TO realtime_reader;
 GRANT SELECT ON TABLE realtime.migrations TO realtime_reader;
 GRANT SELECT ON TABLE realtime.partitions_clock TO realtime_reader;
+GRANT SELECT ON TABLE realtime.policies TO realtime_reader;
 GRANT SELECT ON TABLE realtime.purges TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.purges_n_seq TO realtime_reader;
 GRANT SELECT ON TABLE realtime.recorded TO realtime_reader;
 GRANT SELECT ON SEQUENCE realtime.recorded_seq_seq TO realtime_reader;
 GRANT SELECT ON TABLE realtime.relations TO realtime_reader;
+GRANT SELECT ON TABLE realtime.revocations TO realtime_reader;
+GRANT SELECT ON SEQUENCE realtime.revocations_n_seq TO realtime_reader;
 

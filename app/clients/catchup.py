@@ -12,9 +12,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from app.clients.feed import Feed
+from app.clients.judging import Judging
 from app.clients.outbox import Outbox, Sink
 from app.core import wire
 from app.core.audience import Channel, Point, Subscriber
+from app.core.hub import Hub
 from app.core.session import Session
 from app.model.change import Table
 from app.model.channel import TableAddress, Topic, parse
@@ -33,7 +35,7 @@ Lost = tuple[ResetReason, Mapping[str, Channel]]  # channels that are to be rese
 class CatchUp:
     """`member` is the connection as the hub knows it."""
 
-    __slots__ = ("_lookup", "_member", "_observe", "_outbox", "_sink", "broadcaster", "doubted", "session")
+    __slots__ = ("_lookup", "_member", "_observe", "_outbox", "_sink", "broadcaster", "doubted", "judging", "session")
 
     def __init__(
         self,
@@ -43,8 +45,10 @@ class CatchUp:
         sink: Sink,
         outbox: Outbox,
         observe: Observer,
+        judging: Judging,
     ) -> None:
         self.session = session
+        self.judging = judging
         self.broadcaster = lookup.broadcaster
         self._lookup = lookup
         self._member = member
@@ -63,13 +67,6 @@ class CatchUp:
         """Undo `acquire`."""
         for name, channel in channels.items():
             self.session.channels.pop(name, None)
-            self.broadcaster.hub.release(channel)
-
-    def drop(self, names: Sequence[str]) -> None:
-        """Give up channels that are subscribed, live or not."""
-        for name in names:
-            channel = self.session.channels.pop(name)
-            channel.leave(self._member)
             self.broadcaster.hub.release(channel)
 
     # Positions.
@@ -93,11 +90,12 @@ class CatchUp:
     # Units.
 
     async def send_units(self) -> None:
-        """Send the next units, or reset where history no longer has them. Raises ConnectionResetError, and DatabaseAway
-        in the midst of a unit."""
+        """Send the next units to channels that were judged, or reset where history no longer has them. Raises
+        ConnectionResetError, and DatabaseAway in the midst of a unit."""
         session = self.session
+        await self.judging.settle()
         assert session.point is not None
-        feed = Feed(self.broadcaster, self._sink, session.channels, self._outbox.write)
+        feed = Feed(self.broadcaster, self._sink, session.channels, self._outbox.write, lambda: self.judging.current)
         try:
             async for point in feed.send_units(session.point):
                 session.point = point
@@ -146,6 +144,8 @@ class CatchUp:
         for message in wire.snapshot(pages, token, self.broadcaster.hub.fed_limit):
             await self._sink.drained()
             self._outbox.write([message])
+        if not pages and token is not None:
+            self._outbox.send(wire.position(token))
         return lost
 
     async def look_into_doubts(self) -> None:
@@ -158,9 +158,17 @@ class CatchUp:
                     raise BadChannel(f"{channel.name!r} is another table now", channel=channel.name)
             except BadChannel as problem:
                 self._outbox.refuse(problem)
-                self.drop([channel.name])
+                drop(self.session, self.broadcaster.hub, self._member, [channel.name])
                 self._outbox.send(wire.unsubscribed(None, [channel.name]))
             except Unavailable:
                 self.doubted |= topics
                 await asyncio.sleep(AWAY_SECONDS)
                 return
+
+
+def drop(session: Session, hub: Hub, member: Subscriber, names: Sequence[str]) -> None:
+    """Give up channels that are subscribed, live or not."""
+    for name in names:
+        channel = session.channels.pop(name)
+        channel.leave(member)
+        hub.release(channel)

@@ -9,25 +9,26 @@ Invariants
 import asyncio
 from collections.abc import Sequence
 
-from app.clients.catchup import CatchUp
+from app.clients.catchup import CatchUp, drop
 from app.clients.joining import Joining
+from app.clients.judging import Judging
 from app.clients.named import Named
 from app.clients.outbox import Outbox, Sink
 from app.clients.registry import Registry
 from app.core import wire
 from app.core.audience import Point
 from app.core.session import Session, State
-from app.model.change import Table
-from app.model.channel import TableAddress
 from app.model.claims import Identity
 from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason, Unauthorized
 from app.model.observations import Failed, Lagging, MessagesReceived, Transport
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
+from app.stream.lookup import Located
 
 # Bytes unsent above which a connection does not stay in the live stream, and is fed at its own pace.
 BACKLOG_BYTES = 128 << 10
 TOKEN_FIRST = 'show a token first: {"type":"auth","token":"…"}'
+UNJUDGED = -1  # an epoch that the broadcaster never has
 CUT_REPLAY = "the database went away in the midst of a replay"
 
 
@@ -37,6 +38,7 @@ class Connection(Named):
         "_catchup",
         "_feeder",
         "_joining",
+        "_judging",
         "_lock",
         "broadcaster",
         "outbox",
@@ -55,7 +57,10 @@ class Connection(Named):
         self.broadcaster: Broadcaster = registry.broadcaster
         self.session = Session(registry.channel_limit)
         self.outbox = Outbox(sink, registry.observe)
-        self._catchup = CatchUp(self, self.session, registry.lookup, sink, self.outbox, registry.observe)
+        self._judging = Judging(
+            lambda: self.identity, self.session, registry.rights, self.broadcaster, self.outbox, self._drop
+        )
+        self._catchup = CatchUp(self, self.session, registry.lookup, sink, self.outbox, registry.observe, self._judging)
         self._joining = Joining(self.session, registry.lookup, self._catchup, self.outbox)
         self._beaten = 0  # the hub's count of batches at the last beat
         self._lock = asyncio.Lock()
@@ -106,9 +111,15 @@ class Connection(Named):
             return
         if self.session.over:
             return
-        self.identity, self.known = identity, True
+        self._become(identity)
         door.arrive(self)
         self.outbox.send(wire.authenticated(id, identity.user, identity.expires))
+
+    def _become(self, identity: Identity) -> None:
+        """The client is who it says from here on: all its channels are judged anew, where the connection is."""
+        self.identity, self.known = identity, True
+        self._judging.epoch = UNJUDGED
+        self.fall_behind(self.broadcaster.point)
 
     def expel(self, problem: Unauthorized) -> None:
         """Tell the client that it may not stay, and end its stream."""
@@ -129,7 +140,7 @@ class Connection(Named):
         async with self._lock:
             await self._joining.send_rows()
             self.session.check_subscribe(names)
-            located, start, refused = await self.registry.lookup.look_up(names, position)
+            located, start, refused = await self._joining.find(names, position, rows=snapshot)
             self._leave_live()
             try:
                 if snapshot and (start is None or not all(start.sees(table.xid) for table, _ in located)):
@@ -142,7 +153,7 @@ class Connection(Named):
     async def _join(
         self,
         id: wire.JsonId,
-        located: list[tuple[Table, TableAddress]],
+        located: Located,
         start: Snapshot | None,
         refused: ResetReason | None,
     ) -> None:
@@ -155,8 +166,11 @@ class Connection(Named):
         async with self._lock:
             await self._joining.send_rows()
             self.session.check_unsubscribe(names)
-            self._catchup.drop(names)
+            self._drop(names)
             self.outbox.send(wire.unsubscribed(id, names))
+
+    def _drop(self, names: Sequence[str]) -> None:
+        drop(self.session, self.broadcaster.hub, self, names)
 
     # The live stream.
 
@@ -206,10 +220,12 @@ class Connection(Named):
             self.session.feed(self.broadcaster.point)
 
     def _resume(self) -> None:
-        """Go live where nothing is missing, no table is doubted and little is unsent; otherwise be fed."""
+        """Go live where nothing is missing, all is judged, no table is doubted and little is unsent; otherwise be
+        fed."""
         if self.session.over or self.session.state is State.LIVE or self.session.point is None:
             return
-        ready = self._catchup.at_the_front and not self._catchup.doubted and self._joining.opening is None
+        ready = self._catchup.at_the_front and self._judging.current and not self._catchup.doubted
+        ready = ready and self._joining.opening is None
         if ready and self.sink.backlog() <= BACKLOG_BYTES:
             for channel in self.session.channels.values():
                 channel.join(self)
@@ -232,6 +248,7 @@ class Connection(Named):
                     await self._joining.send_rows()
                     await self.sink.drained()  # also when nothing is missing: a backlog must not grow
                     await self._catchup.look_into_doubts()
+                    await self._judging.settle()
                     self._resume()
                     # Nothing is fed while a table is doubted: a position would speak for a channel that may be gone.
                     settled = not self._catchup.doubted
@@ -272,7 +289,7 @@ class Connection(Named):
         self.sink.rerouted = None
         self.registry.remove(self)
         self.registry.door.leave(self)
-        self._catchup.drop(list(self.session.channels))
+        self._drop(list(self.session.channels))
         self._joining.close()
         if self._feeder is not None:
             self._feeder.cancel()

@@ -41,18 +41,22 @@ class Feed:
         sink: Sink,
         channels: Mapping[str, Channel],
         write: Callable[[Sequence[wire.Message]], None],
+        judged: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`judged` says whether the rights to these channels were judged by what the server knows now."""
         self.broadcaster = broadcaster
         self.sink = sink
         self.channels = channels
         self.write = write
+        self.judged = judged
         self.open = False
         self.schema: set[Topic] = set()
         self._pending: set[Topic] = set()
 
     async def send_units(self, point: Point) -> AsyncIterator[Point]:
         """Send a unit of what follows `point`, and yield each position reached. What has nothing for these channels is
-        passed over, up to PORTION_BYTES of it.
+        passed over, up to PORTION_BYTES of it. Where the rights have to be judged anew before anything more is looked
+        at, what was found before is all, which may be nothing.
 
         Raises PositionRefused where neither memory nor the event log holds what follows (when EXPIRED, nothing of the
         current unit was sent), DatabaseAway, ConnectionResetError.
@@ -60,12 +64,14 @@ class Feed:
         await self._wait_for_room()
         position, unit, source = point.snapshot, list[Seen](), HISTORY
         size = passed = looked = 0
-        while size < UNIT_BYTES and passed < PORTION_BYTES:
+        while size < UNIT_BYTES and passed < PORTION_BYTES and self.judged():
             stretch = self._known(position)
             if stretch is None and unit:
                 break
             if stretch is None:
                 stretch, source = await self._read(position), EVENT_LOG
+                if not self.judged():
+                    break
             if stretch.large is not None or stretch.schema:
                 if position is point.snapshot:
                     async for reached in self._send_alone(position, stretch):
@@ -82,6 +88,8 @@ class Feed:
                 break
             if looked % LOOKS == 0:
                 await self.broadcaster.turns.take()
+        if position is point.snapshot:
+            return
         end = self._point(position)
         await self._send(unit, end, source)
         yield end

@@ -13,6 +13,7 @@ from app.core.session import NAMES_LIMIT
 from app.model.errors import ResetReason
 from app.model.observations import Observer
 from app.stream.lookup import Lookup
+from app.stream.rights import Rights, Unjudged
 
 CHANNEL_LIMIT = 1000
 BEATS: Final = 32  # clients in one turn of the event loop: ten thousand at once would be a pause of 300 ms for all
@@ -33,7 +34,7 @@ class Registered(Protocol):
 
 class Registry:
     """`heartbeat` is in seconds. `welcome` is the message that greets each client. Without a `door` everybody may come
-    in."""
+    in, and without `rights` everybody may have everything."""
 
     def __init__(
         self,
@@ -44,8 +45,10 @@ class Registry:
         version: str,
         heartbeat: float,
         door: Door | None = None,
+        rights: Rights | None = None,
     ) -> None:
         self.lookup = lookup
+        self.rights: Rights = rights or Unjudged()
         self.broadcaster = broadcaster = lookup.broadcaster
         self.observe = observe
         self.heartbeat = heartbeat

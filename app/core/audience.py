@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, Self
 
 from app.core import wire
 from app.model.channel import Topic
+from app.model.claims import Identity
 from app.model.observations import Transport
 from app.model.position import Snapshot
 
@@ -56,6 +57,9 @@ class Subscriber(Protocol):
 
     @property
     def sink(self) -> Out: ...
+
+    @property
+    def identity(self) -> Identity: ...
 
     def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point) -> bool:
         """Write these messages. Their bytes are `data`, of which the socket took `sent` already. False where the

@@ -116,8 +116,9 @@ class Hub:
     def fan_out(self, batch: Batch, before: Point, after: Point) -> list[Delivery]:
         """Give every live connection its part of the batch.
 
-        A connection whose part is large, or whose table changed its definition, falls behind instead, at `before`. So
-        does one that has a channel in a table of a batch that is too large to hold; the others stay live.
+        A connection whose part is large, or whose table changed its definition, or whose rights may have changed, falls
+        behind instead, at `before`. So does one that has a channel in a table of a batch that is too large to hold; the
+        others stay live.
         """
         self._set_aside(batch, before)
         matched: defaultdict[Channel, list[tuple[int, str, bytes]]] = defaultdict(list)
@@ -152,7 +153,11 @@ class Hub:
         if batch.transactions is None:
             topics = set(self._topics) if batch.touched is None else topics | batch.touched
         aside = [channel for topic in topics & self._topics.keys() for channel in self._topics[topic].all()]
-        for member in {m for channel in aside for m in channel.members}:
+        members = {m for channel in aside for m in channel.members}
+        if batch.rights is not None:
+            everybody = {m for channel in self._channels.values() for m in channel.members}
+            members |= {m for m in everybody if batch.rights.concerns(m.identity)}
+        for member in members:
             member.fall_behind(before)
 
 

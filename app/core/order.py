@@ -28,17 +28,19 @@ def transaction(events: list[Change]) -> Transaction:
         (event,) = events
         if event.op in ACTIONS:
             return Transaction(event.xid, event.number, events)
-    changes, schema = ordered(events)
-    return Transaction(events[0].xid, max(e.number for e in events), changes, schema)
+    control = Control()
+    changes, schema = ordered(events, control)
+    return Transaction(events[0].xid, max(e.number for e in events), changes, schema, rights=control.rights)
 
 
-def ordered(events: Iterable[Change]) -> tuple[list[Change], list[Table]]:
-    """The row changes and TRUNCATEs in order, and the tables that need a `reset: schema`."""
+def ordered(events: Iterable[Change], control: Control | None = None) -> tuple[list[Change], list[Table]]:
+    """The row changes and TRUNCATEs in order, and the tables that need a `reset: schema`. `control` takes out what is
+    no change."""
     events = sorted(events, key=_LOGGED)
     marked = any(e.mark is not None for e in events)
     mixed = len(events) > 1 and {e.op for e in events} not in ({"I"}, {"D"})  # else no two are of one row
     queries = _queries(events) if marked or mixed else {}
-    events, schema = Control().take_out(_by_mark(events, queries) if marked else events)
+    events, schema = (control or Control()).take_out(_by_mark(events, queries) if marked else events)
     return chained(_untangled(events, queries)) if mixed else events, schema
 
 

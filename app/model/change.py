@@ -16,6 +16,7 @@ from typing import Final
 
 from app.model.channel import TableAddress, encode, route_columns
 from app.model.position import Snapshot
+from app.model.rights import RightsChange
 
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 # Types whose text is what their JSON string holds, to the letter.
@@ -118,7 +119,7 @@ class Table:
 @dataclass(slots=True, eq=False)
 class Change:
     """One event of the event log. `number` is its statement's, `n` the row's within the statement. `op` is a letter:
-    I, U, D and T as in ACTIONS; R and G as in app.core.control. `depth` counts the triggers that the statement ran in,
+    I, U, D and T as in ACTIONS; G, P, R as in app.core.control. `depth` counts the triggers that the statement ran in,
     `mark` is its WAL position (docs/capture.md, section 1). `at` is in microseconds since 1970 (UTC). `half` is "d" or
     "i" where an UPDATE that changes the key was split into a DELETE and an INSERT, and this is one of the two.
 
@@ -174,15 +175,16 @@ class Change:
 
 @dataclass(slots=True)
 class Transaction:
-    """The changes of one transaction in order, and the tables whose definition it changed (`reset: schema`). `last` is
-    the number of its last event, by which transactions are ordered. One that is `unreadable`, and why, has no changes,
-    and all its tables in `schema`."""
+    """The changes of one transaction in order, the tables whose definition it changed (`reset: schema`), and whose
+    rights. `last` is the number of its last event, by which transactions are ordered. One that is `unreadable`, and
+    why, has no changes, and all its tables in `schema`."""
 
     xid: int
     last: int
     changes: list[Change]
     schema: list[Table] = field(default_factory=list)
     unreadable: str = ""
+    rights: RightsChange | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -191,9 +193,9 @@ class Batch:
 
     `transactions` is None where that is too much to hold: whoever needs it reads the event log. `schema` names the
     tables of its G and R events in either case, and `touched` the tables (relids) of what is too much to hold; None
-    says that any may be among them. `highest` is the highest transaction with an event in `upto`. `lsn` is the WAL
-    position that was durable then, 0 where there was no event. `size` is in bytes of memory, about. `seen_at` is the
-    monotonic clock (seconds) when the fleet saw it first.
+    says that any may be among them. `rights` joins what its P events say. `highest` is the highest transaction with an
+    event in `upto`. `lsn` is the WAL position that was durable then, 0 where there was no event. `size` is in bytes of
+    memory, about. `seen_at` is the monotonic clock (seconds) when the fleet saw it first.
     """
 
     since: Snapshot
@@ -205,6 +207,7 @@ class Batch:
     size: int
     seen_at: float
     touched: frozenset[int] | None = None
+    rights: RightsChange | None = None
 
 
 @lru_cache(maxsize=8)

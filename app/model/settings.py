@@ -32,9 +32,9 @@ _LATER: Final = ("redis", "rediss", "kafka", "amqp", "amqps", "nats")
 class Settings:
     """Durations in seconds, sizes in bytes. `database_url` is a libpq URI; None means the embedded database.
 
-    It has an attribute for each setting, and three more. `own_key` says that the server made its key itself. `worker`
-    comes from the keeper of several workers: it is the path of this worker's own socket. `notes` are what an operator
-    should know of the settings."""
+    It has an attribute for each setting, and four more. `own_key` says that the server made its key itself. `rights`
+    says whether policies decide who may see what. `worker` comes from the keeper of several workers: it is the path of
+    this worker's own socket. `notes` are what an operator should know of the settings."""
 
     database_url: str | None = field(default=None, repr=False)
     host: str = "127.0.0.1"
@@ -74,6 +74,7 @@ class Settings:
     auth_seconds: int = 5
     own_key: bool = False
     worker: str | None = None
+    rights: bool = False
     notes: tuple[str, ...] = ()
 
     @classmethod

@@ -17,6 +17,7 @@ from psycopg.types.string import ByteaBinaryLoader, TextBinaryLoader
 
 from app.core.order import transaction
 from app.model.change import Change, Table, Transaction, Values
+from app.model.rights import RightsChange
 from app.postgres.connect import Connection
 
 _BLANKED: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -40,7 +41,7 @@ def register(connection: Connection) -> None:
 # The columns of an event. Every statement that reads events returns them, as its last ones.
 ID, N, XID, GEN, OP, _, _, _, _, NEW_VALUES, OLD_VALUES, NEW, OLD = range(13)
 WIDTH: Final = 13
-_OPS: Final = frozenset("IUDTRG")
+_OPS: Final = frozenset("IUDTRGP")
 _EPOCH: Final = -_Y2000  # 1970, and the end of the year 9999, as PostgreSQL counts
 _LAST: Final = 252_455_616_000_000_000
 _ORDER: Final = attrgetter("last", "xid")
@@ -111,13 +112,14 @@ def _one_by_one(rows: Sequence[Sequence[Any]], tables: Mapping[int, Table]) -> l
 
 def unreadable(group: Sequence[Sequence[Any]], tables: Mapping[int, Table], error: Exception) -> Transaction:
     """What stands for a transaction, or for a part of one, that can't be understood. An event of a generation that is
-    not known may be any table's."""
+    not known may be any table's; where rights change in it, they may be anybody's."""
     known = {gen: tables[gen] for gen in {row[-WIDTH + GEN] for row in group} if gen in tables}
     strange = any(row[-WIDTH + GEN] not in tables for row in group)
     concerned = {table.relid: table for table in (tables if strange else known).values()}
     reason = f"{type(error).__name__}: {error}"
     last = max(row[-WIDTH + ID] for row in group)
-    return Transaction(group[0][-WIDTH + XID], last, [], list(concerned.values()), reason)
+    rights = RightsChange() if any(row[-WIDTH + OP] == "P" for row in group) else None
+    return Transaction(group[0][-WIDTH + XID], last, [], list(concerned.values()), reason, rights)
 
 
 def size(found: Iterable[Transaction]) -> int:

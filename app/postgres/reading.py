@@ -13,6 +13,7 @@ from typing import Final
 from app.model.change import Batch, Table
 from app.model.errors import PositionRefused, ResetReason
 from app.model.position import Snapshot
+from app.model.rights import RightsChange
 from app.postgres import event_rows, pages
 from app.postgres.catalog import Catalog
 from app.postgres.connect import Connection, deadline
@@ -81,7 +82,7 @@ class Reading:
         schema = {table.gen: table for t in ordered for table in t.schema}
         return Batch(
             since, found.snapshot.normalised(highest), highest, found.written, ordered, list(schema.values()),
-            event_rows.size(ordered), seen_at,
+            event_rows.size(ordered), seen_at, rights=RightsChange.joined(t.rights for t in ordered),
         )  # fmt: skip
 
     async def _extent(
@@ -100,4 +101,5 @@ class Reading:
         relids = frozenset(tables[gen].relid for gen in touched) if tables.keys() >= set(touched) else None
         highest = max(since.xmax - 1, row[1])
         upto = found.snapshot.normalised(highest)
-        return Batch(since, upto, highest, found.written, None, schema, PORTION_BYTES, seen_at, relids)
+        rights = RightsChange() if row[4] else None
+        return Batch(since, upto, highest, found.written, None, schema, PORTION_BYTES, seen_at, relids, rights)

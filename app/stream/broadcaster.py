@@ -72,7 +72,7 @@ class Broadcaster:
         self.read_at = -math.inf  # when a read last succeeded (the monotonic clock, seconds)
         self._failures = 0  # to read, one after another, for another reason than that the database is away
         self._skipped_at = -math.inf
-        self.epoch = 0  # counts what may change the meaning of a channel or a position
+        self.epoch = 0  # counts what may change the meaning of a channel or a position, and who may have it
         self.history = History(head.position, history_bytes)
         self.replays = Replays(event_log, lambda: self.point.snapshot, observe)
         self.turns = Turns()
@@ -163,7 +163,7 @@ class Broadcaster:
         if not batch.since.contains(self.point.snapshot):
             batch = _unseen(batch, self.point.snapshot)
         self._head = replace(self._head, lsn=max(self._head.lsn, batch.lsn))
-        self.epoch += bool(batch.schema)
+        self.epoch += bool(batch.schema or batch.rights is not None)
         before, upto = self.point, self.point.snapshot.union(batch.upto)
         self.point = Point(upto, self.mint(upto))
         # In the history a batch ends where this server was after it, which may be more than the batch saw. So each end

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from app.core.rights import Policy
 from app.model.change import Batch, Table
 from app.model.channel import TableAddress
 from app.model.errors import ResetReason
 from app.model.observations import EventLogTurnBlocked, FuseOpened, StrangerAtLock, WatchProblem
 from app.model.position import Position, Snapshot
+from app.model.rights import Revocation
 from app.stream.stretch import Stretch
 
 PORTION_BYTES: Final = 1 << 20  # about how much a replay reads, and sends, at a time
@@ -122,6 +124,33 @@ class Tables(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyRead:
+    """Who may see what, as of one moment, which is at or after `position`. `asks` says whether the database has
+    realtime.may_subscribe."""
+
+    position: Snapshot
+    policies: Sequence[Policy]
+    revocations: Sequence[Revocation]
+    asks: bool
+
+
+class PolicyReader(Protocol):
+    """Reading who may see what."""
+
+    async def policies(self) -> PolicyRead:
+        """All policies, and the revocations that have not ended, as they are now."""
+        ...
+
+    async def may_subscribe(self, channel: str, claims: str) -> bool | None:
+        """What the database's own realtime.may_subscribe says of these claims (JSON); None where it has no opinion.
+
+        Raises Unavailable where it fails, or takes longer than a second."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Receiver(Protocol):
     """A server, as a bus sees it. No method awaits or raises."""
 
@@ -150,7 +179,7 @@ class Bus(Protocol):
     A bus that carries whole batches has three things to see to. Snapshots of two incarnations can't be compared, so a
     batch travels with its incarnation, and one of another than the receiver's is a wake-up. `Batch.seen_at` is the
     monotonic clock of one machine, so the receiving side sets it. `Batch.schema` holds definitions, which whoever reads
-    the event log loads, so a batch that changes one is a wake-up too.
+    the event log loads, so a batch that changes one is a wake-up too. So is one with `rights`.
     """
 
     ready: bool  # it is connected and would hear what others say
@@ -233,6 +262,7 @@ class Backend:
     event_log: LiveEventLog
     tables: Tables
     rows: RowReader
+    policies: PolicyReader
     bus: Bus
     lead: Lead
     listening: Callable[[], bool]

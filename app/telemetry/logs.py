@@ -80,6 +80,9 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.TableRedefined: INFO,
     observe.TableOffAir: INFO,
     observe.WatchProblem: WARNING,
+    observe.PoliciesRead: DEBUG,
+    observe.PolicyUnreadable: WARNING,
+    observe.SubscribeRefused: DEBUG,
 }
 # From here on a session that sleeps in a transaction after LISTEN is worth an alarm: a full queue fails every NOTIFY.
 QUEUE_ALARM: Final = 0.1

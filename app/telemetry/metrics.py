@@ -70,6 +70,7 @@ class Metrics:
         self._flow()
         self._database()
         self._fuse()
+        self._rights()
 
     def __call__(self, observation: Observation) -> None:
         reader = self._readers.get(type(observation))
@@ -259,6 +260,22 @@ class Metrics:
 
         self._on(observe.FuseOpened, open_)
         self._on(observe.FuseHealed, lambda o: fuse.set(0))
+
+    def _rights(self) -> None:
+        policies = self._gauge("sobranie_policies", "Policies by which rights are judged")
+        revocations = self._gauge("sobranie_revocations", "Revocations that have not ended")
+        unreadable = self._counter("sobranie_policies_unreadable_total", "Policies that could not be read; must read 0")
+        refused = self._counter("sobranie_subscribe_refused_total", "Channels refused, or taken away", "reason")
+        for reason in ("forbidden", "revoked", "may_subscribe", "unavailable"):
+            refused.labels(reason)
+
+        def read(fact: observe.PoliciesRead) -> None:
+            policies.set(fact.policies)
+            revocations.set(fact.revocations)
+
+        self._on(observe.PoliciesRead, read)
+        self._on(observe.PolicyUnreadable, lambda o: unreadable.inc())
+        self._on(observe.SubscribeRefused, lambda o: refused.labels(o.reason).inc())
 
     def _on(self, kind: type[Observation], reader: Callable[[Any], None]) -> None:
         self._readers[kind] = reader

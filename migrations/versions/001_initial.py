@@ -13,7 +13,7 @@ depends_on = None
 
 FILES = (
     "event_log.sql", "describe.sql", "relations.sql", "rendering.sql", "capture.sql", "locks.sql", "watch.sql", "check.sql",
-    "position.sql", "incarnation.sql", "leader.sql", "partitions.sql", "fuse.sql", "rights.sql",
+    "position.sql", "incarnation.sql", "leader.sql", "partitions.sql", "fuse.sql", "policies.sql", "rights.sql",
 )  # fmt: skip
 
 

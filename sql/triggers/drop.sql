@@ -45,6 +45,9 @@ DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.tree(oid), re
   realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
  
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);
+DROP FUNCTION IF EXISTS realtime.may_subscribe(text, jsonb);
+DROP FUNCTION realtime.rights_changed(), realtime.announce_rights(text[]), realtime.refuse_pattern(text), realtime.wrong_table_pattern(text, text);
+DROP TABLE realtime.policies, realtime.revocations;
 DROP TABLE realtime.ballast, realtime.leadership, realtime.created, realtime.purges, realtime.meta, realtime.recorded, realtime.partitions_clock,
   realtime.alive, realtime.incarnation, realtime.relations, realtime.generations, realtime.event_log_state, realtime.events;
 DROP FUNCTION realtime.floor_now(), realtime.slot();

@@ -12,6 +12,8 @@ BEGIN
   LOOP
     IF o.ours THEN
       PERFORM realtime.unwatch(o.rel);
+      DELETE FROM realtime.policies p WHERE (p.name, p.channel) IN (VALUES ('posts for everybody', 'posts'),
+        ('notifications for whom they are', 'notifications:user_id={sub}')) AND split_part(p.channel, ':', 1) = split_part(o.name, '.', 2);
       EXECUTE format('DROP TABLE %s', o.rel);
     ELSE
       RAISE WARNING '% is no more what was made here: it stays as it is; to drop it: DROP TABLE %', o.name, o.rel;

@@ -21,7 +21,7 @@ CREATE TABLE realtime.events (
   n int NOT NULL,              -- ordinal among the rows of one id, gaps where an UPDATE changed nothing
   xid xid8 NOT NULL,
   gen int NOT NULL,
-  op "char" NOT NULL,          -- I U D T; R partitions changed behind the parent's back; G a generation begins or ends
+  op "char" NOT NULL,          -- I U D T; R partitions changed behind the parent's back; G a generation begins or ends; P rights change (policies.sql)
   depth smallint NOT NULL,     -- over 1 for changes made by triggers, and by cascades where the table is marked
   ord bigint,                  -- the mark: WAL position when the rows had been written; null where nothing nests
   at timestamptz NOT NULL,

@@ -1,7 +1,7 @@
 -- Who may do what. Run as realtime_owner, last, and again after any other file has run.
 --
 -- Invariants: an application's role can reach schema realtime and call position(), nothing else: it cannot read the
--- event log (all rows of all tenants), nor call or attach a capture function.
+-- event log (all rows of all tenants), nor call or attach a capture function. Who may see what is written by realtime_owner alone.
 DO $do$
 DECLARE
   f regprocedure;
@@ -19,3 +19,10 @@ GRANT SELECT ON ALL SEQUENCES IN SCHEMA realtime TO realtime_reader;
 GRANT EXECUTE ON FUNCTION realtime.canonical(int, text, text), realtime.spelling(oid, int, oid), realtime.spelled("char", text),
   realtime.spelled_interval(text), realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.shown(oid), realtime.check(), realtime.incarnate(), realtime.turn(interval, bigint, pg_snapshot),
   realtime.slot(), realtime.fuse(), realtime.has_room(int), realtime.event_log_bytes(), realtime.mind_fuse(bigint, bigint), realtime.try_to_lead(), realtime.strangers() TO realtime_reader;
+-- The DBA's own (policies.sql), where there is one.
+DO $do$
+BEGIN
+  IF to_regprocedure('realtime.may_subscribe(text, jsonb)') IS NOT NULL THEN
+    GRANT EXECUTE ON FUNCTION realtime.may_subscribe(text, jsonb) TO realtime_reader;
+  END IF;
+END $do$;

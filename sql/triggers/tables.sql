@@ -1,7 +1,7 @@
 -- Sobranie's own tables, posts and notifications, on the air. Run by whoever migrates, or later:
 -- psql "$DATABASE_URL" -f sql/triggers/tables.sql
 -- Invariants: what bears one of these names already stays as it is, and is not watched unasked; what is made here is
--- recorded, so that the way back (drop_tables.sql) can tell it from what others make.
+-- recorded, so that the way back (drop_tables.sql) can tell it from what others make. Who may see it is written with it.
 DO $do$
 DECLARE
   taken text[]; other text;
@@ -21,6 +21,7 @@ BEGIN
     CREATE INDEX ON public.posts (author_id);
     INSERT INTO realtime.created VALUES ('public.posts'::regclass, 'public.posts', realtime.form('public.posts'::regclass));
     PERFORM realtime.watch('public.posts', routes => '{author_id}');
+    INSERT INTO realtime.policies (name, channel) VALUES ('posts for everybody', 'posts') ON CONFLICT DO NOTHING;
   END IF;
 
   IF 'public.notifications' <> ALL (taken) THEN
@@ -36,6 +37,7 @@ BEGIN
     INSERT INTO realtime.created VALUES ('public.notifications'::regclass, 'public.notifications',
       realtime.form('public.notifications'::regclass));
     PERFORM realtime.watch('public.notifications', routes => '{user_id}');
+    INSERT INTO realtime.policies (name, channel) VALUES ('notifications for whom they are', 'notifications:user_id={sub}') ON CONFLICT DO NOTHING;
   END IF;
 
   FOREACH other IN ARRAY taken LOOP

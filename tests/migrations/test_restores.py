@@ -147,7 +147,7 @@ async def test_one_table_restored_beside_others_is_on_no_channel_of_theirs(sourc
     await copy.execute("CREATE TABLE news (id int PRIMARY KEY, v text); SELECT realtime.watch('news', '{v}')")
     restore(source, copy, dumped=("-t", "orders"))
     assert await copy.execute("SELECT * FROM orders") == [(1, "x")]
-    captures = "SELECT capture FROM realtime.generations"
+    captures = "SELECT capture FROM realtime.generations WHERE gen > 0"
     assert not set(await source.execute(captures)) & set(await copy.execute(captures))
     await copy.execute("INSERT INTO orders VALUES (3, 'secret')")
     assert [e.new for e in await events(copy)] == []

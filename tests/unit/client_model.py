@@ -20,6 +20,8 @@ from app.model.observations import Failed, Lagging, Observation, Transport
 from app.stream.broadcaster import Broadcaster
 from app.stream.follower import Follower
 from app.stream.lookup import Lookup
+from app.stream.ports import PolicyReader
+from app.stream.rights import Judged
 from tests.support.stream import Stream
 from tests.unit.log_model import World
 
@@ -30,7 +32,7 @@ DRAINED = 400  # bytes of backlog with which history goes on
 class Server:
     """One server's broadcaster and connections; `inbox` holds the batches that the bus has for it."""
 
-    def __init__(self, world: World, history_bytes: int) -> None:
+    def __init__(self, world: World, history_bytes: int, policies: PolicyReader | None = None) -> None:
         self.world = world
         self.inbox: list[Batch] = []
         self.peers: list[Server] = []
@@ -39,7 +41,8 @@ class Server:
         self.broadcaster = Broadcaster(world, Hub(), world.start(), history_bytes, self._observe, self._publish)
         self.lookup = Lookup(self.broadcaster, world, None)
         self.follower = Follower(self.broadcaster, self._depose, self._observe)
-        self.registry = Registry(self.lookup, self._observe, server_id="s", version="0", heartbeat=0)
+        rights = Judged(self.broadcaster, world, policies, self._observe) if policies is not None else None
+        self.registry = Registry(self.lookup, self._observe, server_id="s", version="0", heartbeat=0, rights=rights)
 
     def _observe(self, seen: Observation) -> None:
         if isinstance(seen, Failed):
@@ -81,7 +84,7 @@ class Numbered(Connection):
     _made = 0
 
     def __init__(self, sink: "Link", registry: Registry) -> None:
-        super().__init__(sink, registry, ANONYMOUS)
+        super().__init__(sink, registry, sink.client.identity)
         Numbered._made += 1
         self._n = Numbered._made
 
@@ -166,6 +169,7 @@ class Client:
         self.link: Link | None = None
         self.tokens: list[str] = []
         self.refused: list[str] = []
+        self.identity = ANONYMOUS
         self.diary: list[str] = []  # for whoever reads a failure
         self.links: list[Link] = []
         self._asked: dict[int, tuple[list[str], str | None]] = {}

@@ -20,6 +20,7 @@ from app.model.change import Batch, Change, Table, Transaction
 from app.model.channel import Topic
 from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetReason
 from app.model.position import Position, Snapshot
+from app.model.rights import RightsChange
 from app.stream.ports import EventLogListener, LogHead
 from app.stream.stretch import Stretch
 from harness.facts import turn
@@ -233,7 +234,10 @@ class World:
         held = None if sum(len(t.changes) for t in found) > self.held else found
         upto = self.raw().normalised(highest)
         now, touched = time.monotonic(), {c.table.relid for t in found for c in self.committed[t.xid]}
-        batch = Batch(since, upto, highest, self._next, held, list(schema.values()), size, now, frozenset(touched))
+        rights = RightsChange.joined(t.rights for t in found)
+        batch = Batch(
+            since, upto, highest, self._next, held, list(schema.values()), size, now, frozenset(touched), rights
+        )
         await self._reach()
         return batch
 
@@ -293,7 +297,7 @@ class World:
             Event(c.xid, c.number, c.n, c.op, False, c.table.name, _load(c.new), _load(c.old), ("id",))
             for changes in self.committed.values()
             for c in changes
-            if c.op != "G"
+            if c.op not in "GP"
         ]
         tables = {name: Counter(canonical(row) for row in rows.values()) for name, rows in self.rows.items()}
         return Truth(events, tables)

@@ -72,6 +72,7 @@ from app.model.observations.process import (
     WorkerNotStarted,
     WorkerStarted,
 )
+from app.model.observations.rights import PoliciesRead, PolicyUnreadable, SubscribeRefused
 
 __all__ = [
     "FACTS",
@@ -110,6 +111,8 @@ __all__ = [
     "Observation",
     "Observer",
     "PageRefused",
+    "PoliciesRead",
+    "PolicyUnreadable",
     "QueueUsage",
     "Refused",
     "ReplayRead",
@@ -122,6 +125,7 @@ __all__ = [
     "Stopped",
     "StrangerAtLock",
     "Strangers",
+    "SubscribeRefused",
     "TableOffAir",
     "TableRedefined",
     "Timeout",

@@ -27,6 +27,7 @@ class Catching:
         connection = Connection(self.sink, stage.server.registry, ANONYMOUS)
         self.catchup: CatchUp = connection._catchup
         self.session: Session = connection.session
+        self.drop = connection._drop
 
     def at_the_front(self) -> bool:
         return self.catchup.at_the_front
@@ -43,7 +44,7 @@ class Catching:
 def catching(stage: Stage) -> Iterator[Catching]:
     made = Catching(stage)
     yield made
-    made.catchup.drop(list(made.session.channels))
+    made.drop(list(made.session.channels))
 
 
 async def test_what_is_acquired_and_let_go_leaves_the_hub_as_it_was(catching: Catching) -> None:

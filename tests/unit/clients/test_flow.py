@@ -61,12 +61,18 @@ class Play:
     def __init__(self, seed: int, weather: Weather) -> None:
         self.random = Random(seed)
         self.weather = weather
-        self.world = World(self.random, held=weather.held)
-        self.servers = [Server(self.world, weather.history_bytes) for _ in range(2)]
+        self.world = self.make_world()
+        self.servers = [self.server() for _ in range(2)]
         self.clients = [Client(f"client {n}") for n in range(3)]
         self.tasks: list[asyncio.Task[None]] = []
         for here, there in [self.servers, self.servers[::-1]]:
             here.peers.append(there)
+
+    def make_world(self) -> World:
+        return World(self.random, held=self.weather.held)
+
+    def server(self) -> Server:
+        return Server(self.world, self.weather.history_bytes)
 
     async def run(self, steps: int) -> None:
         for client in self.clients:
@@ -101,8 +107,12 @@ class Play:
             (self.rebase, 0.15 if self.weather.resets else 0),
             (self.garbage, 0.3 if self.weather.resets else 0),
         ]
+        acts += self.more_acts()
         act = self.random.choices([a for a, _ in acts], [w for _, w in acts])[0]
         act()
+
+    def more_acts(self) -> list[tuple[Callable[[], object], float]]:
+        return []
 
     # What writers and servers do.
 
@@ -268,11 +278,8 @@ class Play:
         assert reasons == ({"expired"} if expired else {"schema"} if older else set()), (client.stream.name, reasons)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-@pytest.mark.parametrize("weather", WEATHERS, ids=lambda w: w.name)
-async def test_each_client_gets_exactly_the_committed_changes_of_its_channels(
-    weather: Weather, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def narrow(monkeypatch: pytest.MonkeyPatch, weather: Weather) -> None:
+    """Limits that a schedule reaches."""
     monkeypatch.setattr(app.clients.catchup, "AWAY_SECONDS", 0)
     monkeypatch.setattr(app.clients.connection, "BACKLOG_BYTES", 900)
     monkeypatch.setattr(app.core.hub, "MESSAGE_BYTES", weather.message_bytes)
@@ -283,6 +290,14 @@ async def test_each_client_gets_exactly_the_committed_changes_of_its_channels(
     monkeypatch.setattr(app.stream.replays, "NEAR", 8)
     monkeypatch.setattr(app.stream.turns, "MANY", 1)
     monkeypatch.setattr(app.model.position, "TOKEN_LIMIT", weather.token_limit)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("weather", WEATHERS, ids=lambda w: w.name)
+async def test_each_client_gets_exactly_the_committed_changes_of_its_channels(
+    weather: Weather, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow(monkeypatch, weather)
     unforeseen: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context))
     await Play(seed, weather).run(220)

@@ -10,6 +10,7 @@ from app.core import wire
 from app.core.audience import Point
 from app.core.hub import Hub
 from app.model.change import Batch, Change, Table, Transaction
+from app.model.claims import ANONYMOUS
 from app.model.observations import Transport
 from app.model.position import Snapshot
 from tests.unit.changes import TABLE, change
@@ -30,6 +31,7 @@ class Out:
 
 class Member:
     transport: Transport = "ws"
+    identity = ANONYMOUS
 
     def __init__(self, hub: Hub, *names: str) -> None:
         self.got: list[wire.Message] = []

@@ -51,6 +51,9 @@ def test_everything_that_a_dashboard_needs_is_there_before_anything_happened() -
         "sobranie_clients_lagging": 0,
         "sobranie_database_up": 1,
         'sobranie_resets_total{reason="expired"}': 0,
+        "sobranie_policies": 0,
+        "sobranie_revocations": 0,
+        'sobranie_subscribe_refused_total{reason="forbidden"}': 0,
         'sobranie_resets_total{reason="lost"}': 0,
     }.items():
         assert found[name] == value, name

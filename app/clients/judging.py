@@ -1,0 +1,95 @@
+"""The rights of one client to its channels, judged whenever they may have changed.
+
+Invariants
+- `epoch` is the broadcaster's, in which all channels of the connection were judged last. What the server applied since
+  then is not sent before they are judged anew.
+- A channel to which the right is lost gets nothing more, and the client is told: `forbidden`, then `unsubscribed`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from app.clients.outbox import Outbox
+from app.core import wire
+from app.core.audience import Channel
+from app.core.session import Session
+from app.model.channel import parse
+from app.model.claims import Identity
+from app.model.errors import DatabaseAway, Forbidden, Unavailable
+from app.model.rights import Action
+from app.stream.backoff import jittered
+from app.stream.broadcaster import Broadcaster
+from app.stream.rights import Rights
+
+AWAY_SECONDS: Final = 1.0
+
+
+class Judging:
+    """`drop` gives up channels that the client has, live or not."""
+
+    __slots__ = ("_broadcaster", "_drop", "_identity", "_outbox", "_rights", "_session", "epoch")
+
+    def __init__(
+        self,
+        identity: Callable[[], Identity],
+        session: Session,
+        rights: Rights,
+        broadcaster: Broadcaster,
+        outbox: Outbox,
+        drop: Callable[[list[str]], None],
+    ) -> None:
+        self._identity = identity
+        self._session = session
+        self._rights = rights
+        self._broadcaster = broadcaster
+        self._outbox = outbox
+        self._drop = drop
+        self.epoch = broadcaster.epoch
+
+    @property
+    def current(self) -> bool:
+        """Whether nothing has changed since all channels were judged."""
+        return self.epoch == self._broadcaster.epoch
+
+    async def check(self, names: Iterable[str], *, rows: bool) -> None:
+        """Raises Forbidden where the client may not have one of these channels, with their rows where they are wanted,
+        and Unavailable."""
+        actions: tuple[Action, ...] = ("subscribe", "snapshot") if rows else ("subscribe",)
+        await self._rights.check(self._identity(), map(parse, names), *actions)
+
+    async def settle(self, opening: dict[str, Channel] | None = None) -> None:
+        """Give up the channels that the client may not have any more, until all are judged. `opening` are those whose
+        rows have not been sent: they are taken out of it, and it is for the caller to release them.
+
+        While it can't be known what the client may have, this waits. Raises ConnectionResetError where the connection
+        ends meanwhile."""
+        while not self.current:
+            if self._session.over:
+                raise ConnectionResetError("the connection ended meanwhile")
+            epoch, identity = self._broadcaster.epoch, self._identity()
+            try:
+                refused = await self._refused(self._session.channels, "subscribe")
+                if opening:
+                    refused += await self._refused(opening, "subscribe", "snapshot")
+            except (DatabaseAway, Unavailable):
+                await asyncio.sleep(jittered(AWAY_SECONDS))
+                continue
+            unchanged = epoch == self._broadcaster.epoch and identity == self._identity()
+            if unchanged and not self._session.over:
+                self._give_up(refused, opening or {})
+                self.epoch = epoch
+
+    async def _refused(self, channels: Mapping[str, Channel], *actions: Action) -> list[Forbidden]:
+        return await self._rights.lost(self._identity(), map(parse, list(channels)), *actions)
+
+    def _give_up(self, refused: list[Forbidden], opening: dict[str, Channel]) -> None:
+        for problem in refused:
+            name = problem.channel
+            assert name is not None
+            self._outbox.refuse(problem)
+            if name in self._session.channels:
+                self._drop([name])
+            else:
+                opening.pop(name)
+            self._outbox.send(wire.unsubscribed(None, [name]))
