@@ -63,7 +63,7 @@ test-long: $(DEV) ## the tests that are too long for `make test`: a hundred cras
 		tests/integration/test_rights_exact.py -o faulthandler_timeout=3600
 
 generator: $(DEV) ## transactions at random over tables with triggers, replayed and compared: statements=20000
-	STATEMENTS=$(or $(statements),20000) $(BIN)/python -m pytest tests/sql/test_worlds.py -o faulthandler_timeout=3600
+	HYPOTHESIS=search STATEMENTS=$(or $(statements),20000) $(BIN)/python -m pytest tests/sql/test_worlds.py -o faulthandler_timeout=3600
 
 storm: $(DEV) ## 10,000 clients that come back at once, with few and with many positions
 	STORM_CLIENTS=10000 $(BIN)/python -m pytest tests/e2e/test_storm.py

@@ -1,8 +1,14 @@
-"""Fixtures that every test may use: one cluster for the session, a fresh database for each test, and faults."""
+"""Fixtures that every test may use: one cluster for the session, a fresh database for each test, and faults.
 
+Examples of hypothesis are the same in each run, and have no time limit: what a search at random finds would otherwise
+stop whoever lands something else, and a busy core would. HYPOTHESIS=search makes new ones.
+"""
+
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from harness.cluster import Cluster
 from harness.database import Database
@@ -10,6 +16,10 @@ from harness.server import Server, Servers
 from tests.support.ahead import Ahead
 from tests.support.proxy import Proxy
 from tests.support.transport import Transport
+
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS", "same"))
 
 
 @pytest.fixture

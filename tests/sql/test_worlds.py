@@ -16,8 +16,6 @@ from app.postgres.event_log import PostgresEventLog
 from harness.database import Database, rows_of
 from tests.sql.worlds import TABLES, World, worlds
 
-# `make generator` searches at random. Without it the worlds are the same each time: a search that finds something new
-# would stop whoever lands something else.
 STATEMENTS = int(os.environ.get("STATEMENTS", "0"))
 BEGIN = "SET search_path = w; SET deadlock_timeout = '20ms'; SET lock_timeout = '300ms'; SET statement_timeout = '2s'"
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -109,7 +107,6 @@ async def test_what_is_replayed_is_what_happened(database: Database, figures: Ca
     @given(worlds)
     @settings(
         max_examples=max(STATEMENTS // 10, 1) if STATEMENTS else 120,
-        derandomize=not STATEMENTS,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
