@@ -66,7 +66,8 @@ class Incarnations:
         async with connection.transaction():
             row = await (await connection.execute(SQL["incarnate"])).fetchone()
         assert row is not None
-        if row[0] not in self.known:
+        known = self.known.get(row[0])
+        if known is None or known.uuid != row[1]:  # a dump restored twice over its database begins its number again
             await self.refresh(connection)
         return self.known[row[0]]
 

@@ -176,6 +176,23 @@ async def test_a_clean_restart_keeps_the_incarnation(own_database: Database) -> 
     await log.close()
 
 
+AGAIN = """
+DELETE FROM realtime.incarnation; SELECT setval(pg_get_serial_sequence('realtime.incarnation', 'n'), %s);
+DELETE FROM realtime.alive"""
+
+
+async def test_the_same_dump_restored_twice_is_another_incarnation_though_its_number_is_the_same(
+    database: Database, log: PostgresEventLog
+) -> None:
+    head = await log.head()
+    await database.execute(AGAIN.replace("%s", str(head.incarnation - 1)))
+    await log.close()
+    again = await log.head()
+    assert again.incarnation == head.incarnation
+    assert await verdict(log, position_of(again)) is None
+    assert await verdict(log, position_of(head)) is ResetReason.FOREIGN
+
+
 @pytest.mark.parametrize("old_primary", ["is gone", "still answers"])
 async def test_a_promotion_ends_the_positions_that_saw_a_tail_that_it_lacks(
     own_database: Database, observed: list[Observation], old_primary: str
