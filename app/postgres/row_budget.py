@@ -7,17 +7,14 @@ Invariants
 """
 
 import asyncio
-import ctypes
 import weakref
-from contextlib import suppress
 from typing import Final
 
 from app.model.errors import Unavailable
 from app.stream.ports import Rows
+from app.stream.trimming import Trimming
 
 WAIT_SECONDS: Final = 20.0
-TRIM_BYTES: Final = 16 << 20  # given back, for which the allocator is asked to give its own back
-TRIM_SECONDS: Final = 0.5  # later: what dies is freed after it has told, and what else was theirs goes with it
 LEAST: Final = 64  # of the budget this part at least is free when a read begins
 ROW_BYTES: Final = 60  # that a row takes besides its JSON
 
@@ -28,8 +25,7 @@ class RowBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        self._given_back = 0
-        self._trimming = False
+        self._trimming = Trimming()
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
 
@@ -58,20 +54,5 @@ class RowBudget:
 
     def give_back(self, size: int) -> None:
         self.held -= size
-        self._given_back += size
         self._room.set()
-        if self._given_back > TRIM_BYTES and not self._trimming:
-            with suppress(RuntimeError):  # no loop runs any more
-                asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
-                self._trimming = True
-
-    def _trim(self) -> None:
-        self._given_back, self._trimming = 0, False
-        _trim()
-
-
-def _trim() -> None:
-    """Have glibc give freed memory back to the system, which it keeps otherwise. Other C libraries can't."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        self._trimming.freed(size)

@@ -60,11 +60,12 @@ class PageReader(Protocol):
 
 
 class Kept(Generic[T]):
-    """The most recently used values, within `limit` bytes."""
+    """The most recently used values, within `limit` bytes. `freed` is told the size of what is no longer needed."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, freed: Callable[[int], None] = lambda _: None) -> None:
         self.limit = limit
         self.size = 0
+        self._freed = freed
         self._values: OrderedDict[Key, tuple[T, int]] = OrderedDict()
 
     def get(self, key: Key) -> T | None:
@@ -75,18 +76,20 @@ class Kept(Generic[T]):
         return found[0]
 
     def put(self, key: Key, value: T, size: int) -> None:
+        self.size += size - self._values.pop(key, (None, 0))[1]
         self._values[key] = value, size
-        self.size += size
         while self.size > self.limit and len(self._values) > 1:
             self.size -= self._values.popitem(last=False)[1][1]
 
     def drop(self, owner: object) -> None:
         """Forget the values whose key begins with `owner`."""
-        for key in [key for key in self._values if key[0] is owner]:
-            self.size -= self._values.pop(key)[1]
+        size = sum(self._values.pop(key)[1] for key in [key for key in self._values if key[0] is owner])
+        self.size -= size
+        self._freed(size)
 
     def clear(self) -> None:
         self._values.clear()
+        self._freed(self.size)
         self.size = 0
 
 
@@ -232,14 +235,13 @@ class LargeTransaction:
         whose definition changed before, are left out. Raises as PageReader."""
         theirs = {name: c for name, c in channels.items() if self._topics is None or c.topic in self._topics}
         key = (self, n, limit, *theirs.values())
-        known = self._told.get(key) if not pending else None
-        if known is not None:
+        if not pending and (known := self._told.get(key)) is not None:
             return known, frozenset()
-        while True:
-            forgotten = self._forgotten
-            page = await self.page(n)
-            if forgotten == self._forgotten:
-                break
+        forgotten, page = self._forgotten, await self.page(n)
+        while forgotten != self._forgotten:
+            forgotten, page = self._forgotten, await self.page(n)
+        if not pending and (known := self._told.get(key)) is not None:  # by another who waited for the page
+            return known, frozenset()
         messages, many = page.messages(theirs, limit, pending | page.schema)
         if many and not pending and not page.schema:
             self._told.put(key, messages, sum(message.size + 1000 for message in messages))

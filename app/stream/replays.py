@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Final
+from weakref import WeakSet
 
 from app.model.change import Transaction
 from app.model.errors import DatabaseAway, PositionRefused, ResetReason
@@ -36,6 +37,7 @@ from app.stream.large import (
 )
 from app.stream.ports import EventLog
 from app.stream.stretch import Stretch, pieces
+from app.stream.trimming import Trimming
 from app.stream.unreadable import tell_unreadable
 
 KEPT_BYTES: Final = 16 << 20
@@ -85,8 +87,10 @@ class Replays:
         self._reading: asyncio.Task[None] | None = None
         self._gone = Snapshot(0)
         self._large: OrderedDict[int, LargeTransaction] = OrderedDict()
-        self._pages = Kept[Page](PAGES_BYTES)
-        self._told = Kept[Messages](TOLD_BYTES)
+        self._alive = WeakSet[LargeTransaction]()  # these, and others that somebody is still at
+        trimming = Trimming()
+        self._pages = Kept[Page](PAGES_BYTES, trimming.freed)
+        self._told = Kept[Messages](TOLD_BYTES, trimming.freed)
         self._summaries = Kept[Summary](SUMMARY_BYTES)
         self.restart()
 
@@ -108,7 +112,7 @@ class Replays:
         self._forget_pages()
 
     def _forget_pages(self) -> None:
-        for transaction in self._large.values():
+        for transaction in self._alive:
             transaction.forget()
         self._pages.clear()
         self._told.clear()
@@ -119,6 +123,7 @@ class Replays:
             reader, self._pages, self._told, self._summaries, self._look
         )
         self._large[reader.xid] = shared
+        self._alive.add(shared)
         if len(self._large) > LARGE:
             self._large.popitem(last=False)
         return shared

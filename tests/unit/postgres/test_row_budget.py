@@ -9,6 +9,7 @@ from app.model.errors import Unavailable
 from app.model.position import Snapshot
 from app.postgres import row_budget
 from app.postgres.row_budget import ROW_BYTES, RowBudget
+from app.stream import trimming
 from app.stream.ports import Rows
 
 
@@ -50,9 +51,9 @@ class Channels(dict[str, list[bytes]]):
 async def test_the_allocator_is_asked_when_the_rows_are_freed_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     channels = Channels(posts=[b"x" * 1000])
     there, asked = weakref.ref(channels), asyncio.Queue[bool]()
-    monkeypatch.setattr(row_budget, "TRIM_BYTES", 100)
-    monkeypatch.setattr(row_budget, "TRIM_SECONDS", 0)
-    monkeypatch.setattr(row_budget, "_trim", lambda: asked.put_nowait(there() is not None))
+    monkeypatch.setattr(trimming, "TRIM_BYTES", 100)
+    monkeypatch.setattr(trimming, "TRIM_SECONDS", 0)
+    monkeypatch.setattr(trimming, "_trim", lambda: asked.put_nowait(there() is not None))
     budget = RowBudget(6400)
     size = await budget.reserve(2000)
     held = [Rows(Snapshot(1), 1, channels)]

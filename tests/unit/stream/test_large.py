@@ -1,13 +1,17 @@
 """A transaction too large to hold: its pages are read once for all, and by nobody whom they do not concern."""
 
 import asyncio
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from app.core.audience import Channel
 from app.model.change import Transaction, text_json
 from app.model.errors import DatabaseAway, PositionRefused
+from app.stream import trimming
 from app.stream.large import Kept, LargeTransaction, Messages, Page, Summary, Wanted
+from app.stream.replays import LARGE
 from tests.unit.log_model import Pages
 from tests.unit.stage import Stage, joined, keys
 
@@ -107,6 +111,66 @@ async def test_who_takes_it_later_than_others_is_told_the_same_and_reads_no_page
         assert bulk.world.pages == read
     assert await told(large, posts) == first
     assert bulk.world.pages == 2 * read, "nothing stays for nobody"
+
+
+async def test_who_waits_for_the_same_page_shares_its_messages_which_count_once(
+    bulk: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.stream.large.FEW", 0)
+    large, posts, made = whole(bulk), channel(), list[int]()
+    render = Page.messages
+
+    def counted(page: Page, *arguments: Any) -> tuple[Messages, bool]:
+        made.append(1)
+        return render(page, *arguments)
+
+    monkeypatch.setattr(Page, "messages", counted)
+    with large.used():
+        await asyncio.gather(*(told(large, posts) for _ in range(20)))
+        assert len(made) == await large.reader.count()
+        large._told.put((large, "again"), [], 7)
+        size = large._told.size
+        large._told.put((large, "again"), [], 7)
+        assert large._told.size == size
+    assert large._told.size == 0
+
+
+async def test_of_more_large_transactions_than_are_shared_each_that_is_in_use_is_told_of_a_purge(bulk: Stage) -> None:
+    (found,) = bulk.world._between(bulk.world.past[0], bulk.world.now())[-1:]
+    replays = bulk.server.broadcaster.replays
+    first, read = replays.large(Pages(bulk.world, found)), bulk.world.pages
+    for xid in range(LARGE):
+        replays.large(Pages(bulk.world, replace(found, xid=10_000 + xid)))
+    assert await first.next(Wanted([channel()]), 0) == 0
+    inner, asked, ends = first.reader.page, asyncio.Event(), asyncio.Event()
+
+    async def page(n: int) -> Transaction:
+        asked.set()
+        await ends.wait()
+        return await inner(n)
+
+    first.reader.page = page  # type: ignore[method-assign]
+    reading = asyncio.create_task(first.page(0))
+    await asked.wait()
+    replays.forget(bulk.world.now())
+    ends.set()
+    await reading
+    assert bulk.world.pages == read + 2, "what was read before the purge is read again"
+
+
+async def test_freed_pages_and_messages_go_back_to_the_system(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Event()
+    monkeypatch.setattr(trimming, "TRIM_BYTES", 1)
+    monkeypatch.setattr(trimming, "TRIM_SECONDS", 0)
+    monkeypatch.setattr(trimming, "_trim", asked.set)
+    stage.world.held = 0
+    client = stage.client()
+    client.subscribe(["posts"], None)
+    await stage.until(joined(client, "posts"))
+    assert not asked.is_set()
+    await stage.commit_many(STATEMENTS)
+    await stage.until(lambda: len(keys(client)) == STATEMENTS)
+    await asyncio.wait_for(asked.wait(), 10)
 
 
 async def test_a_page_that_was_being_read_when_all_was_forgotten_is_read_again(bulk: Stage) -> None:
