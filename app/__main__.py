@@ -18,11 +18,11 @@ from types import FrameType
 from typing import Final
 
 from app import __version__
-from app.cli import migrate, serve, token
+from app.cli import migrate, serve, token, why
 from app.model.errors import SettingsError, StartError
 from app.process.signals import ending_signals
 
-COMMANDS: Final = (serve, migrate, token)
+COMMANDS: Final = (serve, migrate, token, why)
 HELP: Final = """\
 The settings come from the environment: DATABASE_URL (a libpq URI; unset means an embedded PostgreSQL under .data/),
 SOBRANIE_HOST (127.0.0.1), SOBRANIE_PORT (3000), and more in docs/settings.md. An unknown SOBRANIE_* name or a bad

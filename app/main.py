@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 from app import __version__
 from app.backend import open_backend
 from app.clients.connection import Connection
-from app.demo.pages import Demo
+from app.demo.pages import Demo, Sign
 from app.model.errors import DatabaseAway, SettingsError, StartError
 from app.model.observations import Noted, Observer, Served, Stopped, fan
 from app.model.settings import Settings
@@ -58,8 +58,10 @@ def keep(settings: Settings) -> int:
 
 
 def guarded(settings: Settings) -> Settings:
-    """The same settings, with a note where everybody may see everything. Raises SettingsError where they would let the
-    whole network in without being asked to, or nobody."""
+    """The same settings: policies decide where there is a key, and a note says where there is none.
+
+    Raises SettingsError where they would let the whole network in without being asked to, or nobody."""
+    settings = replace(settings, rights=settings.keyed)
     if settings.keyed and not settings.own_key:
         return settings
     if settings.anonymous == "refuse" and not settings.own_key:
@@ -131,11 +133,11 @@ def _web(settings: Settings, server: Server, metrics: Render, observe: Observer)
     url = settings.database_url
     assert url is not None
     psql = shlex.join(["psql", settings.redacted])
-    sign: Callable[[str], str] | None = None
+    sign: Sign | None = None
     if settings.own_key:  # never with the key of an application: whoever reaches the page gets a token
         from app.access.sign import sign as signed
 
-        sign = partial(signed, settings.jwt_secrets[0], claims={}, seconds=DEMO_SECONDS)
+        sign = partial(signed, settings.jwt_secrets[0], seconds=DEMO_SECONDS)
     return WebServer(
         settings,
         connect=lambda sink, identity: Connection(sink, server.registry, identity),

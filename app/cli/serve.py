@@ -38,14 +38,14 @@ def run(asked: argparse.Namespace) -> int:
         try:
             _migrate(url)
             print(f"psql line:  {embedded.psql(url)}", flush=True)
-            return _serve(_with_key(settings.with_database(url)))
+            return _serve(with_own_key(settings.with_database(url)))
         finally:
             # Stopping the database takes milliseconds, and a second Ctrl-C must not leave it running.
             for number in ending_signals():
                 signal.signal(number, signal.SIG_IGN)
 
 
-def _with_key(settings: Settings) -> Settings:
+def with_own_key(settings: Settings) -> Settings:
     """Whoever tries the product out has tokens too, for which he need not do anything. Raises StartError."""
     if settings.keyed:
         return settings

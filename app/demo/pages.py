@@ -31,6 +31,7 @@ QUEUE: Final = 64  # requests that wait for one of them
 ANSWER_SECONDS: Final = 15.0  # for one request, with the time for which it waits
 CLOCK_SECONDS: Final = 60.0  # after which the database's clock is measured again
 USERS: Final = ("42", "7")  # whom the page signs in
+PAGE: Final = "demo"  # the page itself, its role, and the policy that lets it see all notifications
 ROWS: Final = 20  # newest rows that the page begins with
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -45,8 +46,16 @@ _FILES: Final = {
 } | {f"/demo/{path.name}": (path.name, "text/javascript") for path in sorted(STATIC.glob("*.js"))}
 
 
+_IS_ALLOWED: Final = SQL("SELECT true FROM realtime.policies WHERE name = %s").format()
+_ALLOW_PAGE: Final = SQL(
+    "INSERT INTO realtime.policies (name, channel, roles) VALUES (%s, 'notifications', ARRAY[%s]) "
+    "ON CONFLICT DO NOTHING"
+)
+_REVOKE: Final = SQL(
+    "INSERT INTO realtime.revocations (sub, issued_before, until) VALUES (%s, now(), now() + interval '1 hour')"
+)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Sign = Callable[[str], str]  # a token for this user
+Sign = Callable[[str, Mapping[str, object]], str]  # a token for this user with these claims
 Database = Callable[[], Awaitable[AsyncConnection[Any]]]  # a fresh autocommit connection; raises DatabaseAway
 
 
@@ -74,7 +83,8 @@ class Demo:
         row = table + "/{id:-?[0-9]{1,19}}"
         app.router.add_get("/demo/state", self._guarded(self._state))
         app.router.add_get("/demo/clock", self._guarded(self._clock))
-        app.router.add_get("/demo/token/{user:[0-9]{1,9}}", self._guarded(self._token))
+        app.router.add_get("/demo/token/{user:[0-9a-z]{1,9}}", self._guarded(self._token))
+        app.router.add_post("/demo/revoke/{user:[0-9]{1,9}}", self._guarded(self._revoke))
         app.router.add_post(table, self._guarded(self._insert))
         app.router.add_patch(row, self._guarded(self._update))
         app.router.add_delete(row, self._guarded(self._delete))
@@ -96,9 +106,22 @@ class Demo:
 
     async def _token(self, request: web.Request) -> web.Response:
         user = request.match_info["user"]
+        if self._sign is None or user not in (PAGE, *USERS):
+            return _problem(404, "the demo signs nobody of this name in")
+        if user == PAGE:
+            async with self._database() as connection:
+                if not await _value(connection, _IS_ALLOWED, PAGE):
+                    await connection.execute(_ALLOW_PAGE, (PAGE, PAGE))
+        return web.json_response({"token": self._sign(user, {"role": user})}, headers=_NO_STORE)
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        """Revoke what a user of the demo was signed in with until now."""
+        user = request.match_info["user"]
         if self._sign is None or user not in USERS:
             return _problem(404, "the demo signs nobody of this name in")
-        return web.json_response({"token": self._sign(user)}, headers=_NO_STORE)
+        async with self._database() as connection:
+            await connection.execute(_REVOKE, (user,))
+        return web.json_response({"revoked": user})
 
     async def _clock(self, _: web.Request) -> web.Response:
         """The database's clock now, in ms. The page takes it as of the middle of the round trip, so the answer must

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -83,4 +84,18 @@ async def test_two_users_are_signed_in_and_each_sees_his_own_notifications(url: 
         boxes = json.loads(await browser.run(BOXES))
         assert ["for forty-two" in box for box in boxes] == [True, False]
         assert ["for seven" in box for box in boxes] == [False, True]
+        await browser.sees(
+            "/for seven/.test(document.querySelector('#notifications-rows').innerText)", "the page's own"
+        )
+        await browser.run("document.querySelector('#users .user button').click()")
+        revoked = time.time()
+        await browser.sees(f"/ended: .*no right to/.test(JSON.parse({BOXES})[0])", "the revoked one has ended")
+        assert await browser.run(INSERT.format(user=42, body="a secret")) == 201
+        assert await browser.run(INSERT.format(user=7, body="no secret")) == 201
+        await browser.sees(f"/no secret/.test({BOXES})", "the other goes on")
+        assert "a secret" not in await browser.run(BOXES)
+        # A token is issued in a whole second: that of the revocation is over.
+        await eventually(lambda: time.time() - revoked > 1.1, 5, "a second has passed")
+        await browser.run("document.querySelector('#users .user button').click()")
+        await browser.sees(f"JSON.parse({BOXES})[0].includes('live')", "signed in again")
         assert browser.errors == []

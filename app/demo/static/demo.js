@@ -9,7 +9,7 @@ import { Feed } from "/demo/feed.js";
 import { Log } from "/demo/log.js";
 import { parse } from "/demo/numbers.js";
 import { Status } from "/demo/status.js";
-import { showUsers } from "/demo/users.js";
+import { showUsers, token } from "/demo/users.js";
 import { connect } from "/realtime/client.js";
 
 const $ = (id) => document.getElementById(id);
@@ -58,7 +58,8 @@ function start(position) {
   boxes?.close();
   boxes = showUsers(users, URLS[transport], transport);
   const channels = Object.keys(feeds);
-  live = connect(URLS[transport], { channels, position, transport, parse, onchange, onposition, onreset, onstate, onerror });
+  const signed = users.length ? { token: () => token("demo") } : {};
+  live = connect(URLS[transport], { ...signed, channels, position, transport, parse, onchange, onposition, onreset, onstate, onerror });
 }
 
 function onchange(change) {

@@ -2,7 +2,7 @@
 //
 // Invariant: a box shows what its user's connection brought and nothing else, so it can't show what he may not see.
 
-import { element } from "/demo/form.js";
+import { element, send } from "/demo/form.js";
 import { parse } from "/demo/numbers.js";
 import { connect } from "/realtime/client.js";
 
@@ -31,9 +31,11 @@ class Box {
     this.state = element("span", "small");
     this.state.setAttribute("role", "status");
     this.list = element("ol");
+    this.button = element("button", "button quiet", "Revoke");
+    this.button.addEventListener("click", () => this.#press(url, transport));
     const head = element("div", "head");
-    head.append(element("h3", "", `User ${user}`), this.state);
-    this.element.append(head, this.list);
+    head.append(element("h3", "", `User ${user}`), this.button);
+    this.element.append(head, this.state, this.list);
     this.#begin(url, transport);
   }
 
@@ -43,19 +45,31 @@ class Box {
 
   #begin(url, transport) {
     const channels = [`notifications:user_id=${this.#user}`];
-    this.#say("connecting");
     this.#live = connect(url, {
       channels, transport, parse,
       token: () => token(this.#user),
       onchange: (change) => this.#apply(change),
       onreset: () => this.#empty(),
-      onstate: (state) => this.#say(SAYS[state.name] ?? state.reason),
-      onerror: (error) => this.#say(error.message),
+      onstate: (state) => this.#show(state),
+      onerror: (error) => (this.why = error.message),
     });
   }
 
-  #say(words) {
-    this.state.textContent = words;
+  #show({ name, reason }) {
+    const over = name === "closed";
+    this.state.textContent = over ? `ended: ${this.why ?? reason}` : SAYS[name];
+    this.button.textContent = over ? "Sign in again" : "Revoke";
+    if (name === "live") this.why = undefined;
+  }
+
+  // Revoke what the user was signed in with, or sign him in again.
+  async #press(url, transport) {
+    if (this.button.textContent !== "Revoke") return this.#begin(url, transport);
+    try {
+      await send("POST", `revoke/${this.#user}`);
+    } catch (problem) {
+      this.state.textContent = problem.message;
+    }
   }
 
   #apply({ action, row, data, old }) {
@@ -81,7 +95,8 @@ class Box {
   }
 }
 
-async function token(user) {
+/** A token for a user of the demo, or for the page itself ("demo"). */
+export async function token(user) {
   const answer = await fetch(`/demo/token/${user}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   return (await answer.json()).token;
