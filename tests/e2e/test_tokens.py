@@ -119,3 +119,60 @@ async def test_workers_have_the_same_keys(database: Database, servers: Servers, 
     for _ in range(6):
         assert (await ask(server, SUBSCRIBE, {"type": "auth", "token": signed()}))["type"] == "subscribed"
     assert (await ask(server, SUBSCRIBE))["code"] == "unauthorized"
+
+
+async def test_a_refresh_that_loses_a_right_ends_the_channel_there_and_leaves_the_others(
+    database: Database, servers: Servers
+) -> None:
+    await database.execute(
+        "INSERT INTO realtime.policies (name, channel, roles) VALUES ('staff', 'notifications', '{staff}')"
+    )
+    server = await servers.start(SOBRANIE_JWT_SECRET=SECRET)
+    async with aiohttp.ClientSession() as http, http.ws_connect(server.url + "/realtime/ws") as ws:
+
+        async def until(kind: str) -> dict[str, Any]:
+            while True:
+                message: dict[str, Any] = await ws.receive_json(timeout=15)
+                if message["type"] == kind:
+                    return message
+
+        await ws.send_json({"type": "auth", "token": signed("1", role="staff")})
+        await ws.send_json({"type": "subscribe", "channels": ["posts", "notifications"]})
+        await until("position")
+        await database.execute("INSERT INTO notifications (user_id, body) VALUES (42, 'for staff')")
+        assert (await until("changes"))["changes"][0]["data"]["body"] == "for staff"
+        await ws.send_json({"type": "auth", "token": signed("1", role="guest")})
+        assert (await until("authenticated"))["user"] == "1"
+        refused = await until("error")
+        assert (refused["code"], refused["channel"]) == ("forbidden", "notifications")
+        assert (await until("unsubscribed"))["channels"] == ["notifications"]
+        await database.execute("INSERT INTO notifications (user_id, body) VALUES (42, 'a secret')")
+        await database.execute("INSERT INTO posts (author_id, title) VALUES (1, 'for everybody')")
+        told = (await until("changes"))["changes"]
+        assert [change["channel"] for change in told] == ["posts"]
+
+
+async def test_an_event_stream_of_a_revoked_token_ends_its_channel_and_a_new_one_is_refused(
+    database: Database, servers: Servers
+) -> None:
+    server = await servers.start(SOBRANIE_JWT_SECRET=SECRET)
+    target = f"{server.url}/realtime/events?channel=notifications:user_id=42"
+    headers = {"Authorization": f"Bearer {signed('42', jti='t1')}"}
+    async with aiohttp.ClientSession() as http:
+        async with http.get(target, headers=headers) as answer:
+            said = b""
+            while b'"type":"subscribed"' not in said:
+                said += await answer.content.readany()
+            await database.execute(
+                "BEGIN; INSERT INTO realtime.revocations (jti, until) VALUES ('t1', now() + interval '1 hour');"
+                "INSERT INTO notifications (user_id, body) VALUES (42, 'a secret'); COMMIT"
+            )
+            while b'"type":"unsubscribed"' not in said:
+                said += await answer.content.readany()
+            assert b'"code":"forbidden"' in said
+            assert b"a secret" not in said
+        async with http.get(target, headers=headers) as answer:
+            assert answer.status == 403
+            assert (await answer.json())["code"] == "forbidden"
+        async with http.get(target, headers={"Authorization": f"Bearer {signed('42')}"}) as answer:
+            assert answer.status == 200
