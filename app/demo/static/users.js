@@ -58,7 +58,7 @@ class Box {
   #show({ name, reason }) {
     const over = name === "closed";
     this.state.textContent = over ? `ended: ${this.why ?? reason}` : SAYS[name];
-    this.button.textContent = over ? "Sign in again" : "Revoke";
+    this.button.textContent = over ? "Sign in" : "Revoke";
     if (name === "live") this.why = undefined;
   }
 

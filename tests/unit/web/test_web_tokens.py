@@ -8,16 +8,20 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from app.access.verifier import Verifier
 from app.clients import door as doors
 from app.model.claims import LEEWAY
 from app.model.errors import UNAUTHORIZED
 from app.model.observations import Authenticated
 from app.model.settings import Settings
 from harness.facts import eventually
-from tests.support.forge import SECRET, signed
+from tests.support.forge import SECRET, good, jwk, signed
+from tests.support.provider import providing
 from tests.unit.house import House, running
 
 KEYED = Settings(port=0, jwt_secrets=(SECRET,))
@@ -389,3 +393,35 @@ async def test_a_token_in_the_url_is_refused_unless_a_setting_allows_it(visit: V
         assert (await allowed.events(path=f"{EVENTS}&token={signed()}"))[1]["type"] == "subscribed"
         assert (await allowed.events(path=f"{EVENTS}&token=x"))[0] == 401
         assert allowed.counted("url", "accepted") == 2
+
+
+# Published keys.
+
+
+async def test_whom_a_published_key_let_in_goes_with_the_key() -> None:
+    old, new = (ed25519.Ed25519PrivateKey.generate() for _ in range(2))
+
+    def made(private: ed25519.Ed25519PrivateKey, kid: str) -> str:
+        return jwt.encode(good(aud="us"), private, algorithm="EdDSA", headers={"kid": kid})
+
+    async with providing() as provider:
+        provider.publish(jwk(old, "EdDSA", kid="old"), jwk(new, "EdDSA", kid="new"))
+        async with visiting(Settings(port=0, jwks_url=provider.url, jwt_audience="us")) as visit:
+            verifier = visit.house.door.verifier
+            assert isinstance(verifier, Verifier)
+            assert verifier.jwks is not None
+            theirs, other = await visit.socket(made(old, "old")), await visit.socket(made(new, "new"))
+            await theirs.hear("welcome")
+            await other.hear("welcome")
+            assert provider.asked == 1
+            provider.publish(jwk(new, "EdDSA", kid="new"))
+            verifier.jwks._began = None  # as after half a minute
+            await verifier.jwks.look_again()
+            visit.pass_time(2)
+            assert (await theirs.hear())["type"] == "auth_expiring"
+            assert (await theirs.say(type="auth", token=made(old, "old")))["code"] == "unauthorized"
+            assert (await theirs.say(type="auth", token=made(new, "new")))["type"] == "authenticated"
+            visit.pass_time(60)
+            assert (await theirs.say(type="ping"))["type"] == "pong", "it has shown another token in time"
+            assert (await other.say(type="ping"))["type"] == "pong"
+            await verifier.jwks.close()
