@@ -17,7 +17,7 @@ from harness.database import Database, rows_of
 from tests.sql.worlds import TABLES, World, worlds
 
 STATEMENTS = int(os.environ.get("STATEMENTS", "0"))
-BEGIN = "SET search_path = w; SET deadlock_timeout = '20ms'; SET lock_timeout = '300ms'; SET statement_timeout = '2s'"
+LIMITS = "SET deadlock_timeout = '20ms'; SET lock_timeout = '300ms'; SET statement_timeout = '2s'"  # of the writers
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 State = dict[tuple[str, str], dict[str, Any]]
 
@@ -76,7 +76,7 @@ async def run(database: Database, log: PostgresEventLog, world: World) -> int:
     async with await database.connect() as connection, await database.connect() as beside:
         await rows_of(connection, "DROP SCHEMA IF EXISTS w CASCADE; CREATE SCHEMA w")
         for each in (connection, beside):
-            await rows_of(each, BEGIN)
+            await rows_of(each, "SET search_path = w")
         await rows_of(connection, world.schema)
         await rows_of(connection, "SET session_replication_role = replica; INSERT INTO a VALUES (1), (2), (3), (4)")
         await rows_of(
@@ -85,6 +85,8 @@ async def run(database: Database, log: PostgresEventLog, world: World) -> int:
         )
         await rows_of(connection, "SET session_replication_role = origin")
         await rows_of(connection, "SELECT realtime.watch(t::regclass) FROM unnest(ARRAY['a', 'b', 'c']) t")
+        for each in (connection, beside):
+            await rows_of(each, LIMITS)
         judge = Judge(await state(connection))
         position = (await log.head()).position
         done, _ = await asyncio.gather(write(connection, world.transactions), write(beside, world.beside))

@@ -38,13 +38,14 @@ def function(name: str, body: str) -> str:
 
 
 @st.composite
-def bodies(draw: st.DrawFn, table: str, *, row: bool, before: bool) -> str:
+def bodies(draw: st.DrawFn, table: str, marked: set[str], *, row: bool, before: bool) -> str:
     """What a trigger does: nothing, an audit, or something to a row of one of the tables. A BEFORE trigger writes to its
     own table alone, removes no row of it and gives none another key, for the row may be one that the same query has
     just written: order can't tell that. Nor can it tell one that puts back unchanged a row which another part of the
-    query has deleted: what a BEFORE trigger makes is new each time."""
+    query has deleted, and of an AFTER trigger not where that is a row of a table without marks: what these make is new
+    each time."""
     other = table if before else draw(tables)
-    made, remade = ("nextval('made')", "nextval('made')") if before else ("50", "60")
+    made, remade = ("nextval('made')", "nextval('made')") if before or other not in marked else ("50", "60")
     key = draw(st.sampled_from(("coalesce(NEW.id, OLD.id)", str(draw(keys))))) if row else str(draw(keys))
     choices = [
         "INSERT INTO audit VALUES (TG_OP);",
@@ -63,7 +64,7 @@ def bodies(draw: st.DrawFn, table: str, *, row: bool, before: bool) -> str:
 
 
 @st.composite
-def triggers(draw: st.DrawFn, table: str, number: int) -> str:
+def triggers(draw: st.DrawFn, table: str, number: int, marked: set[str]) -> str:
     row = draw(st.booleans())
     when = draw(st.sampled_from(("BEFORE", "AFTER", "AFTER")))
     op = draw(
@@ -71,7 +72,7 @@ def triggers(draw: st.DrawFn, table: str, number: int) -> str:
     )
     if not row and draw(st.integers(0, 5)) == 0:
         op = "TRUNCATE"
-    body = draw(bodies(table, row=row, before=when == "BEFORE"))
+    body = draw(bodies(table, marked, row=row, before=when == "BEFORE"))
     if row and when == "BEFORE" and op in ("INSERT", "UPDATE", "INSERT OR UPDATE") and draw(st.booleans()):
         body = "NEW.v := NEW.v + 1;" + draw(st.sampled_from(("", body)))
     name = draw(st.sampled_from(("aa", "zz"))) + f"_{table}_{number}"
@@ -102,8 +103,9 @@ def schemas(draw: st.DrawFn) -> str:
         "CREATE FUNCTION touch(k int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN"
         f" UPDATE {draw(tables)} SET v = v + 7 WHERE id = k; RETURN k; END $$;"
     )
-    for table in TABLES:
-        parts += [draw(triggers(table, n)) for n in range(draw(st.sampled_from((0, 0, 1, 1, 2))))]
+    counts = {table: draw(st.sampled_from((0, 0, 1, 1, 2))) for table in TABLES}
+    marked = {table for table, count in counts.items() if count}
+    parts += [draw(triggers(table, n, marked)) for table, count in counts.items() for n in range(count)]
     if draw(st.integers(0, 9)) == 0:
         table = draw(tables)
         parts.append(f"CREATE RULE also AS ON UPDATE TO {table} DO ALSO INSERT INTO audit VALUES ('rule');")
