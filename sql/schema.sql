@@ -643,7 +643,7 @@ BEGIN
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 1, 'U'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) o CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) w WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND CASE WHEN greatest(o.size, w.size) <= 2000 THEN o.r *<> w.r END;
   IF NOT FOUND THEN
     IF EXISTS (SELECT FROM new_rows OFFSET 1) OR EXISTS (SELECT FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) k WHERE k.size > 2000) OR EXISTS (SELECT FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) k WHERE k.size > 2000) THEN
-      INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m
+      INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), coalesce(w.n, o.n)::int, pg_current_xact_id(), 1, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END FROM (SELECT NULL AS author_id, NULL AS body, NULL AS id, NULL AS title) m
         CROSS JOIN (LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(title), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM old_rows x) o FULL JOIN LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(title), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_1') THEN ARRAY[id::text, author_id::text] ELSE ARRAY[realtime.output(id), realtime.output(author_id)] END AS vals, greatest(pg_column_size(title), pg_column_size(body), 0) AS size FROM new_rows x) w ON o.n = w.n) WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
     END IF;
   END IF;
@@ -742,7 +742,7 @@ BEGIN
   INSERT INTO realtime.events SELECT realtime.next_slot(), nextval('realtime.event_id'), 0, pg_current_xact_id(), 2, 'U'::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(w.r) ELSE realtime.careful_json(w.r) END, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN row_to_json(o.r) ELSE realtime.careful_json(o.r) END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) o CROSS JOIN LATERAL (SELECT coalesce(x.*) AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) w WHERE NOT EXISTS (SELECT FROM new_rows OFFSET 1) AND CASE WHEN greatest(o.size, w.size) <= 2000 THEN o.r *<> w.r END;
   IF NOT FOUND THEN
     IF EXISTS (SELECT FROM new_rows OFFSET 1) OR EXISTS (SELECT FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) k WHERE k.size > 2000) OR EXISTS (SELECT FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m CROSS JOIN LATERAL (SELECT greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) k WHERE k.size > 2000) THEN
-      INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), (coalesce(w.n, o.n) - 1)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m
+      INSERT INTO realtime.events SELECT realtime.next_slot(), (SELECT nextval('realtime.event_id')), coalesce(w.n, o.n)::int, pg_current_xact_id(), 2, CASE WHEN o.n IS NULL THEN 'I' WHEN w.n IS NULL THEN 'D' ELSE 'U' END::"char", pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END, clock_timestamp(), w.vals, o.vals, CASE WHEN w.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND w.size <= 2000 THEN row_to_json(w.r) WHEN w.size <= 67108864 THEN realtime.careful_json(w.r) END END, CASE WHEN o.n IS NOT NULL THEN CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') AND o.size <= 2000 THEN row_to_json(o.r) WHEN o.size <= 67108864 THEN realtime.careful_json(o.r) END END FROM (SELECT NULL AS body, NULL AS id, NULL AS kind, NULL AS user_id) m
         CROSS JOIN (LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(kind), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM old_rows x) o FULL JOIN LATERAL (SELECT row_number() OVER () AS n, CASE WHEN greatest(pg_column_size(kind), pg_column_size(body), 0) <= 67108864 THEN coalesce(x.*) END AS r, CASE WHEN realtime.plain('<oid>'::regclass, 'capture_2') THEN ARRAY[id::text, user_id::text] ELSE ARRAY[realtime.output(id), realtime.output(user_id)] END AS vals, greatest(pg_column_size(kind), pg_column_size(body), 0) AS size FROM new_rows x) w ON o.n = w.n) WHERE o.n IS NULL OR w.n IS NULL OR (o.r *<> w.r) IS NOT FALSE;
     END IF;
   END IF;
@@ -778,9 +778,9 @@ BEGIN
 END $s$,
     CASE WHEN m.mark THEN 'ord bigint; depth smallint; note text;' END, t.rel,
     CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) END, t.gen,
-    CASE WHEN m.mark THEN realtime.mark_source(t, op) END,
+    CASE WHEN m.mark AND t.level = 'r' THEN realtime.row_mark_source(t, op) WHEN m.mark THEN realtime.mark_source(t, op) END,
     CASE WHEN t.level = 'r' THEN realtime.row_source(m, op) WHEN op = 'update' THEN realtime.update_source(m) ELSE realtime.statement_source(m, op) END)
-  FROM (SELECT (ROW(t.rel, t.gen, t.capture, t.key, t.vals, t.hidden, t.level, t.level = 's' AND (t.mark OR op = 'truncate'))::realtime.captured).*) m
+  FROM (SELECT (ROW(t.rel, t.gen, t.capture, t.key, t.vals, t.hidden, t.level, CASE WHEN op = 'truncate' THEN t.level = 's' ELSE t.mark END)::realtime.captured).*) m
 $_$;
 
 CREATE FUNCTION realtime.capture_triggers(capture text) RETURNS SETOF pg_trigger
@@ -942,11 +942,9 @@ CREATE FUNCTION realtime.describe(rel oid) RETURNS TABLE(schema text, name text,
     LANGUAGE sql STABLE
     AS $$
   SELECT n.nspname::text, c.relname::text, k.key, a.hidden, l.level,
-    l.level = 's' AND EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-      WHERE t.tgrelid = c.oid AND t.tgenabled <> 'D' AND CASE WHEN t.tgisinternal
-        THEN f.proname ~ '^RI_FKey_(cascade|setnull|setdefault)_' ELSE f.pronamespace <> n2.oid END),
+    realtime.nests(c.oid) OR c.relkind = 'p' AND EXISTS (SELECT FROM realtime.tree(c.oid) p WHERE realtime.nests(p.relid)),
     md5(concat_ws(E'\n', n.nspname, c.relname, a.columns, k.key, y.composites))
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_namespace n2 ON n2.nspname = 'realtime'
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   CROSS JOIN LATERAL (SELECT (CASE WHEN c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
     THEN 'r' ELSE 's' END)::"char" AS level) l
   CROSS JOIN LATERAL (SELECT coalesce(array_agg(attname::text) FILTER (WHERE attgenerated = 'v'), '{}') AS hidden,
@@ -1540,6 +1538,13 @@ CREATE FUNCTION realtime.missing_item(t realtime.captured) RETURNS text
     UNION SELECT s.name FROM realtime.sized(t.rel) s UNION SELECT unnest(realtime.shown(t.rel)) WHERE t.hidden <> '{}') u(c)
 $$;
 
+CREATE FUNCTION realtime.nests(rel oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid WHERE t.tgrelid = rel AND t.tgenabled <> 'D'
+    AND CASE WHEN t.tgisinternal THEN f.proname ~ '^RI_FKey_(cascade|setnull|setdefault)_' ELSE f.pronamespace <> 'realtime'::regnamespace END)
+$$;
+
 CREATE FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) RETURNS pg_snapshot
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1764,7 +1769,7 @@ CREATE FUNCTION realtime.problems() RETURNS TABLE(gen integer, problem text, mor
   SELECT g.gen, 'changes are captured by statement, and now have to be by row', NULL, NULL
     FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.level = 'r' AND g.level = 's'
   UNION ALL SELECT g.gen, 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark', NULL, NULL
-    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.mark AND NOT g.mark AND g.level = 's'
+    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.mark AND NOT g.mark
   UNION ALL SELECT g.gen, CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END, NULL, NULL
     FROM live g JOIN pg_class c ON c.oid = g.relid
     WHERE c.relpersistence = 'u' OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
@@ -1961,6 +1966,33 @@ CREATE FUNCTION realtime.row_item(t realtime.captured, before text, source text,
     source, alias)
   FROM realtime.size_source(t.rel) z(size)
 $$;
+
+CREATE FUNCTION realtime.row_mark_source(t realtime.captured, op text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+  SELECT format($s$
+  depth := pg_trigger_depth();
+  FOR i IN depth - 1 .. depth LOOP
+    note := current_setting(concat(%1$L, i), true);
+    IF note <> '' THEN
+      depth := i + 1;
+      ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+      note := set_config(concat(%1$L, i), CASE WHEN split_part(note, ' ', 2) <> '1'
+        THEN concat(split_part(note, ' ', 1), ' ', split_part(note, ' ', 2)::int - 1) ELSE '' END, true);
+      EXIT;
+    END IF;
+  END LOOP;
+  IF ord IS NULL THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;$s$, format('realtime.%s_%s', t.capture, left(op, 1)))
+$_$;
+
+CREATE FUNCTION realtime.row_note_source(note text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+  SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
+    concat('0', split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2))::int + 1), true) IS NOT NULL$s$, note)
+$_$;
 
 CREATE FUNCTION realtime.row_source(t realtime.captured, op text) RETURNS text
     LANGUAGE sql STABLE
@@ -2250,8 +2282,9 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
     ('realtime_truncate', 32::smallint, true, 'AFTER TRUNCATE', '', 't')  -- of other tables with it, where triggers write to this
   ) v(name, type, marked, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
   UNION ALL
-  SELECT m.relid, v.name, v.type, false, CASE WHEN m.relid = rel OR v.type = 32 THEN
-    format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, v.calls,
+  SELECT m.relid, v.name, v.type, v.marked, CASE WHEN m.relid = rel OR v.type = 32 THEN
+    format('CREATE TRIGGER %I %s ON %s %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how,
+      CASE WHEN v.marked THEN format('WHEN (%s)', realtime.row_note_source(format('realtime.%s_%s', capture, lower(substr(v.event, 7, 1))))) END, v.calls,
       CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
   FROM (VALUES
     ('00_realtime_insert', 5::smallint, 'AFTER INSERT', 'FOR EACH ROW'),
@@ -2259,7 +2292,7 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
     ('00_realtime_delete', 9::smallint, 'AFTER DELETE', 'FOR EACH ROW'),
     ('00_realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT')
   ) b(name, type, event, how) CROSS JOIN LATERAL
-    (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how) v
+    (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how, mark AND b.type <> 32 AS marked) v
   CROSS JOIN realtime.tree(rel) m
   WHERE level = 'r'
 $$;
@@ -2453,7 +2486,7 @@ BEGIN
       CASE WHEN t.hidden = '{}' THEN format(small, 'o.' || r) ELSE old_json END, m,
       realtime.row_item(t, one, 'old_rows x', 'o'), realtime.row_item(t, one, 'new_rows x', 'w'), size, r)),
     CASE WHEN realtime.size_source(t.rel) = '0' THEN '' ELSE format(' OR %s OR %s', replace(large, '%s x', 'new_rows x'), replace(large, '%s x', 'old_rows x')) END,
-    realtime.insert_source(t, '(SELECT nextval(''realtime.event_id''))', format('(coalesce(w.%s, o.%1$s) - 1)::int', n),
+    realtime.insert_source(t, '(SELECT nextval(''realtime.event_id''))', format('coalesce(w.%s, o.%1$s)::int', n),
       format('CASE WHEN o.%s IS NULL THEN ''I'' WHEN w.%1$s IS NULL THEN ''D'' ELSE ''U'' END::"char"', n), format(
       '%1$s, %2$s, CASE WHEN w.%3$s IS NOT NULL THEN %4$s END, CASE WHEN o.%3$s IS NOT NULL THEN %5$s END FROM %6$s
         CROSS JOIN (%7$s FULL JOIN %8$s ON o.%3$s = w.%3$s) WHERE o.%3$s IS NULL OR w.%3$s IS NULL OR (o.%9$s *<> w.%9$s) IS NOT FALSE',
@@ -2498,7 +2531,7 @@ BEGIN
     SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
     SELECT x.*, CASE WHEN watch.always OR watch.always IS NULL AND g.always THEN 'r'::"char" ELSE x.level END AS how,
       coalesce(watch.always, g.always, false) AS always INTO d FROM realtime.describe(here.rel) x;
-    here.sound := g.gen IS NOT NULL AND (g.fingerprint, g.level, g.mark, g.routes, g.always) = (d.fingerprint, d.how, d.mark AND d.how = 's', here.wanted, d.always)
+    here.sound := g.gen IS NOT NULL AND (g.fingerprint, g.level, g.mark, g.routes, g.always) = (d.fingerprint, d.how, d.mark, here.wanted, d.always)
       AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray AND realtime.matters(here.rel, w.relid, w.name))
       AND NOT EXISTS (SELECT FROM realtime.differences(ARRAY[g.gen]) x WHERE x.why IS NOT NULL);
     IF here.sound AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray) THEN
@@ -2509,7 +2542,7 @@ BEGIN
   END LOOP;
   PERFORM realtime.follow(here.rel) FROM realtime.generations o   -- whom others still take for the table of this name
     WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
-  here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
+  here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark, g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
   PERFORM realtime.mend_triggers(g);
   PERFORM realtime.note(here.gen, true);
@@ -2718,6 +2751,7 @@ REVOKE ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) FRO
 GRANT ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.missing_item(t realtime.captured) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.nests(rel oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, published pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.next_slot() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
@@ -2753,6 +2787,8 @@ REVOKE ALL ON FUNCTION realtime.route_columns(route text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, before text, source text, alias text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_mark_source(t realtime.captured, op text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_note_source(note text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.setting(name text, otherwise interval) FROM PUBLIC;

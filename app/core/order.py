@@ -59,12 +59,13 @@ def _queries(events: list[Change]) -> Queries:
 
 
 def _consecutive(before: Change, after: Change) -> bool:
-    """Whether one query logged both: between two queries lies the command that is the second."""
+    """Whether one query logged both: between two queries lies the command that is the second. Before an UPDATE of
+    several rows (n from 1 on) lies one that wrote nothing."""
     if before.number == after.number:
         return True
     if before.command is None or after.command is None or before.depth != after.depth:
         return False
-    return after.command - before.command in (0, 1)
+    return after.command - before.command - (after.n > 0) in (0, 1)
 
 
 def _by_mark(events: list[Change], queries: Queries) -> list[Change]:
@@ -97,7 +98,8 @@ def _untangled(events: list[Change], queries: Queries) -> list[Change]:
 
 
 def _removals_first(group: list[Change]) -> list[Change] | None:
-    """DELETEs, UPDATEs, INSERTs, where one of these rows takes a key that another gives up."""
+    """DELETEs, UPDATEs, INSERTs, where one of these rows takes a key that another gives up. An UPDATE of a row that has
+    come to its key is a cascade's, and so last."""
     if len(group) < 2:
         return None
     moved = [e for e in group if e.op == "U" and old_key(e) != new_key(e)]
@@ -108,4 +110,5 @@ def _removals_first(group: list[Change]) -> list[Change] | None:
     gone = [half(e, "D") if id(e) in split else e for e in group if e.op == "D" or id(e) in split]
     kept = [e for e in group if e.op == "U" and id(e) not in split]
     come = [half(e, "I") if id(e) in split else e for e in group if e.op == "I" or id(e) in split]
-    return gone + kept + come
+    keys = {new_key(e) for e in come}
+    return gone + [e for e in kept if new_key(e) not in keys] + come + [e for e in kept if new_key(e) in keys]

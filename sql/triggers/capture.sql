@@ -36,7 +36,8 @@ $f$;
 -- costs. A statement's old and new rows are equal in number wherever statement triggers are used: what moves a row to another
 -- partition, and shows one of the two, is caught by row triggers. So one new row has one old row, and is its pair, if neither
 -- is large. A row that is too large is never put together, not even to see whether it changed. What finds that the short way
--- is not enough is asked only where it wrote nothing, so that few backends keep it.
+-- is not enough is asked only where it wrote nothing, so that few backends keep it. What the long way writes has an `n` from 1
+-- on, which tells readers that a command before it wrote nothing.
 CREATE OR REPLACE FUNCTION realtime.update_source(t realtime.captured) RETURNS text LANGUAGE plpgsql STABLE AS $f$
 DECLARE
   m text := realtime.missing_item(t); r text := realtime.own(t, 'r'); n text := realtime.own(t, 'n'); size text := realtime.own(t, 'size');
@@ -60,7 +61,7 @@ BEGIN
       CASE WHEN t.hidden = '{}' THEN format(small, 'o.' || r) ELSE old_json END, m,
       realtime.row_item(t, one, 'old_rows x', 'o'), realtime.row_item(t, one, 'new_rows x', 'w'), size, r)),
     CASE WHEN realtime.size_source(t.rel) = '0' THEN '' ELSE format(' OR %s OR %s', replace(large, '%s x', 'new_rows x'), replace(large, '%s x', 'old_rows x')) END,
-    realtime.insert_source(t, '(SELECT nextval(''realtime.event_id''))', format('(coalesce(w.%s, o.%1$s) - 1)::int', n),
+    realtime.insert_source(t, '(SELECT nextval(''realtime.event_id''))', format('coalesce(w.%s, o.%1$s)::int', n),
       format('CASE WHEN o.%s IS NULL THEN ''I'' WHEN w.%1$s IS NULL THEN ''D'' ELSE ''U'' END::"char"', n), format(
       '%1$s, %2$s, CASE WHEN w.%3$s IS NOT NULL THEN %4$s END, CASE WHEN o.%3$s IS NOT NULL THEN %5$s END FROM %6$s
         CROSS JOIN (%7$s FULL JOIN %8$s ON o.%3$s = w.%3$s) WHERE o.%3$s IS NULL OR w.%3$s IS NULL OR (o.%9$s *<> w.%9$s) IS NOT FALSE',
@@ -115,6 +116,26 @@ CREATE OR REPLACE FUNCTION realtime.mark_source(t realtime.captured, op text) RE
     format($s$CASE WHEN ltrim(split_part(note, ' ', 2), %1$L) <> '' THEN replace(note, %1$L, '') ELSE '' END$s$, left(op, 1)))
 $f$;
 
+-- The same for each row (realtime.row_note_source). While rows of the query are left, it is one of them, and after them a
+-- cascade's.
+CREATE OR REPLACE FUNCTION realtime.row_mark_source(t realtime.captured, op text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT format($s$
+  depth := pg_trigger_depth();
+  FOR i IN depth - 1 .. depth LOOP
+    note := current_setting(concat(%1$L, i), true);
+    IF note <> '' THEN
+      depth := i + 1;
+      ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
+      note := set_config(concat(%1$L, i), CASE WHEN split_part(note, ' ', 2) <> '1'
+        THEN concat(split_part(note, ' ', 1), ' ', split_part(note, ' ', 2)::int - 1) ELSE '' END, true);
+      EXIT;
+    END IF;
+  END LOOP;
+  IF ord IS NULL THEN
+    ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
+  END IF;$s$, format('realtime.%s_%s', t.capture, left(op, 1)))
+$f$;
+
 -- The whole body of the function for one operation. Where the fuse is open nothing is written (fuse.sql). The gate: a writer that can't share advisory lock 1 has a parked reader
 -- to wake (docs/capture.md).
 CREATE OR REPLACE FUNCTION realtime.capture_source(t realtime.captured, op text) RETURNS text LANGUAGE sql STABLE AS $f$
@@ -134,9 +155,9 @@ BEGIN
 END $s$,
     CASE WHEN m.mark THEN 'ord bigint; depth smallint; note text;' END, t.rel,
     CASE WHEN t.level = 'r' THEN format(' AND pg_partition_root(TG_RELID) IS DISTINCT FROM ''%s''', t.rel) END, t.gen,
-    CASE WHEN m.mark THEN realtime.mark_source(t, op) END,
+    CASE WHEN m.mark AND t.level = 'r' THEN realtime.row_mark_source(t, op) WHEN m.mark THEN realtime.mark_source(t, op) END,
     CASE WHEN t.level = 'r' THEN realtime.row_source(m, op) WHEN op = 'update' THEN realtime.update_source(m) ELSE realtime.statement_source(m, op) END)
-  FROM (SELECT (ROW(t.rel, t.gen, t.capture, t.key, t.vals, t.hidden, t.level, t.level = 's' AND (t.mark OR op = 'truncate'))::realtime.captured).*) m
+  FROM (SELECT (ROW(t.rel, t.gen, t.capture, t.key, t.vals, t.hidden, t.level, CASE WHEN op = 'truncate' THEN t.level = 's' ELSE t.mark END)::realtime.captured).*) m
 $f$;
 
 -- The settings that a table's functions run with, each as it was again when they end: those that change how its rows are rendered.

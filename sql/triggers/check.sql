@@ -44,7 +44,7 @@ CREATE OR REPLACE FUNCTION realtime.problems() RETURNS TABLE (gen int, problem t
   SELECT g.gen, 'changes are captured by statement, and now have to be by row', NULL, NULL
     FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.level = 'r' AND g.level = 's'
   UNION ALL SELECT g.gen, 'a trigger or a cascading foreign key was added: the order of nested changes needs a mark', NULL, NULL
-    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.mark AND NOT g.mark AND g.level = 's'
+    FROM live g CROSS JOIN LATERAL realtime.describe(g.relid) d WHERE d.mark AND NOT g.mark
   UNION ALL SELECT g.gen, CASE WHEN c.relpersistence = 'u' THEN 'the table became unlogged' ELSE 'other tables inherit from it' END, NULL, NULL
     FROM live g JOIN pg_class c ON c.oid = g.relid
     WHERE c.relpersistence = 'u' OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)

@@ -146,16 +146,29 @@ CREATE OR REPLACE FUNCTION realtime.type_traits(rel oid) RETURNS TABLE (composit
     ARRAY(SELECT format_type(t.oid, NULL) || '.' || e.enumlabel FROM t JOIN pg_enum e ON e.enumtypid = t.oid ORDER BY 1)
 $f$;
 
+-- A table and its partitions, of all levels. PostgreSQL's own pg_partition_tree() locks each of them until the transaction ends,
+-- and whoever drops a partition meanwhile could form a deadlock with a stronger lock that is asked for later.
+CREATE OR REPLACE FUNCTION realtime.tree(rel oid) RETURNS TABLE (relid oid, depth int) LANGUAGE sql STABLE AS $f$
+  WITH RECURSIVE t(relid, depth) AS (
+    SELECT rel, 0
+    UNION ALL SELECT i.inhrelid, t.depth + 1 FROM t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.relid)
+  SELECT t.relid, t.depth FROM t
+$f$;
+
+-- Whether triggers of the application or cascades may nest statements in those of the table.
+CREATE OR REPLACE FUNCTION realtime.nests(rel oid) RETURNS bool LANGUAGE sql STABLE AS $f$
+  SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid WHERE t.tgrelid = rel AND t.tgenabled <> 'D'
+    AND CASE WHEN t.tgisinternal THEN f.proname ~ '^RI_FKey_(cascade|setnull|setdefault)_' ELSE f.pronamespace <> 'realtime'::regnamespace END)
+$f$;
+
 -- Everything about a table that makes a new generation when it changes, and how the table has to be captured:
 -- by row where statement triggers miss changes; with marks where triggers or cascades may nest statements in its own.
 CREATE OR REPLACE FUNCTION realtime.describe(rel oid) RETURNS TABLE (schema text, name text, key text[], hidden text[],
   level "char", mark bool, fingerprint text) LANGUAGE sql STABLE AS $f$
   SELECT n.nspname::text, c.relname::text, k.key, a.hidden, l.level,
-    l.level = 's' AND EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-      WHERE t.tgrelid = c.oid AND t.tgenabled <> 'D' AND CASE WHEN t.tgisinternal
-        THEN f.proname ~ '^RI_FKey_(cascade|setnull|setdefault)_' ELSE f.pronamespace <> n2.oid END),
+    realtime.nests(c.oid) OR c.relkind = 'p' AND EXISTS (SELECT FROM realtime.tree(c.oid) p WHERE realtime.nests(p.relid)),
     md5(concat_ws(E'\n', n.nspname, c.relname, a.columns, k.key, y.composites))
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_namespace n2 ON n2.nspname = 'realtime'
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   CROSS JOIN LATERAL (SELECT (CASE WHEN c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
     THEN 'r' ELSE 's' END)::"char" AS level) l
   CROSS JOIN LATERAL (SELECT coalesce(array_agg(attname::text) FILTER (WHERE attgenerated = 'v'), '{}') AS hidden,
@@ -176,15 +189,6 @@ CREATE OR REPLACE FUNCTION realtime.form(rel oid) RETURNS text LANGUAGE sql STAB
   FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
 $f$;
 
--- A table and its partitions, of all levels. PostgreSQL's own pg_partition_tree() locks each of them until the transaction ends,
--- and whoever drops a partition meanwhile could form a deadlock with a stronger lock that is asked for later.
-CREATE OR REPLACE FUNCTION realtime.tree(rel oid) RETURNS TABLE (relid oid, depth int) LANGUAGE sql STABLE AS $f$
-  WITH RECURSIVE t(relid, depth) AS (
-    SELECT rel, 0
-    UNION ALL SELECT i.inhrelid, t.depth + 1 FROM t JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.relid)
-  SELECT t.relid, t.depth FROM t
-$f$;
-
 -- When a trigger that marks is to fire: always, and it notes how far the WAL is. PostgreSQL evaluates this when the
 -- statement has written its rows: after what BEFORE triggers did, and before AFTER triggers fire. The note, one for each
 -- table and depth, is the WAL position and the letters of the actions that are still to be captured. Whatever one query did
@@ -192,6 +196,14 @@ $f$;
 CREATE OR REPLACE FUNCTION realtime.note_source(note text, op text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
   SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
     split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L), true) IS NOT NULL$s$, note, op)
+$f$;
+
+-- The same of a trigger for each row: the note, one for each table, depth and action, is the WAL position and how many rows
+-- are still to be captured. What a query wrote to a table is captured in the order in which it was written, before what
+-- cascades wrote.
+CREATE OR REPLACE FUNCTION realtime.row_note_source(note text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
+    concat('0', split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2))::int + 1), true) IS NOT NULL$s$, note)
 $f$;
 
 -- The functions that capture a table, one for each operation, as far as they are there.
@@ -221,8 +233,9 @@ RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGU
     ('realtime_truncate', 32::smallint, true, 'AFTER TRUNCATE', '', 't')  -- of other tables with it, where triggers write to this
   ) v(name, type, marked, event, how, op) CROSS JOIN (SELECT format('realtime.%s_', capture) AS note) n WHERE level = 's'
   UNION ALL
-  SELECT m.relid, v.name, v.type, false, CASE WHEN m.relid = rel OR v.type = 32 THEN
-    format('CREATE TRIGGER %I %s ON %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how, v.calls,
+  SELECT m.relid, v.name, v.type, v.marked, CASE WHEN m.relid = rel OR v.type = 32 THEN
+    format('CREATE TRIGGER %I %s ON %s %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how,
+      CASE WHEN v.marked THEN format('WHEN (%s)', realtime.row_note_source(format('realtime.%s_%s', capture, lower(substr(v.event, 7, 1))))) END, v.calls,
       CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
   FROM (VALUES
     ('00_realtime_insert', 5::smallint, 'AFTER INSERT', 'FOR EACH ROW'),
@@ -230,7 +243,7 @@ RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGU
     ('00_realtime_delete', 9::smallint, 'AFTER DELETE', 'FOR EACH ROW'),
     ('00_realtime_truncate', 32::smallint, 'AFTER TRUNCATE', 'FOR EACH STATEMENT')
   ) b(name, type, event, how) CROSS JOIN LATERAL
-    (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how) v
+    (SELECT b.name || substr(capture, length('capture') + 1) AS name, replace(b.name, '00_realtime', capture) AS calls, b.type, b.event, b.how, mark AND b.type <> 32 AS marked) v
   CROSS JOIN realtime.tree(rel) m
   WHERE level = 'r'
 $f$;

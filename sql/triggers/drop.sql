@@ -32,7 +32,7 @@ DROP FUNCTION realtime.recapture(), realtime.reload(regclass), realtime.watch(re
   realtime.begin_generation(oid, text[], "char", bool, int, bool), realtime.end_generation(int), realtime.drop_capture(text), realtime.announce(int);
 DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), realtime.settings_source(realtime.captured), realtime.capture_source(realtime.captured, text),
   realtime.row_source(realtime.captured, text), realtime.statement_source(realtime.captured, text), realtime.update_source(realtime.captured),
-  realtime.mark_source(realtime.captured, text), realtime.insert_source(realtime.captured, text, text, text, text), realtime.vals_of(realtime.captured, text),
+  realtime.mark_source(realtime.captured, text), realtime.row_mark_source(realtime.captured, text), realtime.insert_source(realtime.captured, text, text, text, text), realtime.vals_of(realtime.captured, text),
   realtime.row_item(realtime.captured, text, text, text), realtime.missing_item(realtime.captured), realtime.json_source(realtime.captured, text, text),
   realtime.rendered_source(realtime.captured, text, text), realtime.own(realtime.captured, text), realtime.size_source(oid), realtime.sized(oid),
   realtime.vals_source(realtime.captured, bool), realtime.output(anyelement), realtime.settings(oid, text[]),
@@ -41,7 +41,7 @@ DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), r
 DROP TYPE realtime.captured;
 DROP FUNCTION realtime.differences(int[]), realtime.matters(oid, oid, text), realtime.note(int, bool), realtime.quiet(int, xid8), realtime.is_empty(oid),
   realtime.look(int[]);
-DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.tree(oid), realtime.capture_triggers(text), realtime.capture_functions(text), realtime.note_source(text, text), realtime.describe(oid), realtime.type_traits(oid), realtime.form(oid), realtime.shown(oid),
+DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.nests(oid), realtime.tree(oid), realtime.row_note_source(text), realtime.capture_triggers(text), realtime.capture_functions(text), realtime.note_source(text, text), realtime.describe(oid), realtime.type_traits(oid), realtime.form(oid), realtime.shown(oid),
   realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
  
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);

@@ -18,7 +18,7 @@ CREATE SEQUENCE realtime.event_id AS bigint CACHE 1 NO CYCLE;   -- CACHE 1: the 
 CREATE TABLE realtime.events (
   slot smallint NOT NULL,      -- which partition
   id bigint NOT NULL,          -- drawn while row locks are held; one for all rows of an UPDATE statement, else one per row
-  n int NOT NULL,              -- ordinal among the rows of one id, gaps where an UPDATE changed nothing
+  n int NOT NULL,              -- ordinal among the rows of one id, from 1 where an UPDATE went the long way, gaps where it changed nothing
   xid xid8 NOT NULL,
   gen int NOT NULL,
   op "char" NOT NULL,          -- I U D T; R partitions changed behind the parent's back; G a generation begins or ends; P rights change (policies.sql)

@@ -150,7 +150,7 @@ BEGIN
     SELECT * INTO g FROM realtime.generations o WHERE o.relid = here.rel AND NOT o.ended;
     SELECT x.*, CASE WHEN watch.always OR watch.always IS NULL AND g.always THEN 'r'::"char" ELSE x.level END AS how,
       coalesce(watch.always, g.always, false) AS always INTO d FROM realtime.describe(here.rel) x;
-    here.sound := g.gen IS NOT NULL AND (g.fingerprint, g.level, g.mark, g.routes, g.always) = (d.fingerprint, d.how, d.mark AND d.how = 's', here.wanted, d.always)
+    here.sound := g.gen IS NOT NULL AND (g.fingerprint, g.level, g.mark, g.routes, g.always) = (d.fingerprint, d.how, d.mark, here.wanted, d.always)
       AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray AND realtime.matters(here.rel, w.relid, w.name))
       AND NOT EXISTS (SELECT FROM realtime.differences(ARRAY[g.gen]) x WHERE x.why IS NOT NULL);
     IF here.sound AND NOT EXISTS (SELECT FROM realtime.wrong_triggers(here.rel, d.how, g.mark, g.capture, d.always) w WHERE NOT w.stray) THEN
@@ -161,7 +161,7 @@ BEGIN
   END LOOP;
   PERFORM realtime.follow(here.rel) FROM realtime.generations o   -- whom others still take for the table of this name
     WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
-  here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark AND d.how = 's', g.gen, d.always) END;
+  here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark, g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
   PERFORM realtime.mend_triggers(g);
   PERFORM realtime.note(here.gen, true);
