@@ -58,11 +58,12 @@ class Jwks:
             await self._fetch_once()
             await asyncio.sleep(max(self._next - self._clock(), 1.0))
 
-    async def look_again(self) -> None:
-        """Return when the keys are as new as they can be, or after PATIENCE."""
+    async def look_again(self) -> bool:
+        """Return when the keys are as new as they can be, or after PATIENCE; whether they are."""
         if self._fetching is None and self._began is not None and self._clock() - self._began < SPACING:
-            return
-        await asyncio.wait({self._begin()}, timeout=PATIENCE)
+            return not self.failing
+        _, waiting = await asyncio.wait({self._begin()}, timeout=PATIENCE)
+        return not waiting and not self.failing
 
     async def close(self) -> None:
         if self._fetching is not None:

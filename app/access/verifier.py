@@ -35,11 +35,11 @@ class Verifier:
         except UnknownKey:
             if self.jwks is None:
                 raise
-        await self.jwks.look_again()
+        known = await self.jwks.look_again()
         try:
             return identify(token, self._keys, self._expected)
         except UnknownKey as problem:
-            if self.jwks.failing:
+            if not known:
                 raise Unavailable("the keys of the identity provider can't be had at the moment") from problem
             raise
 

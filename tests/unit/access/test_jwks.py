@@ -71,7 +71,10 @@ async def test_keys_are_fetched_and_hold(world: World) -> None:
     assert world.provider.asked == 1
 
 
-async def test_a_token_under_a_new_key_is_taken_at_once_and_a_thousand_of_them_are_one_fetch(world: World) -> None:
+async def test_a_token_under_a_new_key_is_taken_at_once_and_a_thousand_of_them_are_one_fetch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.access.jwks.PATIENCE", 60)
     await world.fetch()
     world.now += app.access.jwks.SPACING
     world.provider.publish(jwk(OLD, "ES256", kid="old"), jwk(NEW, "ES256", kid="new"))
@@ -100,6 +103,21 @@ async def test_an_unknown_key_is_unavailable_while_the_provider_does_not_answer_
     await eventually(lambda: not world.jwks.failing, 5, "the fetch has come to its end")
     assert await world.user(OLD, "old") == "42"
     assert world.provider.asked == 1
+
+
+async def test_a_new_key_that_comes_late_is_unavailable_and_not_unknown(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.fetch()
+    world.now += app.access.jwks.SPACING
+    world.provider.publish(jwk(NEW, "ES256", kid="new"))
+    world.provider.held = asyncio.Event()
+    monkeypatch.setattr("app.access.jwks.PATIENCE", 0.05)
+    with pytest.raises(Unavailable):
+        await world.user(NEW, "new")
+    monkeypatch.setattr("app.access.jwks.PATIENCE", 60)
+    world.provider.held.set()
+    assert await world.user(NEW, "new") == "42"
 
 
 async def slow(_: web.Request) -> web.StreamResponse:
