@@ -809,7 +809,9 @@ CREATE FUNCTION realtime."check"() RETURNS TABLE(gen integer, schema text, name 
     AS $$
 #variable_conflict use_column
 BEGIN
-  IF NOT realtime.try_turn() THEN
+  -- In the midst of a restore tables have no triggers yet, and their watches would end. Who serves here begins with incarnate().
+  IF (SELECT i.db <> d.oid OR i.marker <> 'realtime.alive'::regclass FROM realtime.incarnation i, pg_database d
+      WHERE d.datname = current_database() ORDER BY i.n DESC LIMIT 1) OR NOT realtime.try_turn() THEN
     RETURN;
   END IF;
   RETURN QUERY SELECT NULL::int, 'realtime', 'check()', format('the watched tables can''t be checked: %s', m.refusal), m.remedy FROM realtime.mend() m;
@@ -820,6 +822,9 @@ BEGIN
       format('ALTER SUBSCRIPTION %I SET PUBLICATION … (one of the publisher''s that is FOR TABLES IN SCHEMA of the application, not FOR ALL TABLES)', s.subname)
     FROM pg_subscription s WHERE EXISTS (SELECT FROM pg_subscription_rel p JOIN pg_class c ON c.oid = p.srrelid
       WHERE p.srsubid = s.oid AND c.relnamespace = 'realtime'::regnamespace)
+    UNION ALL SELECT NULL, 'realtime', 'events', 'the event log holds events of transactions that are yet to come: the data of another database''s dump were restored into it',
+      'BEGIN; TRUNCATE realtime.events; UPDATE realtime.event_log_state SET floor = realtime.floor_now(); COMMIT'
+    WHERE EXISTS (SELECT FROM realtime.events e WHERE e.xid >= pg_snapshot_xmax(pg_current_snapshot()) AND e.xid IS DISTINCT FROM pg_current_xact_id_if_assigned())
     ORDER BY 1, 4;
 END $$;
 
@@ -1570,7 +1575,7 @@ END $$;
 CREATE FUNCTION realtime.next_slot() RETURNS smallint
     LANGUAGE sql
     AS $$SELECT CASE WHEN pg_catalog.pg_lsn_hash(pg_catalog.pg_current_wal_insert_lsn()) OPERATOR(pg_catalog.&) 511 OPERATOR(pg_catalog.=) 0 THEN realtime.looked_slot()
-    ELSE pg_catalog.pg_sequence_last_value('realtime.current_slot')::smallint END$$;
+    ELSE coalesce(pg_catalog.pg_sequence_last_value('realtime.current_slot'), 0)::smallint END$$;
 
 CREATE FUNCTION realtime.normal(s pg_snapshot, d xid8) RETURNS pg_snapshot
     LANGUAGE sql IMMUTABLE

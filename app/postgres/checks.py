@@ -68,6 +68,11 @@ async def _check_schema(connection: Connection) -> None:
             row = await (await connection.execute(SQL["schema"])).fetchone()
             if row is None or not row[0]:
                 raise StartError(f"this database has no schema `realtime` of ours: {REMEDY}")
+            if not row[1]:
+                raise StartError(
+                    "the schema `realtime` has no keys, so a restore is under way or was not finished: see it to its end"
+                    " (pg_restore --section=post-data), and start again"
+                )
             row = await (await connection.execute(SQL["version"])).fetchone()
     except psycopg.errors.InsufficientPrivilege as error:
         raise await _missing(connection, "USAGE and SELECT in schema realtime") from error

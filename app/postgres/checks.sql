@@ -2,7 +2,9 @@
 SELECT pg_is_in_recovery(), current_setting('server_version')
 
 -- name: schema
-SELECT to_regclass('realtime.meta') IS NOT NULL
+-- Whether the schema is there, and whether its keys are, which a restore makes last.
+SELECT to_regclass('realtime.meta') IS NOT NULL,
+       EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = to_regclass('realtime.relations') AND c.contype = 'p')
 
 -- name: version
 SELECT m.version, m.compatible_from FROM realtime.meta m

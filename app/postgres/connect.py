@@ -33,6 +33,8 @@ OURS: Final = (
     psycopg.errors.UndefinedFunction,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.InvalidColumnReference,  # ON CONFLICT, where there is no key yet
 )
 # What DatabaseAway says where a restore shows in what a statement found.
 REPLACED: Final = "the event log is being replaced by another, from a dump"

@@ -57,10 +57,10 @@ EXCEPTION WHEN OTHERS THEN
   RETURN realtime.slot();
 END $f$;
 
--- Which partition the next row goes to.
+-- Which partition the next row goes to. Never null, or the write would fail: a copy of the schema alone has a sequence without a value.
 CREATE OR REPLACE FUNCTION realtime.next_slot() RETURNS smallint LANGUAGE sql VOLATILE AS
   $f$SELECT CASE WHEN pg_catalog.pg_lsn_hash(pg_catalog.pg_current_wal_insert_lsn()) OPERATOR(pg_catalog.&) 511 OPERATOR(pg_catalog.=) 0 THEN realtime.looked_slot()
-    ELSE pg_catalog.pg_sequence_last_value('realtime.current_slot')::smallint END$f$;
+    ELSE coalesce(pg_catalog.pg_sequence_last_value('realtime.current_slot'), 0)::smallint END$f$;
 
 -- Rows of a statement in whose midst the fuse has opened.
 CREATE OR REPLACE FUNCTION realtime.leave_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';

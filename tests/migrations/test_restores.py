@@ -6,8 +6,9 @@ from typing import Final
 
 import pytest
 
-from app.model.errors import StartError
+from app.model.errors import DatabaseAway, StartError
 from app.postgres.checks import check
+from app.postgres.event_log import PostgresEventLog
 from harness.cluster import Cluster, migrate
 from harness.database import Database
 from tests.sql.log import events
@@ -27,6 +28,8 @@ ORDER BY 1, 2, 4, 5"""
 WATCHED: Final = """
 CREATE TABLE orders (gone int, id int PRIMARY KEY, v text); ALTER TABLE orders DROP gone;
 SELECT realtime.watch('orders', '{v}')"""
+FUTURE: Final = """
+INSERT INTO realtime.events SELECT (jsonb_populate_record(e, '{"xid": "900000000000"}')).* FROM realtime.events e"""
 LIVE: Final = "SELECT count(*) FROM realtime.generations WHERE NOT ended AND name = 'orders'"
 
 
@@ -183,3 +186,42 @@ async def test_a_restore_of_another_role_says_who_can_mend_it(source: Database, 
     await copy.execute(f"GRANT realtime_owner TO {user}; ALTER DATABASE {copy.name} OWNER TO {user}")
     with pytest.raises(RuntimeError, match="migrate as a superuser, or as the role that restored it"):
         migrate(copy.cluster.url(copy.name, user=user))
+
+
+async def test_in_the_midst_of_a_restore_no_watch_ends_and_no_server_starts(source: Database, copy: Database) -> None:
+    """Its last part makes keys and triggers, and may take hours."""
+    await source.execute("SELECT realtime.incarnate()")
+    restore(source, copy, "--section=pre-data", "--section=data")
+    with pytest.raises(StartError, match="was not finished"):
+        await check(copy.url)
+    with pytest.raises(DatabaseAway):
+        await PostgresEventLog(copy.url, lambda _: None).head()
+    assert await copy.execute("SELECT * FROM realtime.check()") == []
+    assert await copy.value(LIVE) == 1
+    restore(source, copy, "--section=post-data")
+    await check(copy.url)
+    await assert_streams(copy)
+
+
+async def test_data_restored_into_a_copy_of_the_schema_come_whole(source: Database, copy: Database) -> None:
+    """A table whose rows come after those of our schema is captured by then, where no sequence has a value yet."""
+    late = "CREATE SCHEMA shop; CREATE TABLE shop.late (id int PRIMARY KEY); SELECT realtime.watch('shop.late')"
+    await source.execute(f"{late}; INSERT INTO shop.late VALUES (1)")
+    restore(source, copy, dumped=("--schema-only",))
+    restore(source, copy, dumped=("--data-only",))
+    assert await copy.execute("SELECT * FROM shop.late") == [(1,)]
+    await check(copy.url)
+    await assert_streams(copy)
+
+
+async def test_events_of_another_database_are_named_by_the_check_with_what_takes_them_out(source: Database) -> None:
+    """`pg_restore --data-only` of another database's dump, where that has used up more transaction ids."""
+    await source.execute("ALTER TABLE orders ADD w int")  # what the check itself writes is nobody else's
+    assert await source.execute("SELECT * FROM realtime.check()") == []
+    await source.execute(f"ALTER TABLE orders DROP w; {FUTURE}")
+    ((_, schema, name, problem, remedy),) = await source.execute("SELECT * FROM realtime.check()")
+    assert (schema, name) == ("realtime", "events")
+    assert "yet to come" in problem
+    await source.execute(remedy)
+    assert await source.execute("SELECT * FROM realtime.check()") == []
+    await assert_streams(source)
