@@ -65,14 +65,9 @@ async def _check_primary(connection: Connection) -> None:
 async def _check_schema(connection: Connection) -> None:
     try:
         async with settled(connection):
-            row = await (await connection.execute(SQL["schema"])).fetchone()
-            if row is None or not row[0]:
+            there, whole = await (await connection.execute(SQL["schema"])).fetchone() or (False, False)
+            if not there:
                 raise StartError(f"this database has no schema `realtime` of ours: {REMEDY}")
-            if not row[1]:
-                raise StartError(
-                    "the schema `realtime` has no keys, so a restore is under way or was not finished: see it to its end"
-                    " (pg_restore --section=post-data), and start again"
-                )
             row = await (await connection.execute(SQL["version"])).fetchone()
     except psycopg.errors.InsufficientPrivilege as error:
         raise await _missing(connection, "USAGE and SELECT in schema realtime") from error
@@ -83,6 +78,11 @@ async def _check_schema(connection: Connection) -> None:
         raise StartError(
             f"the schema `realtime` (version {version}) is made for servers of version {compatible_from} or newer, and"
             f" this one is of version {SCHEMA_VERSION}: upgrade this server"
+        )
+    if not whole:
+        raise StartError(
+            "the schema `realtime` has no keys, because a restore is under way or was not finished: see it to its end"
+            " (pg_restore --section=post-data), and start again"
         )
 
 
