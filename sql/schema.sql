@@ -797,9 +797,12 @@ DECLARE
   result json;
 BEGIN
   result := pg_catalog.row_to_json(x);
-  RETURN CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) OPERATOR(pg_catalog.<=) 67108864 THEN result END;
-EXCEPTION WHEN OTHERS THEN
-  RETURN NULL;
+  RAISE SQLSTATE 'RT001';
+EXCEPTION
+  WHEN SQLSTATE 'RT001' THEN
+    RETURN CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) OPERATOR(pg_catalog.<=) 67108864 THEN result END;
+  WHEN OTHERS THEN
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION realtime."check"() RETURNS TABLE(gen integer, schema text, name text, problem text, remedy text)
@@ -1223,8 +1226,8 @@ BEGIN
     IF FOUND THEN
       RETURN;
     END IF;
-    -- A table's lock, because it takes a right: an advisory lock may be held by any role, for ever.
-    LOCK TABLE realtime.incarnation IN SHARE ROW EXCLUSIVE MODE;
+    -- A row's lock, because it takes a right. An advisory lock may be held by any role for ever, and a table's too, by PREPARE.
+    PERFORM FROM realtime.leadership FOR UPDATE;
   END LOOP;
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
@@ -2195,6 +2198,11 @@ CREATE FUNCTION realtime.strangers() RETURNS TABLE(pid integer, who name, lock t
   SELECT DISTINCT h.pid, h.who, CASE h.key WHEN 1 THEN 'the gate' ELSE 'the leader''s lock' END
   FROM realtime.lock_holders() h
   WHERE NOT h.ours AND (h.key IN (2, (SELECT l.key FROM realtime.leadership l)) OR h.key = 1 AND (h.mode <> 'ShareLock' OR NOT h.writes))
+  UNION SELECT l.pid, a.usename, l.relation::regclass::text
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE l.locktype = 'relation' AND l.relation IN ('realtime.generations'::regclass, to_regclass('realtime.migrations')) AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    AND NOT pg_has_role(a.usesysid, 'realtime_reader', 'MEMBER') AND NOT has_table_privilege(a.usesysid, l.relation, 'UPDATE')
   ORDER BY 1, 3
 $$;
 
@@ -2547,6 +2555,10 @@ BEGIN
   END LOOP;
   PERFORM realtime.follow(here.rel) FROM realtime.generations o   -- whom others still take for the table of this name
     WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
+  IF g.gen IS NULL AND (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = here.rel) THEN
+    RAISE WARNING 'realtime: % has row security, which does not hold for its changes: they go to everybody who may subscribe to its channels', "table"
+      USING HINT = 'docs/safe-watching.md says what to do.';
+  END IF;
   here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark, g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
   PERFORM realtime.mend_triggers(g);

@@ -1,10 +1,11 @@
 -- name: session
 -- What every session relies on, whatever the database or the role has as defaults. Settings that this server's version
 -- lacks are left out. A session that may be a pooler's, and so the application's next, keeps none of them beyond the
--- transaction: a pooler gives its client another process id than the session has.
+-- transaction: a pooler gives its client another process id than the session has. Nothing of an owner's may come in a table's
+-- place while its rows are read: no view (a schema can be renamed beneath a lock), no policy, no temporary table.
 SELECT pg_catalog.set_config(s.name, s.value, NOT (%(proven)s OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s))
 FROM (VALUES
-  ('search_path', 'pg_catalog'), ('default_transaction_isolation', 'read committed'),
+  ('search_path', 'pg_catalog, pg_temp'), ('restrict_nonsystem_relation_kind', 'view, foreign-table'), ('row_security', 'off'), ('default_transaction_isolation', 'read committed'),
   ('default_transaction_read_only', 'off'), ('default_transaction_deferrable', 'off'),
   ('statement_timeout', '60s'), ('lock_timeout', '10s'), ('transaction_timeout', '0'),
   ('idle_session_timeout', '0'), ('idle_in_transaction_session_timeout', '60s'),

@@ -5,6 +5,9 @@ Invariants
 - What is locked under a table's name is the table that is watched. Its oid is compared when nobody can rename it.
 - The event log is locked only until it is found where it stands, or its partitions could never be emptied.
 - Rows are rendered as changes are.
+- What an owner's cast does leaves nothing behind: the transaction writes nothing, and no statement has a name that could
+  be given to another.
+- No text of an error that an owner's code can raise goes to a client.
 - The transaction ends when the rows are in memory, which is bounded. So no slow client holds it open.
 - At most `AT_ONCE` reads are under way.
 """
@@ -77,14 +80,16 @@ async def _read(url: str, wanted: Wanted, most_rows: int, most_bytes: int) -> Ro
             async with deadline(connection, SECONDS):
                 event_rows.register(connection)
                 await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+                await connection.set_read_only(True)
+                connection.prepare_threshold = None
                 async with connection.transaction():
                     return await _read_within(connection, wanted, most_rows, most_bytes)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-        raise BadChannel(f"the table is not as it was: {error.diag.message_primary}") from error
+        raise BadChannel("the table is not as it was") from error
     except (psycopg.errors.ProgramLimitExceeded, psycopg.errors.InternalError_) as error:
-        raise TooLarge(f"a row is too large: {error.diag.message_primary}") from error
+        raise TooLarge("a row is too large") from error
     except psycopg.errors.InsufficientPrivilege as error:
-        raise Forbidden(f"the server may not read this table: {error.diag.message_primary}") from error
+        raise Forbidden("the server may not read this table") from error
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
         raise DatabaseAway(f"the rows can't be read at the moment: {error.diag.message_primary}") from error
     finally:

@@ -10,8 +10,9 @@
 -- together with a `floor` that contains what was removed. A position is honoured if and only if it contains `floor`.
 --
 -- Advisory locks (two-integer keys, first 1919247220): 1 the gate, 2 the leader (both the server's; 2 is given up for
--- another where a role takes it that is none of ours). Whatever else takes turns does it by the lock of a table, which takes a
--- right: of generations (watch, unwatch, check), of incarnation, of migrations.
+-- another where a role takes it that is none of ours). Whatever else takes turns does it by the lock of a table: of generations
+-- (watch, unwatch, check), of migrations. A role without rights can take those too, by PREPARE, and is told of (realtime.strangers).
+-- What servers need to connect takes turns by the lock of a row, which nobody gets without a right.
 
 CREATE SEQUENCE realtime.event_id AS bigint CACHE 1 NO CYCLE;   -- CACHE 1: the order of ids is the order of drawing
 

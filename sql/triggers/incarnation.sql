@@ -26,8 +26,8 @@ BEGIN
     IF FOUND THEN
       RETURN;
     END IF;
-    -- A table's lock, because it takes a right: an advisory lock may be held by any role, for ever.
-    LOCK TABLE realtime.incarnation IN SHARE ROW EXCLUSIVE MODE;
+    -- A row's lock, because it takes a right. An advisory lock may be held by any role for ever, and a table's too, by PREPARE.
+    PERFORM FROM realtime.leadership FOR UPDATE;
   END LOOP;
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN

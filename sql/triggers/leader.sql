@@ -36,12 +36,18 @@ BEGIN
   RETURN false;
 END $f$;
 
--- The sessions of roles that are none of ours and hold, or wait for, a lock that only a server needs: the leader's, and
--- the gate other than as a writer does, which shares it in a transaction that has written.
+-- The sessions of roles that are none of ours and hold, or wait for, a lock that only we need: the leader's, the gate other
+-- than as a writer does, which shares it in a transaction that has written, and those of tables by which watches and migrations take turns.
+-- PREPARE of a statement takes the locks of its tables before anybody's rights are looked at.
 CREATE OR REPLACE FUNCTION realtime.strangers() RETURNS TABLE (pid int, who name, lock text) LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $f$
   SELECT DISTINCT h.pid, h.who, CASE h.key WHEN 1 THEN 'the gate' ELSE 'the leader''s lock' END
   FROM realtime.lock_holders() h
   WHERE NOT h.ours AND (h.key IN (2, (SELECT l.key FROM realtime.leadership l)) OR h.key = 1 AND (h.mode <> 'ShareLock' OR NOT h.writes))
+  UNION SELECT l.pid, a.usename, l.relation::regclass::text
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE l.locktype = 'relation' AND l.relation IN ('realtime.generations'::regclass, to_regclass('realtime.migrations')) AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    AND NOT pg_has_role(a.usesysid, 'realtime_reader', 'MEMBER') AND NOT has_table_privilege(a.usesysid, l.relation, 'UPDATE')
   ORDER BY 1, 3
 $f$;

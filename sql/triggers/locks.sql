@@ -2,8 +2,8 @@
 -- waits long. Run as realtime_owner; the locks are those of the caller, with the caller's rights.
 --
 -- Invariants:
--- - the lock of realtime.generations comes first: who defines watches takes turns by it. It is a table's, because that takes a
---   right, and an advisory lock may be held by any role, for ever. Then come tables in one order: by oid, each before its partitions;
+-- - the lock of realtime.generations comes first: who defines watches takes turns by it. Then come tables in one order: by oid,
+--   each before its partitions;
 -- - a lock that will be needed is taken at once in its final strength: who reads a table and then writes to it would form a
 --   deadlock with a lock that is made stronger later;
 -- - a request stands in the queue for `realtime.patience` (0.5 s) at most, and always for less than half of deadlock_timeout:

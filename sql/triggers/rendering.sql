@@ -74,16 +74,20 @@ BEGIN
 END $f$;
 
 -- A row as JSON, whatever its types; null where it is beyond realtime.row_bytes() or can't be rendered. Owned by
--- realtime_nobody, so what an owner's cast to json does, it does without any right. Only rendered here, nothing written: a
--- subtransaction that writes nothing takes no transaction id.
+-- realtime_nobody, so what an owner's cast to json does, it does without any right. Nothing of it lasts: a search_path or a temporary
+-- table that it leaves behind would be met by whoever called this, with that one's rights. So the subtransaction always ends by an
+-- error, and takes both back; one that writes nothing takes no transaction id.
 CREATE OR REPLACE FUNCTION realtime.careful_json(x record) RETURNS json LANGUAGE plpgsql STRICT SECURITY DEFINER AS $f$
 DECLARE
   result json;
 BEGIN
   result := pg_catalog.row_to_json(x);
-  RETURN CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) OPERATOR(pg_catalog.<=) 67108864 THEN result END;
-EXCEPTION WHEN OTHERS THEN
-  RETURN NULL;
+  RAISE SQLSTATE 'RT001';
+EXCEPTION
+  WHEN SQLSTATE 'RT001' THEN
+    RETURN CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) OPERATOR(pg_catalog.<=) 67108864 THEN result END;
+  WHEN OTHERS THEN
+    RETURN NULL;
 END $f$;
 GRANT CREATE ON SCHEMA realtime TO realtime_nobody;
 ALTER FUNCTION realtime.careful_json(record) OWNER TO realtime_nobody;

@@ -35,8 +35,10 @@ BEGIN
     BEGIN
       CREATE SCHEMA realtime AUTHORIZATION realtime_owner;
       COMMENT ON SCHEMA realtime IS 'Sobranie Realtime';
-    EXCEPTION WHEN duplicate_schema OR unique_violation THEN
-      NULL;   -- another migrator's, for whose end this one has waited
+    EXCEPTION WHEN duplicate_schema OR unique_violation THEN   -- another migrator's, for whose end this one has waited
+      IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = 'realtime' AND n.nspowner = 'realtime_owner'::regrole) THEN
+        RAISE EXCEPTION 'schema realtime has just been made by another role: migrate again';
+      END IF;
     END;
   END IF;
 END $do$;

@@ -161,6 +161,10 @@ BEGIN
   END LOOP;
   PERFORM realtime.follow(here.rel) FROM realtime.generations o   -- whom others still take for the table of this name
     WHERE NOT o.ended AND (o.schema, o.name) = (d.schema, d.name) AND o.relid <> here.rel LIMIT 1;
+  IF g.gen IS NULL AND (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = here.rel) THEN
+    RAISE WARNING 'realtime: % has row security, which does not hold for its changes: they go to everybody who may subscribe to its channels', "table"
+      USING HINT = 'docs/safe-watching.md says what to do.';
+  END IF;
   here.gen := CASE WHEN here.sound THEN g.gen ELSE realtime.begin_generation(here.rel, here.wanted, d.how, d.mark, g.gen, d.always) END;
   SELECT * INTO g FROM realtime.generations o WHERE o.gen = here.gen;
   PERFORM realtime.mend_triggers(g);

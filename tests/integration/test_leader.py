@@ -390,6 +390,24 @@ async def test_a_stranger_at_the_gate_is_told_and_a_writer_is_none(database: Dat
         )
 
 
+@pytest.mark.usefixtures("quick")
+async def test_a_stranger_who_prepares_a_statement_on_our_tables_keeps_no_server_out_and_is_told(
+    database: Database,
+) -> None:
+    """PREPARE locks a statement's tables before it asks for a right."""
+    await database.execute("SELECT realtime.incarnate()")
+    async with role(database, "anybody") as stranger, await stranger.connect(autocommit=False) as holder:
+        for table in ("generations", "incarnation"):
+            await holder.execute(f"PREPARE of_{table} AS DELETE FROM realtime.{table}".encode())
+        await database.execute("DELETE FROM realtime.alive")  # as a crash does: the next server begins an incarnation
+        async with candidate(database.url) as server:
+            await eventually(lambda: server.leader.strangers)
+            assert [(s.pid, s.lock) for s in server.leader.strangers] == [
+                (holder.info.backend_pid, "realtime.generations")
+            ]
+            assert await database.value("SELECT fresh FROM realtime.incarnate()") is False
+
+
 FORBID = """
 CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
   RAISE insufficient_privilege USING MESSAGE = 'no DDL here'; END $$;

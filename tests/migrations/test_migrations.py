@@ -103,6 +103,19 @@ async def test_a_role_with_createrole_needs_no_superuser(fresh: Database, user: 
     assert await fresh.execute(CATALOG) == before
 
 
+async def test_a_schema_that_another_role_made_in_advance_is_not_looked_into(fresh: Database, user: str) -> None:
+    await fresh.execute(
+        f"""GRANT CREATE ON DATABASE {fresh.name} TO {user}; SET ROLE {user}; CREATE SCHEMA realtime;
+        COMMENT ON SCHEMA realtime IS 'Sobranie Realtime';
+        CREATE FUNCTION realtime.risen() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'ran as %', current_user; END $$;
+        CREATE VIEW realtime.migrations AS SELECT realtime.risen() AS version_num"""
+    )
+    for command in (("upgrade", "head"), ("downgrade", "base")):
+        said = refusal(fresh.url, *command)
+        assert f"schema realtime belongs to {user}" in said
+        assert "ran as" not in said
+
+
 HOSTILE = """
 CREATE FUNCTION public.risen() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
   IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN ALTER ROLE someone SUPERUSER; END IF;

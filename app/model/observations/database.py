@@ -171,8 +171,9 @@ class QueueUsage(Observation):
 
 @dataclass(frozen=True, slots=True)
 class StrangerAtLock(Observation):
-    """A session of a role that is none of ours holds a lock that only a server needs. Changes flow all the same: by
-    another lock where it is the leader's, and without sleep where it is the gate. `remedy` ends the session."""
+    """A session of a role that is none of ours holds a lock that only we need. Changes flow all the same: by another
+    lock where it is the leader's, without sleep where it is the gate. Where it is a table's, watches can't be checked
+    or changed meanwhile. `remedy` ends the session."""
 
     pid: int
     role: str
