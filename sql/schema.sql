@@ -1073,7 +1073,7 @@ CREATE PROCEDURE realtime.finish_purges(IN wait interval DEFAULT '00:01:00'::int
     LANGUAGE plpgsql
     AS $$
 DECLARE
-  older pg_snapshot; newer pg_snapshot; step int := 0;
+  older pg_catalog.pg_snapshot; newer pg_catalog.pg_snapshot; step int := 0;
   steps numeric := EXTRACT(epoch FROM wait) OPERATOR(pg_catalog.*) 10.0;
 BEGIN
   LOOP
@@ -2159,7 +2159,7 @@ CREATE FUNCTION realtime.spelling(typ oid, typmod integer, collation_id oid) RET
   SELECT (CASE
     WHEN t.oid = ANY ('{text,varchar,bpchar}'::regtype[]) THEN
       CASE WHEN c.collisdeterministic IS NOT FALSE THEN CASE WHEN t.oid = 'bpchar'::regtype THEN 'p' ELSE 'x' END END
-    WHEN t.typtype = 'e' OR t.oid = ANY ('{int2,int4,int8,oid,uuid,bytea,date,time,timetz,timestamp,timestamptz,macaddr,macaddr8,bit,varbit,pg_lsn,xid,xid8,cid,tid,"\"char\"",name,money,tsvector}'::regtype[]) THEN 'x'
+    WHEN t.typtype = 'e' OR t.oid = ANY ('{int2,int4,int8,oid,uuid,bytea,date,time,timetz,timestamp,timestamptz,macaddr,macaddr8,bit,varbit,pg_lsn,xid,xid8,cid,tid,name,money,tsvector}'::regtype[] || '"char"'::regtype) THEN 'x'   -- no backslash: it means something else where standard_conforming_strings is off
     WHEN t.oid = 'bool'::regtype THEN 'b'
     WHEN t.oid = ANY ('{inet,cidr}'::regtype[]) THEN 'i'
     WHEN t.oid = ANY ('{float4,float8}'::regtype[]) THEN 'f'

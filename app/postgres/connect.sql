@@ -5,7 +5,7 @@
 -- place while its rows are read: no view (a schema can be renamed beneath a lock), no policy, no temporary table.
 SELECT pg_catalog.set_config(s.name, s.value, NOT (%(proven)s OR pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s))
 FROM (VALUES
-  ('search_path', 'pg_catalog, pg_temp'), ('restrict_nonsystem_relation_kind', 'view, foreign-table'), ('row_security', 'off'), ('default_transaction_isolation', 'read committed'),
+  ('search_path', 'pg_catalog, pg_temp'), ('restrict_nonsystem_relation_kind', 'view'), ('row_security', 'off'), ('default_transaction_isolation', 'read committed'),
   ('default_transaction_read_only', 'off'), ('default_transaction_deferrable', 'off'),
   ('statement_timeout', '60s'), ('lock_timeout', '10s'), ('transaction_timeout', '0'),
   ('idle_session_timeout', '0'), ('idle_in_transaction_session_timeout', '60s'),

@@ -2,11 +2,12 @@
 
 Invariants
 - The tables are locked (ACCESS SHARE) before the snapshot is taken, because TRUNCATE and rewrites are not MVCC-safe.
-- What is locked under a table's name is the table that is watched. Its oid is compared when nobody can rename it.
+- What is locked under a table's name is the table that is watched. Its oid is compared when nobody can rename it. Its
+  schema can be renamed all the same, and then what is read in its place is no view (connect.sql).
 - The event log is locked only until it is found where it stands, or its partitions could never be emptied.
 - Rows are rendered as changes are.
-- What an owner's cast does leaves nothing behind: the transaction writes nothing, and no statement has a name that could
-  be given to another.
+- What an owner's cast does leaves nothing behind: the transaction writes nothing, and no statement has a name that
+  could be given to another.
 - No text of an error that an owner's code can raise goes to a client.
 - The transaction ends when the rows are in memory, which is bounded. So no slow client holds it open.
 - At most `AT_ONCE` reads are under way.

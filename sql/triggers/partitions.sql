@@ -206,7 +206,7 @@ END $f$;
 -- between its steps, which is why it can't run in a transaction block. Returns how many requests are still open.
 CREATE OR REPLACE PROCEDURE realtime.finish_purges(wait interval DEFAULT '1 minute', INOUT still_open bigint DEFAULT NULL) LANGUAGE plpgsql AS $f$
 DECLARE
-  older pg_snapshot; newer pg_snapshot; step int := 0;
+  older pg_catalog.pg_snapshot; newer pg_catalog.pg_snapshot; step int := 0;
   steps numeric := EXTRACT(epoch FROM wait) OPERATOR(pg_catalog.*) 10.0;
 BEGIN
   LOOP

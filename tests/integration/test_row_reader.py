@@ -83,11 +83,13 @@ CAST = """
 CREATE ROLE {role}; GRANT CREATE ON DATABASE {database} TO {role}; SET SESSION AUTHORIZATION {role};
 CREATE SCHEMA mine; GRANT USAGE ON SCHEMA mine TO PUBLIC; CREATE TYPE mine.mood AS ENUM ('ok');
 CREATE FUNCTION mine.told(m mine.mood) RETURNS json LANGUAGE plpgsql AS $f$ BEGIN
-  PERFORM set_config('search_path', 'mine, pg_catalog', false); EXECUTE 'DEALLOCATE ALL'; RETURN to_json(current_user); END $f$;
+  PERFORM set_config('search_path', 'mine, pg_catalog', false);
+  EXECUTE 'DEALLOCATE ALL'; RETURN to_json(current_user); END $f$;
 CREATE FUNCTION mine.has_table_privilege(oid, text) RETURNS bool LANGUAGE plpgsql AS $f$ BEGIN
   RAISE 'planted, and called as %', current_user; END $f$;
 CREATE CAST (mine.mood AS json) WITH FUNCTION mine.told(mine.mood);
-CREATE TABLE mine.t (m mine.mood); INSERT INTO mine.t VALUES ('ok'); CREATE TABLE mine.u (m mine.mood); INSERT INTO mine.u VALUES ('ok');
+CREATE TABLE mine.t (m mine.mood); INSERT INTO mine.t VALUES ('ok');
+CREATE TABLE mine.u (m mine.mood); INSERT INTO mine.u VALUES ('ok');
 RESET SESSION AUTHORIZATION; SELECT realtime.watch('mine.t'), realtime.watch('mine.u')"""
 
 

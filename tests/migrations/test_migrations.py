@@ -107,7 +107,8 @@ async def test_a_schema_that_another_role_made_in_advance_is_not_looked_into(fre
     await fresh.execute(
         f"""GRANT CREATE ON DATABASE {fresh.name} TO {user}; SET ROLE {user}; CREATE SCHEMA realtime;
         COMMENT ON SCHEMA realtime IS 'Sobranie Realtime';
-        CREATE FUNCTION realtime.risen() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'ran as %', current_user; END $$;
+        CREATE FUNCTION realtime.risen() RETURNS text LANGUAGE plpgsql
+          AS $$ BEGIN RAISE 'ran as %', current_user; END $$;
         CREATE VIEW realtime.migrations AS SELECT realtime.risen() AS version_num"""
     )
     for command in (("upgrade", "head"), ("downgrade", "base")):
