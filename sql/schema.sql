@@ -801,7 +801,7 @@ BEGIN
 EXCEPTION
   WHEN SQLSTATE 'RT001' THEN
     RETURN CASE WHEN pg_catalog.octet_length(result::pg_catalog.text) OPERATOR(pg_catalog.<=) 67108864 THEN result END;
-  WHEN OTHERS THEN
+  WHEN OTHERS OR assert_failure THEN
     RETURN NULL;
 END $$;
 
