@@ -118,6 +118,10 @@ class Connection(Named):
     def _become(self, identity: Identity) -> None:
         """The client is who it says from here on: all its channels are judged anew, where the connection is."""
         self.identity, self.known = identity, True
+        self.judge_anew()
+
+    def judge_anew(self) -> None:
+        """Judge the rights to all channels, where the connection is, before anything more is sent."""
         self._judging.epoch = UNJUDGED
         self.fall_behind(self.broadcaster.point)
 

@@ -1,6 +1,10 @@
 """Who a connection is, kept small: ten thousand of them say nothing for long, and a token's claims are many objects."""
 
+import json
+from functools import lru_cache
+
 from app.model.claims import ANONYMOUS, Identity, packed, unpacked
+from app.model.rights import Revocation, RightsChange
 
 
 class Named:
@@ -20,3 +24,23 @@ class Named:
     @identity.setter
     def identity(self, identity: Identity) -> None:
         self._packed = packed(identity)
+
+    def concerned(self, change: RightsChange) -> bool:
+        """Whether the client may lose a right by this change. Ten thousand are asked at once, so claims are read only
+        where they mention what is revoked."""
+        if change.revocations is None:
+            return True
+        held = self._packed
+        if held is None:
+            return False
+        return any(
+            all(mention in held for mention in _mentions(revocation)) and revocation.concerns(self.identity)
+            for revocation in change.revocations
+        )
+
+
+@lru_cache(maxsize=256)
+def _mentions(revocation: Revocation) -> tuple[bytes, ...]:
+    """What the packed claims of a client have in them whom it concerns."""
+    texts = [text for text in (revocation.sub, revocation.jti) if text is not None]
+    return tuple(json.dumps(text, ensure_ascii=False).encode() for text in texts)

@@ -31,6 +31,10 @@ class Registered(Protocol):
         """The server's own position could not be kept: tell the client, or send it away to come back."""
         ...
 
+    def judge_anew(self) -> None:
+        """Have the client's rights judged before it is sent anything more."""
+        ...
+
 
 class Registry:
     """`heartbeat` is in seconds. `welcome` is the message that greets each client. Without a `door` everybody may come
@@ -98,8 +102,10 @@ class Registry:
         return self._position if token is not None else None
 
     def rebased(self, reason: ResetReason | None) -> None:
-        """The server's own position could not be kept: the live hear it at once, the others when they are back."""
-        if reason is None:
-            return
+        """Where the server's own position could not be kept, the live hear it at once, the others when they are back.
+        Where it was kept, who may have what is judged anew all the same: a crash may have taken what granted it."""
         for connection in list(self._all):
-            connection.rebase(reason)
+            if reason is None:
+                connection.judge_anew()
+            else:
+                connection.rebase(reason)

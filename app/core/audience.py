@@ -17,9 +17,9 @@ from typing import NamedTuple, Protocol, Self
 
 from app.core import wire
 from app.model.channel import Topic
-from app.model.claims import Identity
 from app.model.observations import Transport
 from app.model.position import Snapshot
+from app.model.rights import RightsChange
 
 
 class Socket(Protocol):
@@ -58,8 +58,9 @@ class Subscriber(Protocol):
     @property
     def sink(self) -> Out: ...
 
-    @property
-    def identity(self) -> Identity: ...
+    def concerned(self, change: RightsChange) -> bool:
+        """Whether the client may lose a right by this change."""
+        ...
 
     def deliver(self, messages: Sequence[wire.Message], data: bytes, sent: int, before: Point) -> bool:
         """Write these messages. Their bytes are `data`, of which the socket took `sent` already. False where the

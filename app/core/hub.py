@@ -156,7 +156,7 @@ class Hub:
         members = {m for channel in aside for m in channel.members}
         if batch.rights is not None:
             everybody = {m for channel in self._channels.values() for m in channel.members}
-            members |= {m for m in everybody if batch.rights.concerns(m.identity)}
+            members |= {m for m in everybody if m.concerned(batch.rights)}
         for member in members:
             member.fall_behind(before)
 

@@ -118,7 +118,9 @@ def _segment(text: str) -> tuple[Value, ...]:
         elif piece[0] == "{":
             made.append(_claim(piece))
         else:
-            made.append(encode(decode(piece)))
+            if encode(decode(piece)) != piece:
+                raise ValueError(f"{text!r} is no segment of a room's name: write {encode(decode(piece))!r}")
+            made.append(piece)
     return tuple(made)
 
 

@@ -8,6 +8,7 @@ that moves, a token that is refreshed without its claims, and a revocation.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -85,22 +86,15 @@ class Asker:
     async def ask(self, session: aiohttp.ClientSession, position: str | None = None, *, rows: bool = False) -> "Asker":
         claims = TOKENS[self.who]
         headers = {"Authorization": f"Bearer {signed(**claims)}"} if claims is not None else {}
+        more = {"position": position} if position else {}
         if self.kind == "websocket":
             self._socket = await session.ws_connect(f"{self.url}/realtime/ws", headers=headers, max_msg_size=0)
             self._reading = asyncio.create_task(self._read_socket(self._socket))
-            more = {"position": position} if position else {}
             await self.send({"type": "subscribe", "id": 1, "channels": [self.channel], "snapshot": rows, **more})
         else:
-            query = (
-                {"channel": self.channel} | ({"position": position} if position else {}) | {"snapshot": str(int(rows))}
-            )
-            response = await session.get(f"{self.url}/realtime/events", params=query, headers=headers)
-            if response.status != 200:
-                refused = await response.json()
-                assert (response.status, refused["type"], refused["channel"]) == (403, "error", self.channel), refused
-                self.answer = refused["code"]
-                return self
-            self._reading = asyncio.create_task(self._read_events(response))
+            asking = {"channel": self.channel, "snapshot": str(int(rows)), **more}
+            request = session.get(f"{self.url}/realtime/events", params=asking, headers=headers)
+            self._reading = asyncio.create_task(self._read_events(request))
         await eventually(lambda: self.answer, 30, f"{self.channel} is answered")
         return self
 
@@ -109,15 +103,22 @@ class Asker:
         await self._socket.send_str(json.dumps(message))
 
     async def _read_socket(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        async for frame in socket:
-            self._take(json.loads(frame.data))
+        async with socket:
+            async for frame in socket:
+                self._take(json.loads(frame.data))
 
-    async def _read_events(self, response: aiohttp.ClientResponse) -> None:
+    async def _read_events(self, request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> None:
         parser = EventParser()
-        async for data in response.content.iter_any():
-            for event in parser.feed(data):
-                if event.data:
-                    self._take(json.loads(event.data))
+        async with request as response:
+            if response.status != 200:
+                refused = await response.json()
+                assert (response.status, refused["type"], refused["channel"]) == (403, "error", self.channel), refused
+                self.answer = refused["code"]
+                return
+            async for data in response.content.iter_any():
+                for event in parser.feed(data):
+                    if event.data:
+                        self._take(json.loads(event.data))
 
     def _take(self, message: dict[str, Any]) -> None:
         self.messages.append(message)
@@ -142,9 +143,10 @@ class Asker:
         told = [(m["type"], m.get("code"), m.get("id")) for m in self.messages]
         return (("error", "forbidden", None), ("unsubscribed", None, None)) in pairwise(told)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
 
 @pytest.fixture
@@ -241,23 +243,26 @@ async def revoke(database: Database, live: list[Asker]) -> None:
 async def test_nobody_is_sent_what_he_has_no_right_to(
     database: Database, server: Server, session: aiohttp.ClientSession, kind: str
 ) -> None:
+    everybody: list[Asker] = []
+
     async def ask(position: str | None = None, *, rows: bool = False) -> list[Asker]:
         made = [Asker(server, kind, *case) for case in CASES]
-        return list(await asyncio.gather(*(asker.ask(session, position, rows=rows) for asker in made)))
+        everybody.extend(made)
+        await asyncio.gather(*(asker.ask(session, position, rows=rows) for asker in made))
+        return check_answers(made, rows=rows)
 
-    start = await now(database)
-    live = check_answers(await ask())
-    await write(database, ROWS, "known")
-    end = await now(database)
-    replayed, loaded = check_answers(await ask(start)), check_answers(await ask(rows=True), rows=True)
-    await all_reach(live + replayed + loaded, end)
-    for asker in live + replayed + loaded:
-        check_rows(asker, {"known"})
-    for asker in replayed + loaded:
-        asker.close()
-    await move_row(database, live)
-    if kind == "websocket":
-        await refresh(live)
-    await revoke(database, live)
-    for asker in live:
-        asker.close()
+    try:
+        start = await now(database)
+        live = await ask()
+        await write(database, ROWS, "known")
+        end = await now(database)
+        served = [*live, *await ask(start), *await ask(rows=True)]
+        await all_reach(served, end)
+        for asker in served:
+            check_rows(asker, {"known"})
+        await move_row(database, live)
+        if kind == "websocket":
+            await refresh(live)
+        await revoke(database, live)
+    finally:
+        await asyncio.gather(*(asker.close() for asker in everybody))

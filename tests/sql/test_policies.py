@@ -1,8 +1,14 @@
 """Who may see what, as rows: a policy that can't be meant is refused, and each change of rights is an event P."""
 
+import json
+import random
+from typing import Any
+
 import psycopg
 import pytest
 
+from app.core.claims import contains
+from app.core.rights import Policy, Rules
 from harness.database import Database, rows_of
 from tests.sql.log import Event, events, top
 
@@ -35,6 +41,7 @@ async def test_posts_are_everybody_s_and_notifications_are_whose_they_are(databa
 async def test_a_policy_that_can_be_meant_is_taken(database: Database, channel: str) -> None:
     await database.execute(ORDERS)
     await database.execute("INSERT INTO realtime.policies VALUES ('mine', %s)", channel)
+    assert not Rules([Policy("mine", channel)]).unreadable
 
 
 @pytest.mark.parametrize(
@@ -74,6 +81,8 @@ async def test_one_that_can_t_is_refused_and_says_what_mends_it(database: Databa
     with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:
         await database.execute("INSERT INTO realtime.policies VALUES ('mine', %s)", channel)
     assert why in str(refused.value)
+    if "can't be told apart" in why or "is no segment" in why or "is no value" in why:
+        assert Rules([Policy("mine", channel)]).unreadable
 
 
 @pytest.mark.parametrize(
@@ -176,3 +185,43 @@ async def test_only_the_owner_says_who_may_see_what(database: Database, role: st
             await rows_of(connection, "INSERT INTO realtime.policies VALUES ('mine', 'posts')")
     finally:
         await database.execute(f"DROP ROLE {name}")
+
+
+async def test_claims_contain_others_exactly_as_jsonb_has_it(database: Database) -> None:
+    """Over objects, which claims are."""
+    dice = random.Random(12)
+
+    def value(depth: int) -> Any:
+        kind = dice.choice("snbx" if depth == 0 else "snbxooaa")
+        if kind == "o":
+            return {dice.choice("xyz"): value(depth - 1) for _ in range(dice.randrange(3))}
+        if kind == "a":
+            return [value(depth - 1) for _ in range(dice.randrange(3))]
+        return {
+            "s": dice.choice(["", "a", "1"]),
+            "n": dice.choice([0, 1, 1.0, 2.5]),
+            "b": dice.choice([True, False]),
+            "x": None,
+        }[kind]
+
+    def part(whole: Any) -> Any:
+        """Something that is often contained."""
+        if isinstance(whole, dict):
+            return {name: part(v) for name, v in whole.items() if dice.random() < 0.7}
+        if isinstance(whole, list) and dice.random() < 0.9:
+            return [part(v) for v in whole if dice.random() < 0.7]
+        return value(1) if dice.random() < 0.1 else whole
+
+    pairs = []
+    for _ in range(4000):
+        whole = {name: value(3) for name in "xyz"}
+        pairs.append((whole, part(whole)))
+    held, wanted = ([json.dumps(pair[n]) for pair in pairs] for n in (0, 1))
+    rows = await database.execute(
+        "SELECT h::jsonb @> w::jsonb FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY u(h, w, i) ORDER BY i",
+        held,
+        wanted,
+    )
+    found = [contains(json.loads(h), json.loads(w)) for h, w in zip(held, wanted, strict=True)]
+    assert found == [row[0] for row in rows]
+    assert 500 < sum(found) < 3900

@@ -165,3 +165,18 @@ async def test_who_goes_while_he_is_judged_leaves_nothing(scene: Scene) -> None:
 async def refused(scene: Scene, channel: str) -> dict[str, object]:
     await scene.connection.receive(f'{{"type":"subscribe","id":9,"channels":["{channel}"]}}')
     return next(m for m in scene.sink.messages if m.get("id") == 9)
+
+
+async def test_after_another_incarnation_all_are_judged_anew_where_they_are(scene: Scene) -> None:
+    """A crash may have taken the transaction that granted a right, which no event P tells."""
+    scene.connection.open()
+    await scene.connection.subscribe(["posts"], None)
+    known = await scene.commit()
+    del scene.world.policies_now["1", "all"]
+    scene.world.incarnation += 1
+    scene.server.broadcaster.rebase(scene.world.start(), None)
+    secret = await scene.commit()
+    await scene.settle()
+    assert scene.sink.keys == [known]
+    assert secret not in scene.sink.keys
+    assert scene.told("posts")[-2:] == ["error", "unsubscribed"]

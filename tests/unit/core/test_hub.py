@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,9 @@ from app.core import wire
 from app.core.audience import Point
 from app.core.hub import Hub
 from app.model.change import Batch, Change, Table, Transaction
-from app.model.claims import ANONYMOUS
 from app.model.observations import Transport
 from app.model.position import Snapshot
+from app.model.rights import RightsChange
 from tests.unit.changes import TABLE, change
 
 BEFORE, AFTER = Point(Snapshot(100), "before"), Point(Snapshot(200), "after")
@@ -31,7 +32,7 @@ class Out:
 
 class Member:
     transport: Transport = "ws"
-    identity = ANONYMOUS
+    revoked = False
 
     def __init__(self, hub: Hub, *names: str) -> None:
         self.got: list[wire.Message] = []
@@ -48,6 +49,9 @@ class Member:
 
     def fall_behind(self, point: Point) -> None:
         self.behind.append(point)
+
+    def concerned(self, change: RightsChange) -> bool:
+        return self.revoked
 
     @property
     def told(self) -> list[tuple[str, str]]:
@@ -140,3 +144,12 @@ def test_the_last_user_takes_the_channel_with_it() -> None:
         hub.release(channel)
     assert not hub._channels
     assert not hub._topics
+
+
+def test_whom_a_change_of_rights_concerns_is_set_aside_before_the_batch_and_nobody_else() -> None:
+    hub = Hub()
+    one, other = Member(hub, "t"), Member(hub, "t")
+    one.revoked = True
+    hub.fan_out(replace(batch(change(1, "I", (5, 2, 0))), rights=RightsChange()), BEFORE, AFTER)
+    assert one.behind == [BEFORE]
+    assert not other.behind
