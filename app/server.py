@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from app import __version__
 from app.clients.door import Door
+from app.clients.limits import Limits, LocalLimits
 from app.clients.registry import Registry
 from app.core.audience import Burst, one_by_one
 from app.core.hub import Hub
@@ -50,6 +51,7 @@ class Server:
             heartbeat=settings.heartbeat,
             rights=self._rights(settings),
             door=self.door,
+            limits=open_limits(settings, observe),
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -153,6 +155,11 @@ def open_door(settings: Settings, observe: Observer) -> Door:
 
         door.verifier = Verifier(settings, observe, door.keys_gone)
     return door
+
+
+def open_limits(settings: Settings, observe: Observer) -> Limits:
+    """What one user may have, as the settings have it."""
+    return LocalLimits(observe, connections=settings.connections_per_user, auth=settings.auth_per_minute)
 
 
 def _burst(settings: Settings, observe: Observer) -> Burst:

@@ -19,7 +19,7 @@ from app.core import wire
 from app.core.audience import Point
 from app.core.session import Session, State
 from app.model.claims import Identity
-from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, ResetReason, Unauthorized
+from app.model.errors import BadRequest, ClientError, CloseCode, DatabaseAway, RateLimited, ResetReason, Unauthorized
 from app.model.observations import Failed, Lagging, MessagesReceived, Transport
 from app.model.position import Snapshot
 from app.stream.broadcaster import Broadcaster
@@ -68,19 +68,28 @@ class Connection(Named):
         sink.rerouted = self._regroup
 
     def open(self) -> None:
-        """Greet the client, and be known to heartbeats and shutdown."""
+        """Greet the client, and be known to heartbeats and shutdown. Raises RateLimited before anything is sent."""
+        self._count(self.identity.user)
         self.registry.add(self)
         self.registry.door.arrive(self)
         self.outbox.send(self.registry.welcome)
 
+    def _count(self, user: str | None) -> None:
+        """Count the connection for its user, where one is known. Raises RateLimited where he has too many."""
+        if user is not None and not self.counted:
+            self.registry.limits.enter(user)
+            self.counted = True
+
     async def receive(self, text: str) -> None:
-        """Handle one inbound message. What is wrong with it is answered, never raised."""
+        """Handle one inbound message. What is wrong with it is answered. Raises RateLimited alone."""
         try:
             command = wire.decode(text)
             self.registry.observe(MessagesReceived(type(command).__name__.lower()))
             if not self.known and not isinstance(command, wire.Auth | wire.Ping):
                 raise self.registry.door.refuse("none", "missing", TOKEN_FIRST)
             await self._handle(command)
+        except RateLimited:
+            raise
         except ClientError as problem:
             self.outbox.refuse(problem, wire.request_id(text))
         except (ConnectionResetError, DatabaseAway):
@@ -98,7 +107,10 @@ class Connection(Named):
                 await self._unsubscribe(id, channels)
 
     async def _authenticate(self, token: str, id: wire.JsonId) -> None:
-        """Take the client for who the token says. A token that is refused leaves the one before in force."""
+        """Take the client for who the token says. A token that is refused leaves the one before in force.
+
+        Raises RateLimited where tokens come too often."""
+        await self.registry.limits.take("auth", self)
         door = self.registry.door
         try:
             identity = await door.identify(token, "message")
@@ -110,6 +122,12 @@ class Connection(Named):
                 self._end(CloseCode.UNAUTHORIZED, problem.message)
             return
         if self.session.over:
+            return
+        try:
+            self._count(identity.user)
+        except RateLimited as problem:
+            self.outbox.refuse(problem, id)
+            self._end(CloseCode.TOO_MANY, problem.message)
             return
         self._become(identity)
         door.arrive(self)
@@ -293,6 +311,9 @@ class Connection(Named):
         self.sink.rerouted = None
         self.registry.remove(self)
         self.registry.door.leave(self)
+        self.registry.limits.forget(self)
+        if self.counted and self.identity.user is not None:
+            self.registry.limits.leave(self.identity.user)
         self._drop(list(self.session.channels))
         self._joining.close()
         if self._feeder is not None:

@@ -8,14 +8,16 @@ from app.model.rights import Revocation, RightsChange
 
 
 class Named:
-    """`known` is false while the client has to show a token first. `due` is the door's wheel's."""
+    """`known` is false while the client has to show a token first. `due` is the door's wheel's. `counted` says that the
+    user has one connection more for this one (app.clients.limits)."""
 
-    __slots__ = ("_packed", "due", "known")
+    __slots__ = ("_packed", "counted", "due", "known")
 
     def __init__(self, identity: Identity | None) -> None:
         self._packed = packed(identity or ANONYMOUS)
         self.known = identity is not None
         self.due = 0
+        self.counted = False
 
     @property
     def identity(self) -> Identity:

@@ -8,6 +8,7 @@ import time
 from typing import Final, Protocol
 
 from app.clients.door import Door
+from app.clients.limits import Limits, LocalLimits
 from app.core import wire
 from app.core.session import NAMES_LIMIT
 from app.model.errors import ResetReason
@@ -38,7 +39,7 @@ class Registered(Protocol):
 
 class Registry:
     """`heartbeat` is in seconds. `welcome` is the message that greets each client. Without a `door` everybody may come
-    in, and without `rights` everybody may have everything."""
+    in, without `rights` everybody may have everything, and without `limits` those of one server hold."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Registry:
         heartbeat: float,
         door: Door | None = None,
         rights: Rights | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.lookup = lookup
         self.rights: Rights = rights or Unjudged()
@@ -57,14 +59,15 @@ class Registry:
         self.observe = observe
         self.heartbeat = heartbeat
         self.door = door or Door(observe)
+        self.limits: Limits = limits or LocalLimits(observe)
         self.channel_limit = CHANNEL_LIMIT
-        limits = {
+        told = {
             "inbound_bytes": wire.INBOUND_BYTES,
             "outbound_bytes": broadcaster.hub.limit,
             "channels": CHANNEL_LIMIT,
             "channel_names": NAMES_LIMIT,
         }
-        self.welcome = wire.welcome(server_id, version, heartbeat, limits)
+        self.welcome = wire.welcome(server_id, version, heartbeat, told)
         self._all: set[Registered] = set()
         self._position: wire.Message | None = None
         broadcaster.listen(self)

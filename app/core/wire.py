@@ -15,7 +15,7 @@ from typing import Any
 
 from app.model.change import UTF8, text_json
 from app.model.channel import check_distinct
-from app.model.errors import BadRequest, ClientError, ResetReason
+from app.model.errors import BadRequest, ClientError, RateLimited, ResetReason
 
 INBOUND_BYTES = 65536
 JsonId = int | str | None
@@ -120,9 +120,10 @@ def pong(id: JsonId) -> Message:
     return Message("pong", _fields(id=id))
 
 
-def error(problem: ClientError, id: JsonId = None, **more: int) -> Message:
-    named = {"field": problem.field, "channel": problem.channel}
-    return Message("error", _fields(id=id, code=problem.code, message=problem.message, **named, **more))
+def error(problem: ClientError, id: JsonId = None) -> Message:
+    retry_after_ms = problem.retry_after_ms if isinstance(problem, RateLimited) else None
+    named = {"field": problem.field, "channel": problem.channel, "retry_after_ms": retry_after_ms}
+    return Message("error", _fields(id=id, code=problem.code, message=problem.message, **named))
 
 
 def changes(items: Iterable[bytes], token: str | None, limit: int, table: str = "") -> Iterator[Message]:

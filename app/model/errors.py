@@ -77,9 +77,13 @@ class Unauthorized(ClientError):
 
 
 class RateLimited(ClientError):
-    """More messages a minute than allowed."""
+    """More than allowed: messages a minute, or connections. It may be tried again after so many milliseconds."""
 
     code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class Unavailable(ClientError):

@@ -5,6 +5,7 @@ Invariant: `Bad` says what is wrong with a value, and never holds the value itse
 
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from typing import Final
 
 SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -98,3 +99,11 @@ def listed(check: Callable[[str], object], *words: str) -> Callable[[str], tuple
         return items
 
     return parse
+
+
+def check_network(text: str) -> None:
+    """Raises ValueError for what is neither an address nor a network."""
+    try:
+        ip_network(text)
+    except ValueError as problem:
+        raise ValueError(f"not an address or a network such as 10.0.0.0/8 ({problem})") from None

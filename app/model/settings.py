@@ -16,7 +16,19 @@ from urllib.parse import urlsplit
 from app.model.database_url import check_url, redact_url
 from app.model.errors import SettingsError
 from app.model.origin import EVERYBODY, OPAQUE, Host, Origin
-from app.model.setting_values import Bad, count, duration, flag, listed, matching, one_of, port, size, workers
+from app.model.setting_values import (
+    Bad,
+    check_network,
+    count,
+    duration,
+    flag,
+    listed,
+    matching,
+    one_of,
+    port,
+    size,
+    workers,
+)
 
 LogFormat = Literal["json", "console"]
 Anonymous = Literal["allow", "refuse"]
@@ -63,6 +75,10 @@ class Settings:
     workers: int = 1
     io_uring: bool = True
     connections: int | None = None
+    connections_per_user: int = 20
+    connections_per_address: int = 1000
+    auth_per_minute: int = 10
+    trusted_proxies: tuple[str, ...] = ()
     jwt_secrets: tuple[str, ...] = field(default=(), repr=False)
     jwks_url: str | None = field(default=None, repr=False)
     jwt_public_key: str | None = None
@@ -240,6 +256,10 @@ _SETTINGS: Final[dict[str, _Setting]] = {
     "SOBRANIE_ROWS_BUDGET": _Setting("rows_budget", size("64kB", "64GB")),
     "SOBRANIE_READY_GRACE": _Setting("ready_grace", duration("0s", "1h")),
     "SOBRANIE_CONNECTIONS": _Setting("connections", count),
+    "SOBRANIE_CONNECTIONS_PER_USER": _Setting("connections_per_user", count),
+    "SOBRANIE_CONNECTIONS_PER_ADDRESS": _Setting("connections_per_address", count),
+    "SOBRANIE_AUTH_PER_MINUTE": _Setting("auth_per_minute", count),
+    "SOBRANIE_TRUSTED_PROXIES": _Setting("trusted_proxies", listed(check_network)),
     "SOBRANIE_WORKERS": _Setting("workers", workers),
     "SOBRANIE_IO_URING": _Setting("io_uring", flag),
     "SOBRANIE_DATA": _Setting("data", str),

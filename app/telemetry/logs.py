@@ -42,6 +42,8 @@ LEVELS: Final[dict[type[Observation], int | None]] = {
     observe.ConnectionFailed: DEBUG,
     observe.SocketCut: DEBUG,
     observe.Full: WARNING,
+    observe.Crowded: WARNING,
+    observe.Limited: DEBUG,
     observe.PageRefused: WARNING,
     observe.Authenticated: DEBUG,
     observe.JwksFetched: DEBUG,

@@ -111,6 +111,9 @@ class Metrics:
         cut = self._counter("sobranie_sockets_cut_total", "Sockets without a stream that were cut", "reason")
         for reason in ("silent", "too_large", "crowded"):
             cut.labels(reason)
+        limited = self._counter("sobranie_rate_limited_total", "Times that somebody wanted more than he may", "kind")
+        for kind in ("message", "auth", "user", "address", "flood", "waiting"):
+            limited.labels(kind)
         lagging = self._gauge("sobranie_clients_lagging", "Slow readers that are fed from history at their own pace")
         for transport in active:
             opened.labels(transport)
@@ -122,6 +125,7 @@ class Metrics:
         self._on(observe.ConnectionOpened, open_)
         self._on(observe.ConnectionClosed, lambda o: active[o.transport].dec())
         self._on(observe.ConnectionFailed, lambda o: failed.labels(o.transport, o.reason).inc())
+        self._on(observe.Limited, lambda o: limited.labels(o.kind).inc())
         self._on(observe.SocketCut, lambda o: cut.labels(o.reason).inc())
         self._on(observe.Lagging, lambda o: lagging.inc(o.delta))
 

@@ -27,6 +27,7 @@ from app.model.observations import (
     Timeout,
     Transport,
 )
+from app.web.crowds import Crowds
 from app.web.sinks import LINGER, EventSink, WebSocketSink
 
 AT_ONCE: Final = 32  # clients that are pinged in one turn of the event loop
@@ -37,7 +38,14 @@ AnySink = WebSocketSink | EventSink
 class Clients:
     """At most `most` at once. `clock` is in seconds and never goes back."""
 
-    def __init__(self, observe: Observer, most: int = sys.maxsize, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        observe: Observer,
+        most: int = sys.maxsize,
+        clock: Callable[[], float] = time.monotonic,
+        crowds: Crowds | None = None,
+    ) -> None:
+        self.crowds = crowds or Crowds(observe)
         self._observe = observe
         self._most = most
         self._clock = clock
@@ -80,6 +88,16 @@ class Clients:
         finally:
             self._expected -= 1
 
+    def seat(self, sink: AnySink, address: bytes | None) -> None:
+        """Count this client for its address, until `leave` or `unseat`. Raises RateLimited."""
+        self.crowds.enter(address)
+        sink.address = address
+
+    def unseat(self, sink: AnySink) -> None:
+        """Count it out again. Idempotent."""
+        address, sink.address = sink.address, None
+        self.crowds.leave(address)
+
     def see_off(self, sink: AnySink, request: web.Request) -> None:
         """Take over the socket of a client that is served nothing but the end that its sink has. Raises
         ConnectionResetError where the client has gone."""
@@ -88,6 +106,7 @@ class Clients:
 
     def leave(self, sink: AnySink) -> None:
         self._sinks.discard(sink)
+        self.unseat(sink)
         self._observe(ConnectionClosed(sink.transport, time.monotonic() - sink.since, sink.code))
         if self.stopping and not self._sinks:
             self._gone.set()

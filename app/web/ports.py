@@ -13,11 +13,12 @@ class Client(Protocol):
     """One client's connection to the stream, as this edge sees it: `app.clients.connection.Connection`."""
 
     def open(self) -> None:
-        """Write the welcome."""
+        """Write the welcome. Raises RateLimited before anything is written."""
         ...
 
     async def receive(self, text: str) -> None:
-        """Take one inbound message, strictly in order. Never raises for bad input."""
+        """Take one inbound message, strictly in order. What is wrong with it is answered. Raises RateLimited where it
+        comes too soon."""
         ...
 
     async def subscribe(self, channels: list[str], position: str | None, *, snapshot: bool = False) -> None:

@@ -23,6 +23,7 @@ from app.web.admission import Admission
 from app.web.capacity import Capacity
 from app.web.clients import Clients
 from app.web.credentials import Credentials
+from app.web.crowds import Crowds
 from app.web.health import Readiness, at_the_machine
 from app.web.hosts import Hosts
 from app.web.listen import why
@@ -57,7 +58,8 @@ class Server:
         self._settings = settings
         self._metrics = metrics
         capacity = Capacity.here(settings.connections)
-        self._clients = Clients(observe, capacity.streams)
+        crowds = Crowds(observe, settings.connections_per_address, settings.trusted_proxies)
+        self._clients = Clients(observe, capacity.streams, crowds=crowds)
         self._visitors = Visitors(capacity.sockets, lambda: self._clients.sockets, observe)
         self._readiness = Readiness(health, settings.ready_grace)
         self._runners: list[web.AppRunner] = []

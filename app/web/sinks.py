@@ -41,7 +41,7 @@ _RETRY: Final = b"retry: %d\n\n"
 class _Sink(ABC):
     """What both transports have in common; subclasses say how messages and the end look on the wire."""
 
-    __slots__ = ("_raw", "_socket", "_waiting", "code", "direct", "peer", "rerouted", "since")
+    __slots__ = ("_raw", "_socket", "_waiting", "address", "code", "direct", "peer", "rerouted", "since")
     transport: Transport
 
     def __init__(self, request: web.Request) -> None:
@@ -52,6 +52,7 @@ class _Sink(ABC):
         self.direct: socket.socket | None = None
         self.rerouted: Callable[[], None] | None = None
         self.peer = Peer()
+        self.address: bytes | None = None  # that this client is counted for (app.web.crowds)
         self.since = time.monotonic()
         self.code: int | None = None  # the close code, once the stream has an end
         self._waiting: deque[memoryview | Callable[[], None]] | None = None  # bytes, and what is to be done after them

@@ -69,8 +69,13 @@ class EventStreams:
                 full = Unavailable("this server has as many clients as it may")
                 await self._send_away(request, full, random.randint(5000, 15000))
             else:
-                with self._clients.expecting():
-                    answer = await self._stream(request, channels, position, snapshot)
+                try:
+                    with self._clients.expecting():
+                        answer = await self._stream(request, channels, position, snapshot)
+                except RateLimited as problem:
+                    self._observe(ConnectionFailed("sse", problem.code))
+                    await self._send_away(request, problem, problem.retry_after_ms)
+                    answer = None
                 if answer is not None:
                     return answer
         return await leave(request)
@@ -80,7 +85,9 @@ class EventStreams:
     ) -> web.Response | None:
         """Subscribe, and begin the stream. Returns the answer to send where there will be none.
 
-        Raises ConnectionResetError where the client has gone."""
+        Raises ConnectionResetError where the client has gone, and RateLimited before anything is sent."""
+        address = self._clients.crowds.of(request)
+        self._clients.crowds.arrive(address)
         try:
             identity = await self._credentials.identify(request, "sse")
         except (Unauthorized, Unavailable) as problem:
@@ -93,10 +100,11 @@ class EventStreams:
         client = self._connect(sink, identity)
         streaming = False
         try:
+            self._clients.seat(sink, address)
             client.open()
             try:
                 await client.subscribe(channels, position, snapshot=snapshot)
-            except (Unavailable, RateLimited) as problem:
+            except Unavailable as problem:
                 self._fail(sink, problem)
             except DatabaseAway:
                 self._fail(sink, Unavailable("the database can't be reached at the moment"))
@@ -107,6 +115,7 @@ class EventStreams:
             streaming = True
         finally:
             if not streaming:
+                self._clients.unseat(sink)
                 client.close()
         return None
 

@@ -19,7 +19,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 
 from app.core import wire
 from app.model.errors import CloseCode, RateLimited
-from app.model.observations import ConnectionFailed, Failed, Observer, Refused
+from app.model.observations import ConnectionFailed, Failed, Limited, Observer, Refused
 from app.web.clients import Clients
 from app.web.ports import Client
 from app.web.rate import Rate
@@ -189,15 +189,22 @@ class Talk:
     async def _answer(self, text: str | None) -> None:
         retry_after_ms = self._rate.take()
         if retry_after_ms:
-            self._observe(Refused(RateLimited.code))
-            problem = RateLimited("too many messages on this connection")
-            self._sink.write([wire.error(problem, wire.request_id(text or ""), retry_after_ms=retry_after_ms)])
-            if self._rate.exhausted:
-                self._sink.close(CloseCode.TOO_MANY, "too many messages")
+            self._observe(Limited("message"))
+            self._refuse(text, RateLimited("too many messages on this connection", retry_after_ms))
         elif text is None:
             self._client.bad_request("messages are text, not binary")
         else:
-            await self._client.receive(text)
+            try:
+                await self._client.receive(text)
+            except RateLimited as problem:
+                self._rate.refuse()
+                self._refuse(text, problem)
+
+    def _refuse(self, text: str | None, problem: RateLimited) -> None:
+        self._observe(Refused(problem.code))
+        self._sink.write([wire.error(problem, wire.request_id(text or ""))])
+        if self._rate.exhausted:
+            self._sink.close(CloseCode.TOO_MANY, "too many messages")
 
 
 def whole(data: bytes) -> bool:

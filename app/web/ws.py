@@ -14,8 +14,8 @@ from wsproto.utilities import RemoteProtocolError
 
 from app.core import wire
 from app.model.claims import Identity
-from app.model.errors import ClientError, CloseCode, Forbidden, Unauthorized
-from app.model.observations import ConnectionFailed, Observer
+from app.model.errors import ClientError, CloseCode, Forbidden, RateLimited, Unauthorized
+from app.model.observations import ConnectionFailed, Limited, Observer
 from app.web.admission import Admission
 from app.web.clients import Clients
 from app.web.credentials import Credentials
@@ -26,7 +26,11 @@ from app.web.talk import Talk
 
 # The headers that wsproto is given. It raises errors of many kinds where it can't read one of the others.
 _HANDSHAKE: Final = (b"host", b"connection", b"upgrade", b"sec-websocket-version", b"sec-websocket-key")
-_CODES: Final = {Forbidden: CloseCode.FORBIDDEN, Unauthorized: CloseCode.UNAUTHORIZED}
+_CODES: Final = {
+    Forbidden: CloseCode.FORBIDDEN,
+    Unauthorized: CloseCode.UNAUTHORIZED,
+    RateLimited: CloseCode.TOO_MANY,
+}
 
 
 class WebSockets:
@@ -44,6 +48,12 @@ class WebSockets:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if self._clients.has_no_room("ws"):
             raise _no_room()
+        address = self._clients.crowds.of(request)
+        try:
+            self._clients.crowds.arrive(address)
+        except RateLimited as flood:
+            self._observe(ConnectionFailed("ws", flood.code))
+            raise _flooding(flood) from flood
         head = self._accept(request)
         refusal: ClientError | None = self._admission.refusal(request, "ws")
         identity = None
@@ -54,7 +64,7 @@ class WebSockets:
                 refusal = problem
         with contextlib.suppress(ConnectionResetError):
             if refusal is None:
-                self._take_over(request, head, identity)
+                self._take_over(request, head, identity, address)
             else:
                 self._turn_away(request, head, refusal)
         return await leave(request)
@@ -70,6 +80,7 @@ class WebSockets:
             raise
         if identity is None and self._credentials.full:
             self._observe(ConnectionFailed("ws", "waiting"))
+            self._observe(Limited("waiting"))
             raise _no_room()
         return identity
 
@@ -88,13 +99,22 @@ class WebSockets:
                 headers={"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
             ) from problem
 
-    def _take_over(self, request: web.Request, head: bytes, identity: Identity | None) -> None:
-        """Raises ConnectionResetError where the client has gone."""
+    def _take_over(self, request: web.Request, head: bytes, identity: Identity | None, address: bytes | None) -> None:
+        """Serve the client, or tell it that its address or its user has too many. Raises ConnectionResetError where the
+        client has gone."""
         sink = WebSocketSink(request)
         client = self._connect(sink, identity)
         talk = Talk(sink, client, self._clients, self._observe)
         sink.control(head)
-        client.open()
+        try:
+            self._clients.seat(sink, address)
+            client.open()
+        except RateLimited as problem:
+            self._observe(ConnectionFailed("ws", problem.code))
+            self._clients.unseat(sink)
+            client.close()
+            self._end(request, sink, problem)
+            return
         self._clients.join(sink)
         sink.peer.take(request, hear=talk.hear, left=talk.left)
 
@@ -103,6 +123,9 @@ class WebSockets:
         of a handshake that failed, and a page that knows no reason tries for ever. Raises ConnectionResetError."""
         sink = WebSocketSink(request)
         sink.control(head)
+        self._end(request, sink, refusal)
+
+    def _end(self, request: web.Request, sink: WebSocketSink, refusal: ClientError) -> None:
         if not isinstance(refusal, Forbidden):
             sink.write([wire.error(refusal)])
         sink.shut(_CODES.get(type(refusal), CloseCode.RESTART), refusal.message)
@@ -115,3 +138,8 @@ def _no_room() -> web.HTTPServiceUnavailable:
     handshake first would take what there is too little of."""
     headers = {"Retry-After": str(random.randint(5, 15))}
     return web.HTTPServiceUnavailable(text="this server has as many clients as it may\n", headers=headers)
+
+
+def _flooding(flood: RateLimited) -> web.HTTPTooManyRequests:
+    headers = {"Retry-After": str(-(-flood.retry_after_ms // 1000))}
+    return web.HTTPTooManyRequests(text=f"{flood.message}\n", headers=headers)

@@ -17,7 +17,7 @@ from app.model.errors import BadChannel, DatabaseAway, PositionRefused, ResetRea
 from app.model.observations import Observation
 from app.model.position import Position, Snapshot
 from app.model.settings import Settings
-from app.server import open_door
+from app.server import open_door, open_limits
 from app.stream.broadcaster import Broadcaster
 from app.stream.lookup import Lookup
 from app.stream.ports import EventLogListener, LogHead
@@ -157,7 +157,13 @@ async def running(demo: Demo | None = None, settings: Settings | None = None) ->
     broadcaster = Broadcaster(log, Hub(), await log.head(), 32 << 20, seen.append)
     door = open_door(settings, seen.append)
     registry = Registry(
-        Lookup(broadcaster, log, None), seen.append, server_id="here", version="test", heartbeat=25, door=door
+        Lookup(broadcaster, log, None),
+        seen.append,
+        server_id="here",
+        version="test",
+        heartbeat=25,
+        door=door,
+        limits=open_limits(settings, seen.append),
     )
     server = Server(
         settings,

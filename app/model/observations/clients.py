@@ -48,6 +48,23 @@ class Full(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class Crowded(Observation):
+    """Clients of one address were sent away, for more than `connections` or for coming too often. This is told once a
+    minute at most, and never which address it is."""
+
+    connections: int
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limited(Observation):
+    """Somebody wanted more than he may: `kind` is "message", "auth", "publish" or "presence" of messages, "user",
+    "address" or "waiting" of connections, and "flood" of how fast they come."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class PageRefused(Observation):
     """A page was refused for its `origin`, or for the `host` that it asked for; `reason` says for which. Both are cut,
     and told a few times a minute at most: without them nobody finds the setting that is wrong."""

@@ -187,7 +187,7 @@ class Live {
     if (this.state.name === "live") return; // the connection stays; an `unsubscribed` follows where a channel went
     if (CHANNEL_ERRORS.has(error.code) && this.#leaveOut(error.channel)) this.#dial();
     else if (FINAL_ERRORS.has(error.code) && !this.#renewable(error.code)) this.close(error.message);
-    else this.#ended({ reason: error.message });
+    else this.#ended({ delay: error.retry_after_ms ?? null, reason: error.message });
   }
 
   // Whether the others can go on without it.

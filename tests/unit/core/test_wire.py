@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.core import wire
 from app.model.change import text_json
-from app.model.errors import BadChannel, BadRequest, ResetReason
+from app.model.errors import BadChannel, BadRequest, RateLimited, ResetReason
 
 
 def unframed(frame: bytes) -> tuple[int, bytes]:
@@ -87,8 +87,11 @@ def test_messages_say_what_they_must() -> None:
     assert told(wire.reset(["posts"], ResetReason.LOST, "P")) == {
         "type": "reset", "channels": ["posts"], "reason": "lost", "position": "P",
     }  # fmt: skip
-    assert told(wire.error(BadChannel("no", channel="x"), 0, retry_after_ms=5)) == {
-        "type": "error", "id": 0, "code": "bad_channel", "message": "no", "channel": "x", "retry_after_ms": 5,
+    assert told(wire.error(BadChannel("no", channel="x"), 0)) == {
+        "type": "error", "id": 0, "code": "bad_channel", "message": "no", "channel": "x",
+    }  # fmt: skip
+    assert told(wire.error(RateLimited("no", 5), 0)) == {
+        "type": "error", "id": 0, "code": "rate_limited", "message": "no", "retry_after_ms": 5,
     }  # fmt: skip
 
 
