@@ -165,6 +165,19 @@ async def test_a_unit_that_was_cut_off_comes_again_and_its_known_part_is_dropped
     assert [asked.get("position") for asked in script.attempts] == [None, "P1"]
 
 
+@pytest.mark.parametrize("transport", ["websocket", "sse"])
+async def test_who_has_too_many_connections_waits_for_as_long_as_it_was_told(
+    script: Script, browser: Browser, transport: str
+) -> None:
+    async def limited(peer: Peer) -> None:
+        await peer.say({"type": "error", "code": "rate_limited", "message": "too many", "retry_after_ms": 123_456})
+
+    script.parts = [limited]
+    await start(browser, transport)
+    await browser.sees("live.state.name === 'waiting'", "it waits")
+    assert 100_000 < await browser.run("live.state.retryAt - Date.now()") <= 123_456
+
+
 async def test_the_position_of_an_answer_does_not_move_a_position_that_is_held(
     script: Script, browser: Browser
 ) -> None:
