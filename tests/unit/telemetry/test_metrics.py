@@ -11,6 +11,7 @@ ONLY_LOGGED = {
     observe.Served, observe.Stopped, observe.Noted, observe.WorkerStarted, observe.WorkerEnded,
     observe.WorkerHeard, observe.WorkerHung, observe.WorkerNotStarted, observe.EventLogTurnBlocked,
     observe.EventLogTurnFree, observe.FanOut, observe.PageRefused, observe.Full,  # counted as ConnectionFailed
+    observe.Crowded,  # counted as Limited
     observe.ConnectFailed, observe.StrangerAtLock,  # counted as Strangers
     observe.TableRedefined, observe.TableOffAir,  # their clients are counted as Reset
 }  # fmt: skip
@@ -147,3 +148,10 @@ def test_reading_and_the_database_are_shown_as_they_are_now() -> None:
         0,
         0,
     ]
+
+
+def test_who_wanted_too_much_is_counted_by_the_kind_of_it_alone() -> None:
+    counted = samples(observe.Limited("user"), observe.Limited("flood"), observe.Limited("flood"))
+    found = {name: value for name, value in counted.items() if name.startswith("sobranie_rate_limited_total")}
+    kinds = {"message": 0, "auth": 0, "user": 1, "address": 0, "flood": 2, "waiting": 0}
+    assert found == {f'sobranie_rate_limited_total{{kind="{kind}"}}': count for kind, count in kinds.items()}
