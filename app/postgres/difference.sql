@@ -7,7 +7,8 @@
 -- healed, which is read when the snapshot was taken. There is none where the event log's
 -- table of state is another than the one that the connection began with.
 -- The footer's id is how far the WAL is durable by then.
--- An event beyond the bytes that were asked for comes without its values, as X.
+-- An event beyond the bytes that were asked for comes without its values, as X. Bytes are those that are stored, and four
+-- for each of a compressed value, which is about what it is when it is read.
 WITH s AS MATERIALIZED (
   SELECT pg_current_snapshot() AS s, (pg_current_wal_insert_lsn() - '0/0')::bigint AS written
 )
@@ -21,7 +22,8 @@ SELECT e.id, e.n, e.xid, e.gen, CASE WHEN e.size <= %(bytes)s THEN e.op ELSE 'X'
        e.command, e.at, CASE WHEN e.size <= %(bytes)s THEN e.new_vals END, CASE WHEN e.size <= %(bytes)s THEN e.old_vals END,
        CASE WHEN e.size <= %(bytes)s THEN e.new END, CASE WHEN e.size <= %(bytes)s THEN e.old END
 FROM (
-  SELECT e.*, sum(coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0))
+  SELECT e.*, sum(coalesce(pg_column_size(e.new) * CASE WHEN pg_column_compression(e.new) IS NULL THEN 1 ELSE 4 END, 0)
+                  + coalesce(pg_column_size(e.old) * CASE WHEN pg_column_compression(e.old) IS NULL THEN 1 ELSE 4 END, 0))
                 OVER (ROWS UNBOUNDED PRECEDING) AS size
   FROM (
     SELECT e.*

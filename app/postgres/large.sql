@@ -22,7 +22,8 @@ LEFT JOIN LATERAL (
     SELECT min(e.id) < max(e.id) AND bool_or(e.op <> 'I') AND bool_or(e.op <> 'D') OR bool_or(e.op = 'U' AND e.ord IS NOT NULL) AS yes FROM realtime.events e WHERE e.xid = %(xid)s::xid8
   ), e AS (
     SELECT e.ctid AS tid, e.id, e.n, e.gen, e.op, e.depth, e.ord, e.cmin::text::bigint AS command,
-           coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0) AS size,
+           coalesce(pg_column_size(e.new) * CASE WHEN pg_column_compression(e.new) IS NULL THEN 1 ELSE 4 END, 0)
+             + coalesce(pg_column_size(e.old) * CASE WHEN pg_column_compression(e.old) IS NULL THEN 1 ELSE 4 END, 0) AS size,
            e.op = 'U' AND e.new_vals[1:cardinality(g.key)] <> e.old_vals[1:cardinality(g.key)] AS moves,
            g.relid, c.*
     FROM realtime.events e LEFT JOIN realtime.generations g ON g.gen = e.gen

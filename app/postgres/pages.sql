@@ -7,7 +7,8 @@ FROM realtime.event_log_state f
 LEFT JOIN LATERAL (
   WITH t AS MATERIALIZED (
     SELECT e.xid, max(e.id) AS last, count(*) AS changes,
-           sum(coalesce(pg_column_size(e.new), 0) + coalesce(pg_column_size(e.old), 0)) AS bytes
+           sum(coalesce(pg_column_size(e.new) * CASE WHEN pg_column_compression(e.new) IS NULL THEN 1 ELSE 4 END, 0)
+             + coalesce(pg_column_size(e.old) * CASE WHEN pg_column_compression(e.old) IS NULL THEN 1 ELSE 4 END, 0)) AS bytes
     FROM unnest(%(lows)s::xid8[], %(highs)s::xid8[]) g(lo, hi),
          LATERAL (SELECT * FROM realtime.events e WHERE e.xid >= g.lo AND e.xid < g.hi) e
     GROUP BY e.xid

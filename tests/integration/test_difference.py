@@ -302,3 +302,22 @@ async def test_a_read_that_is_no_longer_wanted_is_no_loss_of_the_database(
     assert log.connected
     assert await nothing(log, position)
     assert log.connected
+
+
+COMPRESSED = """
+INSERT INTO posts (author_id, body) SELECT 1, string_agg(repeat(md5(concat(r, ' ', i)), 8), '')
+FROM generate_series(1, 20) r, generate_series(1, 3000) i GROUP BY r"""
+
+
+async def test_a_transaction_that_is_large_when_it_is_unpacked_is_too_large_to_hold(
+    database: Database, log: PostgresEventLog
+) -> None:
+    since = await start(log)
+    await database.execute(COMPRESSED)
+    stored = "SELECT sum(pg_column_size(new)) < 6 << 20, sum(length(new::text)) > 14 << 20 FROM realtime.events"
+    assert await database.execute(stored) == [(True, True)]
+    assert (await read(log, since)).transactions is None
+    upto = (await log.head()).position
+    (found,) = [stretch async for stretch in log.stretches(since, upto)]
+    assert found.large is not None
+    assert await found.large.count() > 5
