@@ -1210,7 +1210,7 @@ CREATE FUNCTION realtime.incarnate() RETURNS TABLE(n bigint, uuid uuid, tli inte
 #variable_conflict use_column
 <<here>>
 DECLARE
-  sys bigint; base oid; mark oid := 'realtime.alive'::regclass; line int; last realtime.incarnation; made bigint;
+  sys bigint; base oid; mark oid := 'realtime.alive'::regclass; line int; last realtime.incarnation; made bigint; patience text := current_setting('lock_timeout');
 BEGIN
   IF pg_is_in_recovery() THEN
     RAISE EXCEPTION 'realtime needs the primary: this is a standby' USING ERRCODE = 'read_only_sql_transaction';
@@ -1231,8 +1231,14 @@ BEGIN
   END LOOP;
   SELECT * INTO last FROM realtime.incarnation i ORDER BY i.n DESC LIMIT 1;
   IF FOUND AND (last.sysid, last.db, last.marker) IS DISTINCT FROM (here.sys, here.base, here.mark) THEN
-    LOCK TABLE realtime.generations IN SHARE ROW EXCLUSIVE MODE;   -- before the event log, as everybody who defines watches
-    TRUNCATE realtime.events;
+    PERFORM set_config('realtime.give_up', '3 s', true), realtime.take_turn();   -- before the event log, as everybody who defines watches
+    BEGIN
+      PERFORM set_config('lock_timeout', '500 ms', true);
+      TRUNCATE realtime.events;
+    EXCEPTION WHEN lock_not_available THEN   -- who dumps the copy holds it, or a role without rights (PREPARE): a later turn empties the partitions
+      DELETE FROM realtime.events;
+    END;
+    PERFORM set_config('lock_timeout', here.patience, true);
     -- A copied sequence believes that its next values are in the WAL: a crash would give them out again.
     PERFORM setval(s, nextval(s)) FROM unnest(ARRAY['realtime.event_id', pg_get_serial_sequence('realtime.incarnation', 'n')]::regclass[]) s;
     UPDATE realtime.event_log_state SET floor = realtime.floor_now();

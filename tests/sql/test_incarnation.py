@@ -3,6 +3,9 @@
 import asyncio
 from typing import Any
 
+import psycopg
+import pytest
+
 from harness.cluster import Cluster
 from harness.database import Database, rows_of
 from tests.sql.log import events
@@ -54,6 +57,18 @@ async def test_a_promoted_standby_is_another_and_keeps_the_log(own_cluster: Clus
         assert len(await events(copy)) == 1
     finally:
         standby.close()
+
+
+async def test_a_lock_on_what_a_copy_has_to_empty_keeps_no_server_out_or_its_holder_is_named(database: Database) -> None:
+    await database.execute(WRITE)
+    async with await database.connect() as holder:
+        await rows_of(holder, "BEGIN; PREPARE of_events AS SELECT FROM realtime.events")
+        async with await database.connect() as other:
+            await rows_of(other, "BEGIN; PREPARE of_generations AS DELETE FROM realtime.generations")
+            with pytest.raises(psycopg.errors.LockNotAvailable, match=f"session {other.info.backend_pid} "):
+                await call(database)
+        assert (await call(database))[1] is True
+    assert await events(database) == []
 
 
 async def test_a_copy_of_the_database_starts_with_an_empty_log(database: Database) -> None:
