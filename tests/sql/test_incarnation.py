@@ -59,7 +59,7 @@ async def test_a_promoted_standby_is_another_and_keeps_the_log(own_cluster: Clus
         standby.close()
 
 
-async def test_a_lock_on_what_a_copy_has_to_empty_keeps_no_server_out_or_its_holder_is_named(database: Database) -> None:
+async def test_a_lock_on_what_a_copy_empties_keeps_no_server_out_or_its_holder_is_named(database: Database) -> None:
     await database.execute(WRITE)
     async with await database.connect() as holder:
         await rows_of(holder, "BEGIN; PREPARE of_events AS SELECT FROM realtime.events")
