@@ -11,7 +11,7 @@ from app.postgres.pages import LARGE_CHANGES
 
 Row = tuple[Any, ...]
 
-HEADER: Row = (0, 0, 0, 0, "H", 0, None, 0, 0, ["90:100:95", "10:12:", "4096"], None, None, None)
+HEADER: Row = (0, 0, 0, 0, "H", 0, None, 0, 0, ["90:100:95", "10:12:", "4096", None], None, None, None)
 FOOTER: Row = (5000, 0, 0, 0, "F", 0, None, 0, 0, None, None, None, None)
 
 
