@@ -1,5 +1,6 @@
 """The order inside transactions, proven on worlds that hypothesis makes (tests.sql.worlds): what a client replays is the
-table, and every `old` is what was there. STATEMENTS says about how many statements of new worlds are run (`make
+table, and every `old` is what was there. So it is where each transaction is read in pages, as one that is too large to
+hold, or its table is reset. STATEMENTS says about how many statements of new worlds are run (`make
 generator`); without it the same worlds are run each time."""
 
 import asyncio
@@ -9,11 +10,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from app.model.change import Change, Transaction
+from app.postgres import large, pages
 from app.postgres.event_log import PostgresEventLog
 from harness.database import Database, rows_of
+from tests.integration import story
 from tests.sql.worlds import TABLES, World, worlds
 
 STATEMENTS = int(os.environ.get("STATEMENTS", "0"))
@@ -23,14 +27,17 @@ State = dict[tuple[str, str], dict[str, Any]]
 
 
 class Judge:
-    """What a client has, change by change."""
+    """What a client has, change by change. Of a table that was reset it has no more."""
 
     def __init__(self, state: State) -> None:
-        self.state = state
+        self.state = dict(state)
+        self.reset: set[str] = set()
 
     def take(self, changes: Iterable[Change]) -> None:
         for change in changes:
             table = change.table.name
+            if table in self.reset:
+                continue
             if change.op == "T":
                 self.state = {key: row for key, row in self.state.items() if key[0] != table}
             if change.old is not None:
@@ -42,6 +49,10 @@ class Judge:
                 there = self.state.get((table, str(new["id"])))
                 assert there is None, f"{table} {change.op}: {new} comes where there is {there}"
                 self.state[table, str(new["id"])] = new
+
+    def has(self, state: State) -> bool:
+        left = [{key: row for key, row in rows.items() if key[0] not in self.reset} for rows in (self.state, state)]
+        return left[0] == left[1]
 
 
 async def state(connection: Connection) -> State:
@@ -87,21 +98,30 @@ async def run(database: Database, log: PostgresEventLog, world: World) -> int:
         await rows_of(connection, "SELECT realtime.watch(t::regclass) FROM unnest(ARRAY['a', 'b', 'c']) t")
         for each in (connection, beside):
             await rows_of(each, LIMITS)
-        judge = Judge(await state(connection))
-        position = (await log.head()).position
+        before = await state(connection)
+        position = start = (await log.head()).position
         done, _ = await asyncio.gather(write(connection, world.transactions), write(beside, world.beside))
         found: list[Transaction] = []
         while (batch := await log.difference(position)) is not None:
             assert batch.transactions is not None
             found += batch.transactions
             position = batch.upto
+        judge, paged = Judge(before), Judge(before)
         for transaction in found:
             judge.take(transaction.changes)
-        assert judge.state == await state(connection)
+        assert judge.has(await state(connection))
+        for transaction in await story.replayed(log, start, position):
+            paged.reset |= {table.name for table in transaction.schema}
+            paged.take(transaction.changes)
+        assert paged.has(await state(connection))
         return done
 
 
-async def test_what_is_replayed_is_what_happened(database: Database, figures: Callable[[str], None]) -> None:
+async def test_what_is_replayed_is_what_happened(
+    database: Database, figures: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "LARGE_CHANGES", 0)  # of a replay; what is new is held
+    monkeypatch.setattr(large, "PAGE_CHANGES", 4)
     log = PostgresEventLog(database.url, lambda seen: None)
     done = [0, 0]
     loop = asyncio.get_running_loop()

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 TABLES = ("a", "b", "c")
 KEYS = 5
+PARTS = """ PARTITION BY RANGE (id);
+CREATE TABLE {0}_1 PARTITION OF {0} FOR VALUES FROM (MINVALUE) TO (3); CREATE TABLE {0}_2 PARTITION OF {0} DEFAULT;"""
 GUARD = "IF pg_trigger_depth() > 2 THEN RETURN coalesce(NEW, OLD); END IF;"
 
 keys = st.integers(1, KEYS)
@@ -98,7 +100,11 @@ def schemas(draw: st.DrawFn) -> str:
             if refers
             else ""
         )
-        parts.append(f"CREATE TABLE {table} (id int PRIMARY KEY{deferrable}, v int DEFAULT 0, r int{foreign});")
+        parted = draw(st.integers(0, 3)) == 0
+        parts.append(
+            f"CREATE TABLE {table} (id int PRIMARY KEY{deferrable}, v int DEFAULT 0, r int{foreign})"
+            + (PARTS.format(table) if parted else ";")
+        )
     parts.append(
         "CREATE FUNCTION touch(k int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN"
         f" UPDATE {draw(tables)} SET v = v + 7 WHERE id = k; RETURN k; END $$;"
