@@ -159,7 +159,10 @@ async def server(database: Database, servers: Servers) -> Server:
         )
     for name, policy in POLICIES.items():
         await database.execute("INSERT INTO realtime.policies VALUES (%s, %s, %s, %s::jsonb, %s)", name, *policy)
-    return await servers.start(SOBRANIE_JWT_SECRET=SECRET, SOBRANIE_ANONYMOUS="allow")
+    many = "1000"  # each of few users has a connection for every case of the table
+    return await servers.start(
+        SOBRANIE_JWT_SECRET=SECRET, SOBRANIE_ANONYMOUS="allow", SOBRANIE_CONNECTIONS_PER_USER=many
+    )
 
 
 @pytest.fixture
