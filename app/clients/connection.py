@@ -57,9 +57,7 @@ class Connection(Named):
         self.broadcaster: Broadcaster = registry.broadcaster
         self.session = Session(registry.channel_limit)
         self.outbox = Outbox(sink, registry.observe)
-        self._judging = Judging(
-            lambda: self.identity, self.session, registry.rights, self.broadcaster, self.outbox, self._drop
-        )
+        self._judging = Judging(self, registry.rights)
         self._catchup = CatchUp(self, self.session, registry.lookup, sink, self.outbox, registry.observe, self._judging)
         self._joining = Joining(self.session, registry.lookup, self._catchup, self.outbox)
         self._beaten = 0  # the hub's count of batches at the last beat
@@ -188,10 +186,11 @@ class Connection(Named):
         async with self._lock:
             await self._joining.send_rows()
             self.session.check_unsubscribe(names)
-            self._drop(names)
+            self.drop(names)
             self.outbox.send(wire.unsubscribed(id, names))
 
-    def _drop(self, names: Sequence[str]) -> None:
+    def drop(self, names: Sequence[str]) -> None:
+        """Give up channels that the client has, live or not."""
         drop(self.session, self.broadcaster.hub, self, names)
 
     # The live stream.
@@ -314,7 +313,7 @@ class Connection(Named):
         self.registry.limits.forget(self)
         if self.counted and self.identity.user is not None:
             self.registry.limits.leave(self.identity.user)
-        self._drop(list(self.session.channels))
+        self.drop(list(self.session.channels))
         self._joining.close()
         if self._feeder is not None:
             self._feeder.cancel()

@@ -7,8 +7,8 @@ Invariants
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 from app.clients.outbox import Outbox
 from app.core import wire
@@ -25,38 +25,39 @@ from app.stream.rights import Rights
 AWAY_SECONDS: Final = 1.0
 
 
+class Judged(Protocol):
+    """The connection whose rights are judged."""
+
+    broadcaster: Broadcaster
+    outbox: Outbox
+    session: Session
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def drop(self, names: Sequence[str]) -> None: ...
+
+
 class Judging:
-    """`drop` gives up channels that the client has, live or not."""
+    """One for each connection, and so small."""
 
-    __slots__ = ("_broadcaster", "_drop", "_identity", "_outbox", "_rights", "_session", "epoch")
+    __slots__ = ("_client", "_rights", "epoch")
 
-    def __init__(
-        self,
-        identity: Callable[[], Identity],
-        session: Session,
-        rights: Rights,
-        broadcaster: Broadcaster,
-        outbox: Outbox,
-        drop: Callable[[list[str]], None],
-    ) -> None:
-        self._identity = identity
-        self._session = session
+    def __init__(self, client: Judged, rights: Rights) -> None:
+        self._client = client
         self._rights = rights
-        self._broadcaster = broadcaster
-        self._outbox = outbox
-        self._drop = drop
-        self.epoch = broadcaster.epoch
+        self.epoch = client.broadcaster.epoch
 
     @property
     def current(self) -> bool:
         """Whether nothing has changed since all channels were judged."""
-        return self.epoch == self._broadcaster.epoch
+        return self.epoch == self._client.broadcaster.epoch
 
     async def check(self, names: Iterable[str], *, rows: bool) -> None:
         """Raises Forbidden where the client may not have one of these channels, with their rows where they are wanted,
         and Unavailable."""
         actions: tuple[Action, ...] = ("subscribe", "snapshot") if rows else ("subscribe",)
-        await self._rights.check(self._identity(), map(parse, names), *actions)
+        await self._rights.check(self._client.identity, map(parse, names), *actions)
 
     async def settle(self, opening: dict[str, Channel] | None = None) -> None:
         """Give up the channels that the client may not have any more, until all are judged. `opening` are those whose
@@ -65,31 +66,31 @@ class Judging:
         While it can't be known what the client may have, this waits. Raises ConnectionResetError where the connection
         ends meanwhile."""
         while not self.current:
-            if self._session.over:
+            if self._client.session.over:
                 raise ConnectionResetError("the connection ended meanwhile")
-            epoch, identity = self._broadcaster.epoch, self._identity()
+            epoch, identity = self._client.broadcaster.epoch, self._client.identity
             try:
-                refused = await self._refused(self._session.channels, "subscribe")
+                refused = await self._refused(self._client.session.channels, "subscribe")
                 if opening:
                     refused += await self._refused(opening, "subscribe", "snapshot")
             except (DatabaseAway, Unavailable):
                 await asyncio.sleep(jittered(AWAY_SECONDS))
                 continue
-            unchanged = epoch == self._broadcaster.epoch and identity == self._identity()
-            if unchanged and not self._session.over:
+            unchanged = epoch == self._client.broadcaster.epoch and identity == self._client.identity
+            if unchanged and not self._client.session.over:
                 self._give_up(refused, opening or {})
                 self.epoch = epoch
 
     async def _refused(self, channels: Mapping[str, Channel], *actions: Action) -> list[Forbidden]:
-        return await self._rights.lost(self._identity(), map(parse, list(channels)), *actions)
+        return await self._rights.lost(self._client.identity, map(parse, list(channels)), *actions)
 
     def _give_up(self, refused: list[Forbidden], opening: dict[str, Channel]) -> None:
         for problem in refused:
             name = problem.channel
             assert name is not None
-            self._outbox.refuse(problem)
-            if name in self._session.channels:
-                self._drop([name])
+            self._client.outbox.refuse(problem)
+            if name in self._client.session.channels:
+                self._client.drop([name])
             else:
                 opening.pop(name)
-            self._outbox.send(wire.unsubscribed(None, [name]))
+            self._client.outbox.send(wire.unsubscribed(None, [name]))

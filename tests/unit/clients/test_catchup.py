@@ -27,7 +27,7 @@ class Catching:
         connection = Connection(self.sink, stage.server.registry, ANONYMOUS)
         self.catchup: CatchUp = connection._catchup
         self.session: Session = connection.session
-        self.drop = connection._drop
+        self.drop = connection.drop
 
     def at_the_front(self) -> bool:
         return self.catchup.at_the_front
