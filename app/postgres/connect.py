@@ -116,7 +116,8 @@ def away(*more: type[psycopg.Error]) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        said = error.diag.message_primary if isinstance(error, psycopg.Error) else None  # without its context, of ours
+        text = " ".join((said or str(error)).split()) or type(error).__name__
         raise DatabaseAway(text) from error
 
 
