@@ -1987,25 +1987,24 @@ CREATE FUNCTION realtime.row_mark_source(t realtime.captured, op text) RETURNS t
   SELECT format($s$
   depth := pg_trigger_depth();
   FOR i IN depth - 1 .. depth LOOP
-    note := current_setting(concat(%1$L, i), true);
+    note := current_setting(concat(%2$L, i), true);
     IF note <> '' THEN
       depth := i + 1;
-      ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-      note := set_config(concat(%1$L, i), CASE WHEN split_part(note, ' ', 2) <> '1'
-        THEN concat(split_part(note, ' ', 1), ' ', split_part(note, ' ', 2)::int - 1) ELSE '' END, true);
+      ord := (current_setting(concat(%1$L, i), true)::pg_lsn - '0/0')::bigint;
+      note := set_config(concat(%2$L, i), CASE WHEN note <> '1' THEN (note::int - 1)::text ELSE '' END, true);
       EXIT;
     END IF;
   END LOOP;
   IF ord IS NULL THEN
     ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-  END IF;$s$, format('realtime.%s_%s', t.capture, left(op, 1)))
+  END IF;$s$, format('realtime.%s_', t.capture), format('realtime.%s_%s', t.capture, left(op, 1)))
 $_$;
 
-CREATE FUNCTION realtime.row_note_source(note text) RETURNS text
+CREATE FUNCTION realtime.row_note_source(note text, op text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
-  SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
-    concat('0', split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2))::int + 1), true) IS NOT NULL$s$, note)
+  SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), pg_current_wal_insert_lsn()::text, true) IS NOT NULL AND set_config(
+    concat(%2$L, pg_trigger_depth()), (concat('0', current_setting(concat(%2$L, pg_trigger_depth()), true))::int + 1)::text, true) IS NOT NULL$s$, note, note || op)
 $_$;
 
 CREATE FUNCTION realtime.row_source(t realtime.captured, op text) RETURNS text
@@ -2303,7 +2302,7 @@ CREATE FUNCTION realtime.triggers(rel oid, level "char", mark boolean, capture t
   UNION ALL
   SELECT m.relid, v.name, v.type, v.marked, CASE WHEN m.relid = rel OR v.type = 32 THEN
     format('CREATE TRIGGER %I %s ON %s %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how,
-      CASE WHEN v.marked THEN format('WHEN (%s)', realtime.row_note_source(format('realtime.%s_%s', capture, lower(substr(v.event, 7, 1))))) END, v.calls,
+      CASE WHEN v.marked THEN format('WHEN (%s)', realtime.row_note_source(format('realtime.%s_', capture), lower(substr(v.event, 7, 1)))) END, v.calls,
       CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
   FROM (VALUES
     ('00_realtime_insert', 5::smallint, 'AFTER INSERT', 'FOR EACH ROW'),
@@ -2811,7 +2810,7 @@ REVOKE ALL ON FUNCTION realtime.route_text(columns text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_bytes() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_item(t realtime.captured, before text, source text, alias text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_mark_source(t realtime.captured, op text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.row_note_source(note text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.row_note_source(note text, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.row_source(t realtime.captured, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.sees(s pg_snapshot, slot integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.setting(name text, otherwise interval) FROM PUBLIC;

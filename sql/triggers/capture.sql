@@ -122,18 +122,17 @@ CREATE OR REPLACE FUNCTION realtime.row_mark_source(t realtime.captured, op text
   SELECT format($s$
   depth := pg_trigger_depth();
   FOR i IN depth - 1 .. depth LOOP
-    note := current_setting(concat(%1$L, i), true);
+    note := current_setting(concat(%2$L, i), true);
     IF note <> '' THEN
       depth := i + 1;
-      ord := (split_part(note, ' ', 1)::pg_lsn - '0/0')::bigint;
-      note := set_config(concat(%1$L, i), CASE WHEN split_part(note, ' ', 2) <> '1'
-        THEN concat(split_part(note, ' ', 1), ' ', split_part(note, ' ', 2)::int - 1) ELSE '' END, true);
+      ord := (current_setting(concat(%1$L, i), true)::pg_lsn - '0/0')::bigint;
+      note := set_config(concat(%2$L, i), CASE WHEN note <> '1' THEN (note::int - 1)::text ELSE '' END, true);
       EXIT;
     END IF;
   END LOOP;
   IF ord IS NULL THEN
     ord := (pg_current_wal_insert_lsn() - '0/0')::bigint;
-  END IF;$s$, format('realtime.%s_%s', t.capture, left(op, 1)))
+  END IF;$s$, format('realtime.%s_', t.capture), format('realtime.%s_%s', t.capture, left(op, 1)))
 $f$;
 
 -- The whole body of the function for one operation. Where the fuse is open nothing is written (fuse.sql). The gate: a writer that can't share advisory lock 1 has a parked reader

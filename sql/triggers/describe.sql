@@ -198,12 +198,12 @@ CREATE OR REPLACE FUNCTION realtime.note_source(note text, op text) RETURNS text
     split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2), %2$L), true) IS NOT NULL$s$, note, op)
 $f$;
 
--- The same of a trigger for each row: the note, one for each table, depth and action, is the WAL position and how many rows
--- are still to be captured. What a query wrote to a table is captured in the order in which it was written, before what
--- cascades wrote.
-CREATE OR REPLACE FUNCTION realtime.row_note_source(note text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
-  SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), concat(pg_current_wal_insert_lsn(), ' ',
-    concat('0', split_part(current_setting(concat(%1$L, pg_trigger_depth()), true), ' ', 2))::int + 1), true) IS NOT NULL$s$, note)
+-- The same of a trigger for each row: a note of the WAL position for each table and depth, and beside it for each action how
+-- many rows are still to be captured. What a query wrote to a table is captured in the order in which it was written, before
+-- what cascades wrote.
+CREATE OR REPLACE FUNCTION realtime.row_note_source(note text, op text) RETURNS text LANGUAGE sql IMMUTABLE AS $f$
+  SELECT format($s$set_config(concat(%1$L, pg_trigger_depth()), pg_current_wal_insert_lsn()::text, true) IS NOT NULL AND set_config(
+    concat(%2$L, pg_trigger_depth()), (concat('0', current_setting(concat(%2$L, pg_trigger_depth()), true))::int + 1)::text, true) IS NOT NULL$s$, note, note || op)
 $f$;
 
 -- The functions that capture a table, one for each operation, as far as they are there.
@@ -235,7 +235,7 @@ RETURNS TABLE (relid oid, name text, type smallint, marked bool, sql text) LANGU
   UNION ALL
   SELECT m.relid, v.name, v.type, v.marked, CASE WHEN m.relid = rel OR v.type = 32 THEN
     format('CREATE TRIGGER %I %s ON %s %s %s EXECUTE FUNCTION realtime.%I(%L)', v.name, v.event, m.relid::regclass, v.how,
-      CASE WHEN v.marked THEN format('WHEN (%s)', realtime.row_note_source(format('realtime.%s_%s', capture, lower(substr(v.event, 7, 1))))) END, v.calls,
+      CASE WHEN v.marked THEN format('WHEN (%s)', realtime.row_note_source(format('realtime.%s_', capture), lower(substr(v.event, 7, 1)))) END, v.calls,
       CASE WHEN m.relid = rel THEN 'T' ELSE 'R' END) END
   FROM (VALUES
     ('00_realtime_insert', 5::smallint, 'AFTER INSERT', 'FOR EACH ROW'),

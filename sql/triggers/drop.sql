@@ -41,7 +41,7 @@ DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), r
 DROP TYPE realtime.captured;
 DROP FUNCTION realtime.differences(int[]), realtime.matters(oid, oid, text), realtime.note(int, bool), realtime.quiet(int, xid8), realtime.is_empty(oid),
   realtime.look(int[]);
-DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.nests(oid), realtime.tree(oid), realtime.row_note_source(text), realtime.capture_triggers(text), realtime.capture_functions(text), realtime.note_source(text, text), realtime.describe(oid), realtime.type_traits(oid), realtime.form(oid), realtime.shown(oid),
+DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.nests(oid), realtime.tree(oid), realtime.row_note_source(text, text), realtime.capture_triggers(text), realtime.capture_functions(text), realtime.note_source(text, text), realtime.describe(oid), realtime.type_traits(oid), realtime.form(oid), realtime.shown(oid),
   realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
  
   realtime.base_type(oid), realtime.route_text(text[]), realtime.route_columns(text), realtime.decode_name(text), realtime.encode_name(text);

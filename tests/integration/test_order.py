@@ -38,6 +38,7 @@ FORMS = {
     ),
     "partitions, a cascade": (PARENTS + AGAIN, "UPDATE t SET parent = 1 WHERE id = 2; DELETE FROM t WHERE id = 1"),
     "a key that is taken, and a cascade": (SELF, "UPDATE t SET parent = id; UPDATE t SET id = id - 1"),
+    "partitions, keys that are handed on": (PARENTS.replace("DELETE", "UPDATE"), "UPDATE t SET id = id - 1"),
     "several rows that move": (TABLE, f"{MOVES} INSERT INTO t SELECT id - 100, v FROM u LIMIT 1"),
     "one of them": (TABLE, f"{MOVES.replace('100', '100 * (id % 2)')} INSERT INTO t SELECT 1, v FROM u LIMIT 1"),
     "moved in statements": (
