@@ -129,16 +129,22 @@ END $f$;
 CREATE OR REPLACE FUNCTION realtime.check() RETURNS TABLE (gen int, schema text, name text, problem text, remedy text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100 ms' AS $f$
 #variable_conflict use_column
+DECLARE
+  settled bool;
 BEGIN
-  -- In the midst of a restore tables have no triggers yet, and their watches would end. Who serves here begins with incarnate().
-  IF (SELECT i.db <> d.oid OR i.marker <> 'realtime.alive'::regclass FROM realtime.incarnation i, pg_database d
-      WHERE d.datname = current_database() ORDER BY i.n DESC LIMIT 1) OR NOT realtime.try_turn() THEN
+  IF NOT realtime.try_turn() THEN
     RETURN;
   END IF;
-  RETURN QUERY SELECT NULL::int, 'realtime', 'check()', format('the watched tables can''t be checked: %s', m.refusal), m.remedy FROM realtime.mend() m;
+  -- In the midst of a restore tables have no triggers yet, and their watches would end: in a database whose incarnation is still
+  -- another's, no table is looked at. Who serves here begins with incarnate().
+  settled := coalesce((SELECT i.db = d.oid AND i.marker = 'realtime.alive'::regclass FROM realtime.incarnation i, pg_database d
+      WHERE d.datname = current_database() ORDER BY i.n DESC LIMIT 1), true);
+  IF settled THEN
+    RETURN QUERY SELECT NULL::int, 'realtime', 'check()', format('the watched tables can''t be checked: %s', m.refusal), m.remedy FROM realtime.mend() m;
+  END IF;
   RETURN QUERY SELECT g.gen, g.schema, g.name, p.problem,
       coalesce(p.remedy, format('SELECT realtime.watch(%L, routes => %L%s)', g.relid::regclass, g.routes, p.more))
-    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen
+    FROM realtime.generations g JOIN realtime.problems() p ON p.gen = g.gen WHERE settled
     UNION ALL SELECT NULL, 'realtime', 'events', format('subscription %s writes into the schema realtime, where each database has its own event log', quote_ident(s.subname)),
       format('ALTER SUBSCRIPTION %I SET PUBLICATION … (one of the publisher''s that is FOR TABLES IN SCHEMA of the application, not FOR ALL TABLES)', s.subname)
     FROM pg_subscription s WHERE EXISTS (SELECT FROM pg_subscription_rel p JOIN pg_class c ON c.oid = p.srrelid

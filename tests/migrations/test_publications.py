@@ -41,9 +41,12 @@ async def test_no_table_of_ours_is_changed_without_an_identity(fresh: Database) 
     migrate(fresh.url)
     bare = await fresh.execute(
         "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'realtime'::regnamespace AND c.relkind IN ('r', 'p')"
+        " AND c.relpersistence <> 'u'"  # an UNLOGGED table is never published
         " AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisprimary) ORDER BY 1"
     )
-    assert [name for (name,) in bare] == ["events", "events_0", "events_1", "events_2", "events_3"]  # never updated
+    assert [name for (name,) in bare] == [
+        *(f"events{part}" for part in ("", "_0", "_1", "_2", "_3", "_left_out"))
+    ]  # never updated
 
 
 @pytest.fixture
