@@ -869,7 +869,7 @@ BEGIN
   RETURN NULL;
 END $$;
 
-CREATE FUNCTION realtime.close_fuse(disk boolean, fuse_bytes bigint, ballast bigint) RETURNS text
+CREATE FUNCTION realtime.close_fuse(disk boolean, fuse_bytes bigint, ballast bigint, kb integer) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -885,7 +885,7 @@ BEGIN
   END IF;
   free := (SELECT i FROM generate_series(0, 3) i WHERE pg_relation_size(format('realtime.events_%s', i)) = 0 LIMIT 1);
   IF free IS NULL OR (SELECT sum(b) FROM unnest(realtime.event_log_bytes()) b) >= fuse_bytes / 2
-    OR NOT realtime.has_room(((ballast - pg_relation_size('realtime.ballast')) / 1024)::int + 4096) THEN
+    OR NOT realtime.has_room(((ballast - pg_relation_size('realtime.ballast')) / 1024)::int + greatest(kb, 4096)) THEN
     RETURN 'open';
   END IF;
   PERFORM setval('realtime.current_slot', free);
@@ -1518,7 +1518,7 @@ BEGIN
   END LOOP;
 END $$;
 
-CREATE FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) RETURNS text
+CREATE FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint, kb integer) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '50ms'
@@ -1534,9 +1534,9 @@ BEGIN
   opened := realtime.fuse();
   SELECT * INTO state FROM realtime.event_log_state;
   IF opened = state.healed THEN
-    RETURN realtime.watch_fuse(fuse_bytes, ballast);
+    RETURN realtime.watch_fuse(fuse_bytes, ballast, kb);
   ELSIF realtime.slot() < 0 THEN
-    RETURN realtime.close_fuse(opened % 2 = 1, fuse_bytes, ballast);
+    RETURN realtime.close_fuse(opened % 2 = 1, fuse_bytes, ballast, kb);
   ELSIF state.healing IS DISTINCT FROM opened THEN
     UPDATE realtime.event_log_state SET healing = opened, waits = ARRAY(SELECT realtime.slot_readers());
     RETURN 'closed';
@@ -2447,7 +2447,7 @@ BEGIN
     RETURN false;
   END IF;
   PERFORM pg_try_advisory_xact_lock(1919247220, (SELECT l.key FROM realtime.leadership l));   -- a server waits that long
-  PERFORM realtime.mind_fuse(9223372036854775807, 0) WHERE realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s);
+  PERFORM realtime.mind_fuse(9223372036854775807, 0, 0) WHERE realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s);
   PERFORM realtime.turn('1000 years', 9223372036854775807, published);
   RETURN true;
 END $$;
@@ -2577,7 +2577,7 @@ BEGIN
   RETURN here.gen;
 END $$;
 
-CREATE FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint) RETURNS text
+CREATE FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint, kb integer) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -2593,7 +2593,7 @@ BEGIN
     RETURN 'opened';
   ELSIF kept > ballast + 2097152 THEN
     TRUNCATE realtime.ballast;
-  ELSIF NOT (CASE WHEN kept < ballast THEN realtime.grow_ballast() ELSE realtime.has_room(256) END) THEN
+  ELSIF NOT realtime.has_room(kb) OR kept < ballast AND NOT realtime.grow_ballast() THEN
     PERFORM realtime.open_fuse(true);
     RETURN 'opened';
   END IF;
@@ -2717,7 +2717,7 @@ REVOKE ALL ON FUNCTION realtime."check"() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime."check"() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.clear_event_log(disk boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.close_fuse(disk boolean, fuse_bytes bigint, ballast bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.close_fuse(disk boolean, fuse_bytes bigint, ballast bigint, kb integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.contains(s pg_snapshot, f pg_snapshot) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.count_time(keep interval, tick interval, pressed boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.decode_name(name text) FROM PUBLIC;
@@ -2775,8 +2775,8 @@ REVOKE ALL ON FUNCTION realtime.matters(root oid, rel oid, trigger text) FROM PU
 REVOKE ALL ON FUNCTION realtime.mend() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.mend_triggers(g realtime.generations) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) TO realtime_reader;
+REVOKE ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint, kb integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint, kb integer) TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.missing_item(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.nests(rel oid) FROM PUBLIC;
@@ -2877,7 +2877,7 @@ REVOKE ALL ON FUNCTION realtime.update_source(t realtime.captured) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.vals_of(t realtime.captured, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.vals_source(t realtime.captured, plain boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.watch("table" regclass, routes text[], always boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint, kb integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.wrong_table_pattern(channel text, claim text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.wrong_triggers(rel oid, level "char", mark boolean, capture text, always boolean) FROM PUBLIC;
 GRANT SELECT ON TABLE realtime.alive TO realtime_reader;

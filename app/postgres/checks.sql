@@ -17,7 +17,7 @@ FROM (
   FROM unnest('{realtime.events,realtime.event_log_state,realtime.generations,realtime.incarnation,realtime.purges}'::text[]) t
   UNION ALL
   SELECT 'EXECUTE on ' || f, has_function_privilege(f, 'EXECUTE')
-  FROM unnest('{realtime.incarnate(),realtime.check(),"realtime.turn(interval,bigint,pg_snapshot)","realtime.mind_fuse(bigint,bigint)",realtime.fuse()}'::text[]) f
+  FROM unnest('{realtime.incarnate(),realtime.check(),"realtime.turn(interval,bigint,pg_snapshot)","realtime.mind_fuse(bigint,bigint,int)",realtime.fuse()}'::text[]) f
   UNION ALL
   SELECT 'a schema realtime that belongs to realtime_owner', pg_get_userbyid(n.nspowner) = 'realtime_owner' FROM pg_namespace n WHERE n.nspname = 'realtime'
 ) p

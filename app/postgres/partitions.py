@@ -34,8 +34,9 @@ TURN_SECONDS: Final = 5.0  # how often to try, at most
 SETTLED_SECONDS: Final = 2.0
 REMIND_SECONDS: Final = 600.0  # how often it is reported again that the partitions can't turn
 PATIENCE_SECONDS: Final = 60.0  # before that is reported where no session is in the way
-ROOM_KB: Final = (80, 65536)  # at least, and at most
+ROOM_KB: Final = (256, 65536)  # at least, and at most
 ROOM_TIMES: Final = 2
+ROOM_FADES: Final = 2  # what was asked for before is asked for in this part again, for writers pause
 STEPS_AT_ONCE: Final = 10  # of the fuse
 PROGRESS: Final = frozenset({"opened", "cleared", "closed"})
 UNDELIVERED: Final = "what would have to go has not been delivered for long enough"
@@ -65,7 +66,7 @@ class Partitions:
         self._positions: deque[tuple[float, Snapshot]] = deque()
         self._turned = float("-inf")
         self._room = ROOM_KB[0]  # kilobytes that the disk has to have room for
-        self._written = 0  # how far the WAL was at the look before
+        self._written: int | None = None  # how far the WAL was at the look before
         self._blocked_at: float | None = None
         self._told_at = float("-inf")
         self.blocked: EventLogTurnBlocked | None = None  # why the partitions can't turn, while they can't
@@ -85,12 +86,13 @@ class Partitions:
 
     async def _at_risk(self, connection: Connection) -> bool:
         """Whether the fuse is open or may have to be. The disk has to have room for twice what was written since
-        the last look, within bounds: so a disk that fills is seen before it is full."""
+        the last look, within bounds, and less only by and by: so a disk that fills is seen before it is full."""
         parameters = {"fuse": self._retention.fuse, "kb": self._room}
         row = await (await connection.execute(SQL["fuse_at_risk"], parameters)).fetchone()
         if row is None:
             return False
-        self._room = min(max(ROOM_KB[0], ROOM_TIMES * (row[1] - self._written) >> 10), ROOM_KB[1])
+        written = row[1] - self._written if self._written is not None else 0
+        self._room = min(max(ROOM_KB[0], self._room // ROOM_FADES, ROOM_TIMES * written >> 10), ROOM_KB[1])
         self._written = row[1]
         return bool(row[0])
 
@@ -134,7 +136,7 @@ class Partitions:
 
     async def _mind_fuse(self, connection: Connection) -> str | None:
         """Do what can be done now for the fuse to be whole. Returns what it waits for; None where it is whole."""
-        parameters = {"fuse": self._retention.fuse, "ballast": self._retention.ballast}
+        parameters = {"fuse": self._retention.fuse, "ballast": self._retention.ballast, "kb": self._room}
         state: str | None = None
         for _ in range(STEPS_AT_ONCE):
             row = await (await connection.execute(SQL["mind_fuse"], parameters)).fetchone()

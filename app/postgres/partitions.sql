@@ -10,7 +10,7 @@ FROM realtime.event_log_state s
 
 -- name: mind_fuse
 -- One step towards a whole fuse: null where it is whole.
-SELECT realtime.mind_fuse(%(fuse)s, %(ballast)s)
+SELECT realtime.mind_fuse(%(fuse)s, %(ballast)s, %(kb)s)
 
 -- name: purging
 SELECT EXISTS (SELECT FROM realtime.purges p WHERE p.done IS NULL)

@@ -15,7 +15,7 @@ BEGIN
   END LOOP;
   PERFORM pg_catalog.set_config('lock_timeout', before, true);
 END $do$;
-DROP FUNCTION realtime.mind_fuse(bigint, bigint), realtime.slot_readers(), realtime.close_fuse(bool, bigint, bigint), realtime.clear_event_log(bool), realtime.watch_fuse(bigint, bigint),
+DROP FUNCTION realtime.mind_fuse(bigint, bigint, int), realtime.slot_readers(), realtime.close_fuse(bool, bigint, bigint, int), realtime.clear_event_log(bool), realtime.watch_fuse(bigint, bigint, int),
   realtime.grow_ballast(), realtime.event_log_bytes(), realtime.next_slot(), realtime.looked_slot(), realtime.has_room(int), realtime.open_fuse(bool), realtime.fuse();
 DROP PROCEDURE realtime.finish_purges(interval, bigint);
 DROP FUNCTION realtime.purge(), realtime.turn_alone(pg_snapshot), realtime.turn(interval, bigint, pg_snapshot),

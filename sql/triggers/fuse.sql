@@ -82,8 +82,9 @@ EXCEPTION
     RETURN false;
 END $f$;
 
--- While the fuse is whole: opens it where it has to, keeps the ballast, and tells writers how far their partition may grow.
-CREATE OR REPLACE FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+-- While the fuse is whole: opens it where it has to (the event log is too large, or the disk has no room for `kb`), keeps the ballast,
+-- and tells writers how far their partition may grow.
+CREATE OR REPLACE FUNCTION realtime.watch_fuse(fuse_bytes bigint, ballast bigint, kb int) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   sizes bigint[] := realtime.event_log_bytes(); total bigint := (SELECT sum(b) FROM unnest(sizes) b); room bigint; kept bigint := pg_relation_size('realtime.ballast');
 BEGIN
@@ -96,7 +97,7 @@ BEGIN
     RETURN 'opened';
   ELSIF kept > ballast + 2097152 THEN
     TRUNCATE realtime.ballast;
-  ELSIF NOT (CASE WHEN kept < ballast THEN realtime.grow_ballast() ELSE realtime.has_room(256) END) THEN
+  ELSIF NOT realtime.has_room(kb) OR kept < ballast AND NOT realtime.grow_ballast() THEN
     PERFORM realtime.open_fuse(true);
     RETURN 'opened';
   END IF;
@@ -134,7 +135,8 @@ BEGIN
 END $f$;
 
 -- While the fuse is open: clears the event log, and closes the fuse where writers can go on in an empty partition. 'open': not yet.
-CREATE OR REPLACE FUNCTION realtime.close_fuse(disk bool, fuse_bytes bigint, ballast bigint) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+-- The disk has to have room for what watch_fuse() asks for next, or it would open again at once.
+CREATE OR REPLACE FUNCTION realtime.close_fuse(disk bool, fuse_bytes bigint, ballast bigint, kb int) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   free int;
 BEGIN
@@ -147,7 +149,7 @@ BEGIN
   END IF;
   free := (SELECT i FROM generate_series(0, 3) i WHERE pg_relation_size(format('realtime.events_%s', i)) = 0 LIMIT 1);
   IF free IS NULL OR (SELECT sum(b) FROM unnest(realtime.event_log_bytes()) b) >= fuse_bytes / 2
-    OR NOT realtime.has_room(((ballast - pg_relation_size('realtime.ballast')) / 1024)::int + 4096) THEN
+    OR NOT realtime.has_room(((ballast - pg_relation_size('realtime.ballast')) / 1024)::int + greatest(kb, 4096)) THEN
     RETURN 'open';
   END IF;
   PERFORM setval('realtime.current_slot', free);
@@ -162,9 +164,9 @@ CREATE OR REPLACE FUNCTION realtime.slot_readers() RETURNS SETOF text LANGUAGE s
     AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 $f$;
 
--- One step; the leader calls it every few seconds, and again at once while it returns 'opened', 'cleared' or 'closed'. 'open' and
+-- One step, where the disk has to have room for `kb`; the leader calls it every few seconds, and again at once while it returns 'opened', 'cleared' or 'closed'. 'open' and
 -- 'waiting' (for transactions that may have left something out) last. 'healed' is the end; null where all is well.
-CREATE OR REPLACE FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+CREATE OR REPLACE FUNCTION realtime.mind_fuse(fuse_bytes bigint, ballast bigint, kb int) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $f$
 DECLARE
   opened bigint; state realtime.event_log_state;
@@ -177,9 +179,9 @@ BEGIN
   opened := realtime.fuse();
   SELECT * INTO state FROM realtime.event_log_state;
   IF opened = state.healed THEN
-    RETURN realtime.watch_fuse(fuse_bytes, ballast);
+    RETURN realtime.watch_fuse(fuse_bytes, ballast, kb);
   ELSIF realtime.slot() < 0 THEN
-    RETURN realtime.close_fuse(opened % 2 = 1, fuse_bytes, ballast);
+    RETURN realtime.close_fuse(opened % 2 = 1, fuse_bytes, ballast, kb);
   ELSIF state.healing IS DISTINCT FROM opened THEN
     UPDATE realtime.event_log_state SET healing = opened, waits = ARRAY(SELECT realtime.slot_readers());
     RETURN 'closed';

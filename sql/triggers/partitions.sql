@@ -194,7 +194,7 @@ BEGIN
     RETURN false;
   END IF;
   PERFORM pg_try_advisory_xact_lock(1919247220, (SELECT l.key FROM realtime.leadership l));   -- a server waits that long
-  PERFORM realtime.mind_fuse(9223372036854775807, 0) WHERE realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s);
+  PERFORM realtime.mind_fuse(9223372036854775807, 0, 0) WHERE realtime.fuse() <> (SELECT s.healed FROM realtime.event_log_state s);
   PERFORM realtime.turn('1000 years', 9223372036854775807, published);
   RETURN true;
 END $f$;

@@ -18,7 +18,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA realtime TO realtime_reader;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA realtime TO realtime_reader;
 GRANT EXECUTE ON FUNCTION realtime.canonical(int, text, text), realtime.spelling(oid, int, oid), realtime.spelled("char", text),
   realtime.spelled_interval(text), realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.shown(oid), realtime.check(), realtime.incarnate(), realtime.turn(interval, bigint, pg_snapshot),
-  realtime.slot(), realtime.fuse(), realtime.has_room(int), realtime.event_log_bytes(), realtime.mind_fuse(bigint, bigint), realtime.try_to_lead(), realtime.strangers() TO realtime_reader;
+  realtime.slot(), realtime.fuse(), realtime.has_room(int), realtime.event_log_bytes(), realtime.mind_fuse(bigint, bigint, int), realtime.try_to_lead(), realtime.strangers() TO realtime_reader;
 -- The DBA's own (policies.sql), where there is one.
 DO $do$
 BEGIN

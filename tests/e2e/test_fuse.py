@@ -16,6 +16,7 @@ from tests.support.transport import Transport, now
 SMALL: dict[str, Any] = {"SOBRANIE_EVENT_LOG_BYTES": "1MB", "SOBRANIE_RETENTION": "2s", "SOBRANIE_BALLAST_BYTES": "0B"}
 BULK = "INSERT INTO posts (author_id, body) SELECT 1, repeat('x', 500) FROM generate_series(1, 300)"
 LOCK = "BEGIN; LOCK TABLE realtime.events IN ACCESS SHARE MODE"
+OLD = "SELECT clock_timestamp() - xact_start > interval '1 s' FROM pg_stat_activity WHERE pid = %s"
 
 
 async def checks(server: Server) -> dict[str, Any]:
@@ -86,6 +87,7 @@ async def test_far_over_its_limit_everybody_is_told_and_writes_go_on(
         await transport.open(two, "posts") as other,
     ):
         await rows_of(idle, LOCK)
+        await eventually(lambda: database.value(OLD, idle.info.backend_pid), 10, "it is old enough to be named")
         await overfill(database)
         for server in (one, two):
             told = await eventually(partial(is_open, server), 15, f"{server.name} tells")

@@ -6,14 +6,16 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from harness.cluster import Cluster
 from harness.database import Database, rows_of
-from harness.facts import eventually, pause
+from harness.facts import eventually, soon
 from harness.server import Servers
 from tests.e2e.test_fuse import copy_equals, is_open, is_ready
 from tests.support.transport import Transport
@@ -25,6 +27,10 @@ INSERT INTO counters SELECT i, 0 FROM generate_series(1, 50) i;
 SELECT realtime.watch('counters'); SELECT realtime.incarnate();
 """
 UPDATE = "UPDATE counters SET n = n + 1 WHERE id = 7"  # in its own page, for which it needs no room
+LOOKED = """SELECT true FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sobranie leader'
+  AND state = 'idle' AND query_start > %s"""
+STATEMENTS = 60  # of 50 rows each, between two looks: about 0.6 MB of events
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 class Disk:
@@ -34,12 +40,22 @@ class Disk:
         self.path, self.cluster = path, cluster
         self._filler = path / "filler"
 
+    @property
+    def room(self) -> int:
+        free = os.statvfs(self.path)
+        return free.f_bavail * free.f_frsize
+
     def leave(self, size: int) -> None:
-        """So much is free."""
-        with self._filler.open("ab") as file:
-            file.truncate(0)
-            free = os.statvfs(self.path)
-            file.write(b"x" * (free.f_bavail * free.f_frsize - size))
+        """About so much is free, whatever temporary files come and go meanwhile."""
+
+        def left() -> bool:
+            with self._filler.open("ab") as file, suppress(OSError):
+                length = max(1, os.fstat(file.fileno()).st_size + self.room - size)
+                os.ftruncate(file.fileno(), length)
+                os.posix_fallocate(file.fileno(), 0, length)
+            return abs(self.room - size) < 64 << 10
+
+        soon(left, 30, "so much is free")
 
     def fill(self) -> None:
         """Nothing more goes on it."""
@@ -83,18 +99,35 @@ def full_database(disk: Disk) -> Database:
     return Database(disk.cluster, "full_one")
 
 
-async def update_until_open(database: Database, most: int) -> int:
-    """Update until the fuse is open. Returns how many of the updates failed."""
-    failed = 0
-    async with await database.connect() as writer:
-        for _ in range(most):
-            try:
-                await rows_of(writer, UPDATE)
-            except psycopg.errors.DiskFull:
-                failed += 1
-            if (await rows_of(writer, "SELECT realtime.slot() < 0"))[0][0]:
-                return failed
-    raise AssertionError(f"the fuse has not opened; {failed} updates failed")
+async def update_until_open(writer: Connection, most: int) -> None:
+    """Update until the fuse is open; before that an update may fail."""
+    for _ in range(most):
+        with suppress(psycopg.errors.DiskFull):
+            await rows_of(writer, UPDATE)
+        if await opened(writer):
+            return
+    raise AssertionError("the fuse has not opened")
+
+
+async def opened(writer: Connection) -> bool:
+    return bool((await rows_of(writer, "SELECT realtime.slot() < 0"))[0][0])
+
+
+async def looked(writer: Connection, since: object) -> bool:
+    """The leader has looked since then, or opened the fuse."""
+    return await opened(writer) or bool(await rows_of(writer, LOOKED, since))
+
+
+async def write_until_open(writer: Connection, most: int) -> None:
+    """Write as much as a leader who looks each second sees coming. No write may fail."""
+    for _ in range(most):
+        for _ in range(STATEMENTS):
+            await rows_of(writer, "UPDATE counters SET n = n + 1")
+            if await opened(writer):
+                return
+        ((since,),) = await rows_of(writer, "SELECT clock_timestamp()")
+        await eventually(partial(looked, writer, since), 30, "the leader has looked")
+    raise AssertionError("the fuse has not opened")
 
 
 async def test_on_a_full_disk_writes_go_on_everybody_is_told_and_it_heals(
@@ -133,12 +166,14 @@ async def test_on_a_full_disk_writes_go_on_everybody_is_told_and_it_heals(
 async def test_with_no_server_a_writer_opens_it(disk: Disk, full_database: Database) -> None:
     database = full_database
     await database.execute(SETUP)
-    disk.fill()
-    await update_until_open(database, 20_000)
-    async with await database.connect() as writer:
+    async with await database.connect() as writer:  # PostgreSQL takes no new connection without some room
+        disk.fill()
+        await update_until_open(writer, 20_000)
+        before = (await rows_of(writer, "SELECT sum(n) FROM counters"))[0][0]
         for _ in range(500):
             await rows_of(writer, UPDATE)
-    disk.leave(1 << 20)  # PostgreSQL takes no new connection without some room
+        assert (await rows_of(writer, "SELECT sum(n) FROM counters"))[0][0] == before + 500
+    disk.leave(1 << 20)
     async with Servers(database.url) as servers:
         server = await servers.start("one", SOBRANIE_BALLAST_BYTES="2MB")
         await eventually(lambda: is_open(server), 15, "it is told")
@@ -155,15 +190,10 @@ async def test_a_log_that_fills_its_disk_is_stopped_before(disk: Disk, full_data
         server = await servers.start("one", SOBRANIE_BALLAST_BYTES="2MB", SOBRANIE_EVENT_LOG_BYTES="1GB")
         async with await database.connect() as idle, await database.connect() as writer:
             await rows_of(idle, "BEGIN; LOCK TABLE realtime.events IN ACCESS SHARE MODE")
-            disk.leave(16 << 20)
-            for _ in range(5_000):
-                await rows_of(writer, "UPDATE counters SET n = n + 1")
-                await pause(0.005)
-                if (await rows_of(writer, "SELECT realtime.slot() < 0"))[0][0]:
-                    break
-            else:
-                raise AssertionError("the fuse has not opened")
-            for _ in range(100):
+            disk.leave(6 << 20)
+            await write_until_open(writer, 20)
+            assert disk.room > 1 << 20
+            for _ in range(500):
                 await rows_of(writer, UPDATE)
             told = await eventually(lambda: is_open(server), 15, "it is told")
             assert f"process {idle.info.backend_pid} " in told["holder"]

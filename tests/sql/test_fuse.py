@@ -15,7 +15,7 @@ POSITION = "SELECT realtime.position()"
 
 
 async def mind(database: Database, fuse: int = 1 << 40, ballast: int = 0) -> Any:
-    return await database.value("SELECT realtime.mind_fuse(%s, %s)", fuse, ballast)
+    return await database.value("SELECT realtime.mind_fuse(%s, %s, 256)", fuse, ballast)
 
 
 async def healed(database: Database, steps: int = 12) -> list[Any]:
