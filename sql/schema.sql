@@ -20,6 +20,17 @@ CREATE TYPE realtime.captured AS (
 	mark boolean
 );
 
+CREATE TYPE realtime.seen AS (
+	gen integer,
+	relid oid,
+	root oid,
+	filenode oid,
+	columns integer,
+	triggers text,
+	covered boolean,
+	born boolean
+);
+
 CREATE TABLE realtime.generations (
     gen integer NOT NULL,
     relid oid NOT NULL,
@@ -501,7 +512,7 @@ BEGIN
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
   PERFORM realtime.make_capture(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, captured, fingerprint, always)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, captured, fingerprint, always, labels)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
@@ -509,7 +520,8 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
-      begin_generation.level, begin_generation.mark, here.capture, rel, d.fingerprint, begin_generation.always;
+      begin_generation.level, begin_generation.mark, here.capture, rel, d.fingerprint, begin_generation.always,
+      (SELECT t.labels FROM realtime.type_traits(rel) t);
   UPDATE realtime.relations r SET gen = here.gen WHERE r.gen = previous;
   PERFORM realtime.note(here.gen, false);
   PERFORM realtime.announce(here.gen);
@@ -973,29 +985,33 @@ CREATE FUNCTION realtime.describe(rel oid) RETURNS TABLE(schema text, name text,
   WHERE c.oid = rel
 $$;
 
-CREATE FUNCTION realtime.differences(gens integer[]) RETURNS TABLE(gen integer, why text)
+CREATE FUNCTION realtime.differences(gens integer[]) RETURNS TABLE(gen integer, why text, seen realtime.seen[], labels text[])
     LANGUAGE sql
     AS $$
   WITH live AS MATERIALIZED (SELECT g.gen, g.relid AS root, g.labels FROM realtime.generations g WHERE g.gen = ANY (gens)),
+  looked AS MATERIALIZED (SELECT l AS seen, l.* FROM realtime.look(gens) l),
   d AS MATERIALIZED (
-    SELECT coalesce(l.gen, r.gen) AS gen, l.relid AS now, r.relid AS before, l.root, l.born, l.covered, r.empty, r.noted, r.filenode,
+    SELECT coalesce(l.gen, r.gen) AS gen, l.relid AS now, r.relid AS before, l.root, l.born, l.covered, r.empty, r.noted, r.filenode, l.filenode AS current,
       l.filenode <> r.filenode AS stored, l.columns IS DISTINCT FROM r.columns AS defined,
       l.triggers <> r.triggers AND split_part(l.triggers, ' ', 1) = split_part(r.triggers, ' ', 1) AS rehung
-    FROM realtime.look(gens) l
-    FULL JOIN (SELECT r.* FROM realtime.relations r WHERE r.gen = ANY (gens)) r ON r.gen = l.gen AND r.relid = l.relid)
-  SELECT d.gen, CASE
+    FROM looked l
+    FULL JOIN (SELECT r.* FROM realtime.relations r WHERE r.gen = ANY (gens)) r ON r.gen = l.gen AND r.relid = l.relid),
+  found AS (SELECT d.gen, CASE
     WHEN d.now = d.root AND d.before IS NULL THEN 'nothing is known of its past'
-    WHEN d.before IS NULL THEN CASE WHEN NOT d.born AND realtime.is_empty(d.now) IS NOT TRUE THEN 'a partition came with rows' END
+    WHEN d.before IS NULL THEN CASE WHEN NOT d.born AND realtime.is_empty(d.now, d.current) IS NOT TRUE THEN 'a partition came with rows' END
     WHEN d.now IS NULL THEN CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = d.before AND c.relfilenode = d.filenode)
-      THEN CASE WHEN realtime.is_empty(d.before) IS NOT TRUE THEN 'a partition left with rows' END
+      THEN CASE WHEN realtime.is_empty(d.before, d.filenode) IS NOT TRUE THEN 'a partition left with rows' END
       WHEN d.empty IS NOT TRUE OR NOT realtime.quiet(d.gen, d.noted) THEN 'a partition was dropped' END
     WHEN d.stored AND d.defined THEN 'its rows were rewritten'
     WHEN d.rehung THEN 'its triggers were off'
-    WHEN d.stored AND d.now <> d.root AND NOT d.covered AND d.empty IS NOT TRUE THEN 'a partition was emptied or rewritten' END
-  FROM d WHERE d.now IS NULL OR d.before IS NULL OR d.stored OR d.defined OR d.rehung OR d.empty AND realtime.is_empty(d.now) IS FALSE
-  UNION ALL SELECT l.gen, CASE WHEN NOT l.labels <@ t.labels THEN 'a label of an enum was renamed' END
+    WHEN d.stored AND d.now <> d.root AND NOT d.covered AND d.empty IS NOT TRUE THEN 'a partition was emptied or rewritten' END AS why, NULL::text[] AS labels
+  FROM d WHERE d.now IS NULL OR d.before IS NULL OR d.stored OR d.defined OR d.rehung OR d.empty AND realtime.is_empty(d.now, d.current) IS FALSE
+  UNION ALL SELECT l.gen, CASE WHEN NOT l.labels <@ t.labels THEN 'a label of an enum was renamed' END, t.labels
   FROM live l CROSS JOIN LATERAL realtime.type_traits(l.root) t
-  WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.root AND a.attnum > 0 AND a.atttypid >= 16384) AND l.labels <> t.labels
+  WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.root AND a.attnum > 0 AND a.atttypid >= 16384) AND l.labels <> t.labels)
+  SELECT f.gen, f.why, s.seen, f.labels
+  FROM (SELECT gen, min(why) AS why, max(labels) AS labels FROM found GROUP BY gen) f
+  JOIN (SELECT gen, array_agg(looked.seen) AS seen FROM looked GROUP BY gen) s ON s.gen = f.gen
 $$;
 
 CREATE FUNCTION realtime.drop_capture(capture text) RETURNS void
@@ -1268,13 +1284,15 @@ CREATE FUNCTION realtime.insert_source(t realtime.captured, id text, n text, op 
       ELSE 'pg_trigger_depth()::smallint, CASE WHEN pg_trigger_depth() > 1 THEN (pg_current_wal_insert_lsn() - ''0/0'')::bigint END' END, body)
 $$;
 
-CREATE FUNCTION realtime.is_empty(rel oid) RETURNS boolean
+CREATE FUNCTION realtime.is_empty(rel oid, filenode oid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '20 ms'
     AS $$
+DECLARE
+  bytes bigint := pg_relation_size(rel);
 BEGIN
-  RETURN pg_relation_size(rel) = 0;
+  RETURN CASE WHEN coalesce(pg_relation_filenode(rel), 0) = filenode THEN bytes = 0 END;
 EXCEPTION WHEN lock_not_available THEN
   RETURN NULL;
 END $$;
@@ -1386,7 +1404,7 @@ BEGIN
   END IF;
 END $$;
 
-CREATE FUNCTION realtime.look(gens integer[]) RETURNS TABLE(gen integer, relid oid, root oid, filenode oid, columns integer, triggers text, covered boolean, born boolean)
+CREATE FUNCTION realtime.look(gens integer[]) RETURNS SETOF realtime.seen
     LANGUAGE sql STABLE
     AS $$
   WITH RECURSIVE tree AS (
@@ -1480,12 +1498,12 @@ BEGIN
     PERFORM realtime.recapture();
   END IF;
   PERFORM realtime.follow();
-  FOR o IN SELECT g, x.why FROM (SELECT d.gen, min(d.why) AS why
-      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) d GROUP BY d.gen) x
+  FOR o IN SELECT g, x.why, x.seen, x.labels FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) x
     JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
   LOOP
     IF o.why IS NULL THEN
-      PERFORM realtime.note((o.g).gen, false);
+      PERFORM realtime.note((o.g).gen, false, o.seen);
+      UPDATE realtime.generations n SET labels = o.labels WHERE n.gen = (o.g).gen AND n.labels <> o.labels;
     ELSE
       PERFORM realtime.go_on(o.g, (o.g).relid);
       PERFORM realtime.note((SELECT max(n.gen) FROM realtime.generations n WHERE n.capture = (o.g).capture), true);
@@ -1631,7 +1649,7 @@ BEGIN
   RETURN result;
 END $$;
 
-CREATE FUNCTION realtime.note(gen integer, whole boolean) RETURNS void
+CREATE FUNCTION realtime.note(gen integer, whole boolean, seen realtime.seen[] DEFAULT NULL::realtime.seen[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1639,16 +1657,19 @@ CREATE FUNCTION realtime.note(gen integer, whole boolean) RETURNS void
 <<here>>
 DECLARE
   g realtime.generations := (SELECT o FROM realtime.generations o WHERE o.gen = note.gen);
-  sound bool := NOT EXISTS (SELECT FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture, g.always) w WHERE NOT w.stray AND realtime.matters(g.relid, w.relid, w.name));
+  known realtime.seen[]; sound bool;
 BEGIN
+  SELECT coalesce(note.seen, ARRAY(SELECT l FROM realtime.look(ARRAY[g.gen]) l)),
+    NOT EXISTS (SELECT FROM realtime.wrong_triggers(g.relid, g.level, g.mark, g.capture, g.always) w WHERE NOT w.stray AND realtime.matters(g.relid, w.relid, w.name))
+    INTO here.known, here.sound;   -- in one statement, so of one moment
   DELETE FROM realtime.relations r WHERE r.gen IN (SELECT o.gen FROM realtime.generations o WHERE o.capture = g.capture AND o.gen <> g.gen)
-    OR r.gen = g.gen AND r.relid NOT IN (SELECT l.relid FROM realtime.look(ARRAY[g.gen]) l);
-  INSERT INTO realtime.relations AS r (gen, relid, filenode, columns, triggers, empty)
-    SELECT l.gen, l.relid, l.filenode, l.columns, CASE WHEN sound THEN l.triggers END, CASE WHEN l.relid <> l.root THEN realtime.is_empty(l.relid) END
-    FROM realtime.look(ARRAY[g.gen]) l
+    OR r.gen = g.gen AND r.relid NOT IN (SELECT l.relid FROM unnest(known) l);
+  INSERT INTO realtime.relations AS r (gen, relid, filenode, columns, triggers, empty, noted)
+    SELECT g.gen, l.relid, l.filenode, l.columns, CASE WHEN sound THEN l.triggers END,
+      CASE WHEN l.relid <> l.root THEN realtime.is_empty(l.relid, l.filenode) END, pg_snapshot_xmin(pg_current_snapshot())
+    FROM unnest(known) l
     ON CONFLICT ON CONSTRAINT relations_pkey DO UPDATE SET filenode = EXCLUDED.filenode, columns = EXCLUDED.columns, empty = EXCLUDED.empty,
       noted = EXCLUDED.noted, triggers = CASE WHEN note.whole THEN coalesce(EXCLUDED.triggers, r.triggers) ELSE r.triggers END;
-  UPDATE realtime.generations o SET labels = t.labels FROM realtime.type_traits(g.relid) t WHERE o.gen = g.gen AND o.labels <> t.labels;
 END $$;
 
 CREATE FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) RETURNS void
@@ -2755,7 +2776,7 @@ REVOKE ALL ON FUNCTION realtime.incarnate() FROM PUBLIC;
 GRANT ALL ON FUNCTION realtime.incarnate() TO realtime_reader;
 
 REVOKE ALL ON FUNCTION realtime.insert_source(t realtime.captured, id text, n text, op text, body text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.is_empty(rel oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.is_empty(rel oid, filenode oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_source(t realtime.captured, r text, k text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.json_type(typ oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.leaders() FROM PUBLIC;
@@ -2784,7 +2805,7 @@ REVOKE ALL ON FUNCTION realtime.next_floor(slot integer, oldest interval, publis
 REVOKE ALL ON FUNCTION realtime.next_slot() FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal(s pg_snapshot, d xid8) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.normal_routes(rel regclass, routes text[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION realtime.note(gen integer, whole boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION realtime.note(gen integer, whole boolean, seen realtime.seen[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_emptied(requests bigint[], emptied integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.note_source(note text, op text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION realtime.open_fuse(disk boolean) FROM PUBLIC;

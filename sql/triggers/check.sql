@@ -98,12 +98,12 @@ BEGIN
     PERFORM realtime.recapture();
   END IF;
   PERFORM realtime.follow();
-  FOR o IN SELECT g, x.why FROM (SELECT d.gen, min(d.why) AS why
-      FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) d GROUP BY d.gen) x
+  FOR o IN SELECT g, x.why, x.seen, x.labels FROM realtime.differences(ARRAY(SELECT n.gen FROM realtime.generations n WHERE NOT n.ended)) x
     JOIN realtime.generations g ON g.gen = x.gen ORDER BY g.gen
   LOOP
     IF o.why IS NULL THEN
-      PERFORM realtime.note((o.g).gen, false);
+      PERFORM realtime.note((o.g).gen, false, o.seen);
+      UPDATE realtime.generations n SET labels = o.labels WHERE n.gen = (o.g).gen AND n.labels <> o.labels;
     ELSE
       PERFORM realtime.go_on(o.g, (o.g).relid);
       PERFORM realtime.note((SELECT max(n.gen) FROM realtime.generations n WHERE n.capture = (o.g).capture), true);

@@ -39,8 +39,9 @@ DROP FUNCTION realtime.make_capture(realtime.captured), realtime.define(text), r
   realtime.size_limit(oid), realtime.careful_json(record), realtime.listed(regclass, text[]), realtime.plain(regclass, text),
   realtime.plain_table(oid), realtime.plain_types(oid[]), realtime.row_bytes();
 DROP TYPE realtime.captured;
-DROP FUNCTION realtime.differences(int[]), realtime.matters(oid, oid, text), realtime.note(int, bool), realtime.quiet(int, xid8), realtime.is_empty(oid),
+DROP FUNCTION realtime.differences(int[]), realtime.matters(oid, oid, text), realtime.note(int, bool, realtime.seen[]), realtime.quiet(int, xid8), realtime.is_empty(oid, oid),
   realtime.look(int[]);
+DROP TYPE realtime.seen;
 DROP FUNCTION realtime.triggers(oid, "char", bool, text), realtime.nests(oid), realtime.tree(oid), realtime.row_note_source(text, text), realtime.capture_triggers(text), realtime.capture_functions(text), realtime.note_source(text, text), realtime.describe(oid), realtime.type_traits(oid), realtime.form(oid), realtime.shown(oid),
   realtime.canonical(int, text, text), realtime.spelled("char", text), realtime.spelled_interval(text), realtime.spelling(oid, int, oid), realtime.json_type(oid),
  

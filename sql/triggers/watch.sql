@@ -53,7 +53,7 @@ BEGIN
     WHERE c <> ALL (coalesce(d.key, '{}')) GROUP BY c ORDER BY min(i), min(j));
   PERFORM realtime.make_capture(ROW(rel, here.gen, here.capture, d.key, here.vals, d.hidden, begin_generation.level, begin_generation.mark));
   UPDATE realtime.generations g SET ended = true WHERE g.capture = here.capture AND NOT g.ended;
-  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, captured, fingerprint, always)
+  INSERT INTO realtime.generations (gen, relid, schema, name, key, routes, vals, types, json_types, spellings, level, mark, capture, captured, fingerprint, always, labels)
     SELECT here.gen, rel, d.schema, d.name, d.key, begin_generation.routes, here.vals,
       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
@@ -61,7 +61,8 @@ BEGIN
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
       ARRAY(SELECT realtime.spelling(a.atttypid, a.atttypmod, a.attcollation) FROM unnest(here.vals) WITH ORDINALITY v(c, i)
         JOIN pg_attribute a ON a.attrelid = rel AND a.attname = c ORDER BY i),
-      begin_generation.level, begin_generation.mark, here.capture, rel, d.fingerprint, begin_generation.always;
+      begin_generation.level, begin_generation.mark, here.capture, rel, d.fingerprint, begin_generation.always,
+      (SELECT t.labels FROM realtime.type_traits(rel) t);
   UPDATE realtime.relations r SET gen = here.gen WHERE r.gen = previous;
   PERFORM realtime.note(here.gen, false);
   PERFORM realtime.announce(here.gen);
