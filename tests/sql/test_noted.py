@@ -43,8 +43,10 @@ async def mended_around(database: Database, change: str) -> None:
     [
         "DROP TABLE p_1",
         "ALTER TABLE p DETACH PARTITION p_1",
-        "CREATE TABLE p_3 AS SELECT 30 AS id, 'x' AS v, 'a'::en AS e; ALTER TABLE p_3 ALTER id SET NOT NULL;"
-        "ALTER TABLE p ATTACH PARTITION p_3 DEFAULT",
+        (
+            "CREATE TABLE p_3 AS SELECT 30 AS id, 'x' AS v, 'a'::en AS e; ALTER TABLE p_3 ALTER id SET NOT NULL;"
+            "ALTER TABLE p ATTACH PARTITION p_3 DEFAULT"
+        ),
         "TRUNCATE p_2",
         "ALTER TABLE p ALTER v TYPE text USING lower(v)",
         "ALTER TYPE en RENAME VALUE 'a' TO 'z'",
