@@ -128,7 +128,7 @@ async def test_what_is_replayed_is_what_happened(
 
     @given(worlds)
     @settings(
-        max_examples=max(STATEMENTS // 10, 1) if STATEMENTS else 120,
+        max_examples=max(STATEMENTS // 10, 1) if STATEMENTS else 50,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
