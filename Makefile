@@ -53,9 +53,9 @@ $(DEV): requirements-dev.lock $(RUN)
 run: setup ## serve on http://127.0.0.1:3000 with an embedded PostgreSQL (or DATABASE_URL)
 	@exec $(BIN)/python -m app serve
 
-# Most of a test's time is waiting: two at a time, each with a PostgreSQL of its own.
+# Most of a test's time is waiting: three at a time, each with a PostgreSQL of its own.
 test: $(DEV) ## run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(TESTS)
 
 test-long: $(DEV) ## the tests that are too long for `make test`: a hundred crashes, a thousand snapshots and secrets, a long stall
 	LONG=1 CRASH_ROUNDS=100 SNAPSHOTS=1000 STALL_SECONDS=300 $(BIN)/python -m pytest tests/faults/test_promotion.py \
