@@ -194,8 +194,10 @@ async def test_in_the_midst_of_a_restore_no_watch_ends_and_no_server_starts(sour
     restore(source, copy, "--section=pre-data", "--section=data")
     with pytest.raises(StartError, match="was not finished"):
         await check(copy.url)
+    log = PostgresEventLog(copy.url, lambda _: None)
     with pytest.raises(DatabaseAway):
-        await PostgresEventLog(copy.url, lambda _: None).head()
+        await log.head()
+    await log.close()
     assert await copy.execute("SELECT * FROM realtime.check()") == []
     assert await copy.value(LIVE) == 1
     restore(source, copy, "--section=post-data")
