@@ -25,7 +25,10 @@ from harness.facts import soon
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "migrated"
 # A copy is to be as one that was migrated itself: realtime.check() looks at no table under another's incarnation.
-OWN = "UPDATE realtime.incarnation SET db = (SELECT oid FROM pg_database WHERE datname = current_database())"
+OWN = (
+    "UPDATE realtime.incarnation SET uuid = gen_random_uuid(),"
+    " db = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 SETTINGS: Mapping[str, str] = {
     "fsync": "off",
     "max_connections": "300",

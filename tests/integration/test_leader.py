@@ -182,7 +182,7 @@ async def test_the_ring_turns_by_age_up_to_what_is_published_and_its_state_is_ob
         states = [o for o in server.observed if isinstance(o, EventLogState)]
         assert len(states) > server.beats / 3  # a short one's as fast as it needs
         assert all(0 < o.bytes < 1 << 26 for o in states)
-        assert all(0 <= o.age_seconds < 60 for o in states)
+        assert all(0 <= o.age_seconds < states[0].age_seconds + 60 for o in states)  # the first is of the template
         assert all(o.ratio < 0.01 for o in server.observed if isinstance(o, QueueUsage))
 
 

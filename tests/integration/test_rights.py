@@ -144,8 +144,8 @@ async def test_while_the_rules_can_t_be_read_nothing_is_sent_and_nobody_is_let_i
         )
         await eventually(lambda: not owner.live)
         asking = asyncio.create_task(Guest(server, U).subscribe(OWN))
-        await notify(database, "later")
         here = server.broadcaster.point
+        await notify(database, "later")
         await eventually(lambda: server.broadcaster.point is not here, 10, "the server itself goes on")
         assert not owner.saw('"x"')
         assert not asking.done()
