@@ -13,7 +13,7 @@ from harness.server import Server, Servers
 from tests.support.clients import WebSocketClient
 
 Disturbed = Callable[[Server, Database], AbstractAsyncContextManager[None]]
-LIMIT = 4 << 20
+LIMIT = 8 << 20
 SECONDS = 15.0
 WIDE = """
 CREATE TABLE wide (id int PRIMARY KEY, v text);
@@ -61,7 +61,7 @@ async def idle_position(server: Server, database: Database) -> AsyncIterator[Non
 async def test_the_event_log_stays_within_twice_its_limit(
     database: Database, servers: Servers, disturbed: Disturbed
 ) -> None:
-    server = await servers.start("one", SOBRANIE_EVENT_LOG_BYTES="4MB", SOBRANIE_RETENTION="2s")
+    server = await servers.start("one", SOBRANIE_EVENT_LOG_BYTES="8MB", SOBRANIE_RETENTION="2s")
     largest, started = 0, time.monotonic()
 
     async def turns() -> float:
