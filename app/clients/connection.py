@@ -9,6 +9,7 @@ Invariants
 import asyncio
 from collections.abc import Sequence
 
+from app.clients.authentication import authenticate, count, leave
 from app.clients.catchup import CatchUp, drop
 from app.clients.joining import Joining
 from app.clients.judging import Judging
@@ -67,16 +68,10 @@ class Connection(Named):
 
     def open(self) -> None:
         """Greet the client, and be known to heartbeats and shutdown. Raises RateLimited before anything is sent."""
-        self._count(self.identity.user)
+        count(self, self.identity.user)
         self.registry.add(self)
         self.registry.door.arrive(self)
         self.outbox.send(self.registry.welcome)
-
-    def _count(self, user: str | None) -> None:
-        """Count the connection for its user, where one is known. Raises RateLimited where he has too many."""
-        if user is not None and not self.counted:
-            self.registry.limits.enter(user)
-            self.counted = True
 
     async def receive(self, text: str) -> None:
         """Handle one inbound message. What is wrong with it is answered. Raises RateLimited alone."""
@@ -98,40 +93,13 @@ class Connection(Named):
             case wire.Ping(id):
                 self.outbox.send(wire.pong(id))
             case wire.Auth(id, token):
-                await self._authenticate(token, id)
+                await authenticate(self, token, id)
             case wire.Subscribe(id, channels, position, snapshot):
                 await self.subscribe(channels, position, id, snapshot=snapshot)
             case wire.Unsubscribe(id, channels):
                 await self._unsubscribe(id, channels)
 
-    async def _authenticate(self, token: str, id: wire.JsonId) -> None:
-        """Take the client for who the token says. A token that is refused leaves the one before in force.
-
-        Raises RateLimited where tokens come too often."""
-        await self.registry.limits.take("auth", self)
-        door = self.registry.door
-        try:
-            identity = await door.identify(token, "message")
-            if self.identity.user not in (None, identity.user):
-                raise door.refuse("message", "subject", "a connection stays with one user: connect anew for another")
-        except Unauthorized as problem:
-            self.outbox.refuse(problem, id)
-            if not self.known:
-                self._end(CloseCode.UNAUTHORIZED, problem.message)
-            return
-        if self.session.over:
-            return
-        try:
-            self._count(identity.user)
-        except RateLimited as problem:
-            self.outbox.refuse(problem, id)
-            self._end(CloseCode.TOO_MANY, problem.message)
-            return
-        self._become(identity)
-        door.arrive(self)
-        self.outbox.send(wire.authenticated(id, identity.user, identity.expires))
-
-    def _become(self, identity: Identity) -> None:
+    def become(self, identity: Identity) -> None:
         """The client is who it says from here on: all its channels are judged anew, where the connection is."""
         self.identity, self.known = identity, True
         self.judge_anew()
@@ -144,7 +112,7 @@ class Connection(Named):
     def expel(self, problem: Unauthorized) -> None:
         """Tell the client that it may not stay, and end its stream."""
         self.outbox.refuse(problem)
-        self._end(CloseCode.UNAUTHORIZED, problem.message)
+        self.end(CloseCode.UNAUTHORIZED, problem.message)
 
     def bad_request(self, message: str) -> None:
         self.outbox.refuse(BadRequest(message))
@@ -286,9 +254,9 @@ class Connection(Named):
 
     def _hang_up(self, reason: str) -> None:
         """End a stream that could go on only with a repetition: the client comes back with its last position."""
-        self._end(CloseCode.RESTART, reason)
+        self.end(CloseCode.RESTART, reason)
 
-    def _end(self, code: CloseCode, reason: str) -> None:
+    def end(self, code: CloseCode, reason: str) -> None:
         self.session.over = True
         self.sink.close(code, reason)
 
@@ -309,10 +277,7 @@ class Connection(Named):
         self.session.close()
         self.sink.rerouted = None
         self.registry.remove(self)
-        self.registry.door.leave(self)
-        self.registry.limits.forget(self)
-        if self.counted and self.identity.user is not None:
-            self.registry.limits.leave(self.identity.user)
+        leave(self)
         self.drop(list(self.session.channels))
         self._joining.close()
         if self._feeder is not None:
