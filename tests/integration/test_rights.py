@@ -158,7 +158,7 @@ async def test_a_refreshed_identity_is_judged_anew_where_the_connection_is(datab
     guest = Guest(server, user("42", org=7))
     await database.execute("INSERT INTO realtime.policies VALUES ('org', 'notifications', NULL, '{\"org\": 7}')")
     await guest.subscribe("notifications", OWN)
-    guest.connection._become(user("42"))
+    guest.connection.become(user("42"))
     await eventually(lambda: guest.lost("notifications") and guest.live)
     await notify(database, "mine")
     await notify(database, "another's", 43)

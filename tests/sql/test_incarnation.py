@@ -1,6 +1,8 @@
 """Incarnations: one per stretch of history that positions may trust (adversarial 26, 27 at the SQL level)."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -94,10 +96,9 @@ async def test_a_copy_of_the_database_starts_with_an_empty_log(database: Databas
         database.cluster.drop_database(name)
 
 
-async def test_a_dump_restored_elsewhere_keeps_its_watches(database: Database) -> None:
-    """Object ids do not survive a dump: the watch is found by its triggers, and the foreign log is emptied."""
-    await database.execute("CREATE TABLE t (id int PRIMARY KEY, a int); SELECT realtime.watch('t', '{a}')")
-    await database.execute("INSERT INTO t VALUES (1, 1)")
+@asynccontextmanager
+async def restored(database: Database) -> AsyncIterator[Database]:
+    """Another database, of a dump of this one."""
     cluster, name = database.cluster, f"restored_{database.name}"
     dump = str(cluster.dir / f"{name}.dump")
     cluster.run("pg_dump", "-Fc", "-f", dump, "-d", database.url)
@@ -106,14 +107,22 @@ async def test_a_dump_restored_elsewhere_keeps_its_watches(database: Database) -
     try:
         copy = Database(cluster, name)
         cluster.run("pg_restore", "-d", copy.url, dump)
+        yield copy
+    finally:
+        cluster.drop_database(name)
+
+
+async def test_a_dump_restored_elsewhere_keeps_its_watches(database: Database) -> None:
+    """Object ids do not survive a dump: the watch is found by its triggers, and the foreign log is emptied."""
+    await database.execute("CREATE TABLE t (id int PRIMARY KEY, a int); SELECT realtime.watch('t', '{a}')")
+    await database.execute("INSERT INTO t VALUES (1, 1)")
+    async with restored(database) as copy:
         assert (await call(copy))[1]
         assert await copy.execute("SELECT * FROM realtime.check()") == []
         names = "SELECT name, routes FROM realtime.generations WHERE NOT ended AND relid = name::regclass ORDER BY 1"
         assert await copy.execute(names) == [("notifications", ["user_id"]), ("posts", ["author_id"]), ("t", ["a"])]
         await copy.execute("INSERT INTO t VALUES (2, 7)")
         assert [(e.table, e.new_vals) for e in await events(copy)] == [("public.t", ["2", "7"])]
-    finally:
-        cluster.drop_database(name)
 
 
 FORBID = """
@@ -126,14 +135,7 @@ async def test_where_an_event_trigger_forbids_ddl_a_restored_database_works_and_
 ) -> None:
     """The text of capture functions names the oids of the database that they come from."""
     await database.execute("CREATE TABLE t (id int PRIMARY KEY, a int); SELECT realtime.watch('t', '{a}')")
-    cluster, name = database.cluster, f"forbidden_{database.name}"
-    dump = str(cluster.dir / f"{name}.dump")
-    cluster.run("pg_dump", "-Fc", "-f", dump, "-d", database.url)
-    async with await Database(cluster, "postgres").connect() as connection:
-        await rows_of(connection, f"CREATE DATABASE {name}")
-    try:
-        copy = Database(cluster, name)
-        cluster.run("pg_restore", "-d", copy.url, dump)
+    async with restored(database) as copy:
         await copy.execute(FORBID)
         assert (await call(copy))[1]
         await copy.execute("INSERT INTO t VALUES (1, 7)")
@@ -148,5 +150,3 @@ async def test_where_an_event_trigger_forbids_ddl_a_restored_database_works_and_
             ("public.t", ["1", "7"]),
             ("public.t", ["2", "7"]),
         ]
-    finally:
-        cluster.drop_database(name)
