@@ -5,23 +5,22 @@ Invariant: the rules are the server's own (app.core.rights), so what is said her
 
 import argparse
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 from app.backend import open_backend
 from app.cli.token import read_claims
-from app.core.rights import REVOKED, Rules
-from app.model.channel import Address, TableAddress, parse
+from app.core.rights import REVOKED, Rules, Spell
+from app.model.channel import Address, parse
 from app.model.claims import ANONYMOUS, Identity
-from app.model.errors import BadChannel, ClientError, DatabaseAway, SettingsError, StartError, Unavailable
+from app.model.errors import ClientError, DatabaseAway, SettingsError, StartError, Unavailable
 from app.model.rights import Action
 from app.model.settings import Settings
 from app.server import open_door
 from app.stream.opinions import Opinions
-from app.stream.ports import PolicyRead, PolicyReader, Tables
+from app.stream.ports import PolicyRead, PolicyReader
+from app.stream.spelling import Spellings
 
 ACTIONS: Final[tuple[Action, ...]] = ("subscribe", "snapshot")
-Spelt = dict[tuple[str, str], str]  # by column and text
 
 
 async def explain(settings: Settings, asked: argparse.Namespace) -> list[str]:
@@ -35,24 +34,14 @@ async def explain(settings: Settings, asked: argparse.Namespace) -> list[str]:
     try:
         read = await backend.policies.policies()
         rules = Rules(read.policies, read.revocations)
-        spelt = await _spelt(rules, backend.tables, identity, address)
+        spell = await Spellings(backend.tables).of(rules, identity, address)
         opinion = await _opinion(read, backend.policies, identity, address)
-        return [line for action in ACTIONS for line in _lines(rules, identity, address, action, spelt, opinion)]
+        return [line for action in ACTIONS for line in _lines(rules, identity, address, action, spell, opinion)]
     except DatabaseAway as error:
         raise StartError(f"the database can't be reached: {error}") from error
     finally:
         await backend.policies.close()
         await backend.event_log.close()
-
-
-async def _spelt(rules: Rules, tables: Tables, identity: Identity, address: Address) -> Spelt:
-    """The claims' texts as the columns' types spell them, by column and text."""
-    spelt: Spelt = {}
-    if isinstance(address, TableAddress) and (table := await tables.current(address.schema, address.table)):
-        for column, text in rules.to_spell(identity, address):
-            with suppress(BadChannel):
-                spelt[column, text] = await tables.canonical(table, column, text)
-    return spelt
 
 
 async def _opinion(read: PolicyRead, reader: PolicyReader, identity: Identity, address: Address) -> str | None:
@@ -67,9 +56,9 @@ async def _opinion(read: PolicyRead, reader: PolicyReader, identity: Identity, a
 
 
 def _lines(
-    rules: Rules, identity: Identity, address: Address, action: Action, spelt: Spelt, opinion: str | None
+    rules: Rules, identity: Identity, address: Address, action: Action, spell: Spell, opinion: str | None
 ) -> Iterator[str]:
-    verdict = rules.explain(identity, address, action, lambda column, text: spelt.get((column, text)))
+    verdict = rules.explain(identity, address, action, spell)
     revoked = any(reason.why_not == REVOKED for reason in verdict.reasons)
     said = "allowed" if verdict.allowed else "refused"
     yield f"{action}: {opinion if opinion is not None and not revoked else said}"

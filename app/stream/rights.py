@@ -17,18 +17,17 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from app.core.rights import REVOKED, Reason, Rules, Verdict
-from app.model.channel import Address, TableAddress
+from app.model.channel import Address
 from app.model.claims import Identity
-from app.model.errors import BadChannel, DatabaseAway, Forbidden, Unavailable
+from app.model.errors import DatabaseAway, Forbidden, Unavailable
 from app.model.observations import Observer, PoliciesRead, PolicyUnreadable, SubscribeRefused
 from app.model.rights import Action
 from app.stream.broadcaster import Broadcaster
-from app.stream.kept import Recent
 from app.stream.opinions import Opinions
 from app.stream.ports import PolicyReader, Tables
+from app.stream.spelling import Spellings
 
 LOAD_SECONDS: Final = 1.0  # between two loads for somebody who is to be refused
-SPELLINGS: Final = 10_000
 AWAY: Final = "who may have what can't be asked at the moment; try again"
 
 
@@ -93,7 +92,7 @@ class Judged:
         self._began = -LOAD_SECONDS  # the monotonic clock, when the newest load began
         self._again: asyncio.Task[None] | None = None
         self._opinions: Opinions | None = None  # of the database's own function, where it has one
-        self._spellings = Recent[tuple[str, str], str | None](SPELLINGS)  # by type and text
+        self._spellings = Spellings(tables)
 
     async def check(self, identity: Identity, addresses: Iterable[Address], *actions: Action) -> None:
         """See Rights."""
@@ -120,11 +119,6 @@ class Judged:
             self._tell_refused(refusal)
         return [refusal.error for refusal in refusals]
 
-    async def explain(self, identity: Identity, address: Address, action: Action) -> Verdict:
-        """What every rule there is says. Raises DatabaseAway."""
-        rules = await self._current()
-        return rules.explain(identity, address, action, await self._spelled(rules, identity, address))
-
     # Judging.
 
     async def _refusals(
@@ -145,7 +139,7 @@ class Judged:
         rules = await self._current()
         verdict = rules.judge(identity, address, action)
         if not verdict.allowed and rules.to_spell(identity, address):
-            verdict = rules.judge(identity, address, action, await self._spelled(rules, identity, address))
+            verdict = rules.judge(identity, address, action, await self._spellings.of(rules, identity, address))
         if self._opinions is None or action not in ("subscribe", "snapshot") or rules.revoked(identity):
             return verdict
         opinion = await self._opinions.ask(identity, str(address), since)
@@ -153,28 +147,6 @@ class Judged:
             return verdict
         why = None if opinion else "it says no"
         return Verdict(opinion, (*verdict.reasons, Reason("realtime.may_subscribe", why)))
-
-    async def _spelled(self, rules: Rules, identity: Identity, address: Address) -> "_Spelled":
-        """The claims' texts as the columns' types spell them. Raises DatabaseAway."""
-        asked = rules.to_spell(identity, address)
-        if not asked or not isinstance(address, TableAddress):
-            return _Spelled({})
-        table = await self._tables.current(address.schema, address.table)
-        found = dict[tuple[str, str], str | None]()
-        for column, text in asked:
-            if table is None or column not in table.columns:
-                continue
-            kind = table.types[table.columns.index(column)]
-            if (kind, text) not in self._spellings:
-                try:
-                    spelt: str | None = await self._tables.canonical(table, column, text)
-                except BadChannel:
-                    spelt = None
-                self._spellings.put((kind, text), spelt)
-                found[column, text] = spelt
-            else:
-                found[column, text] = self._spellings.get((kind, text))
-        return _Spelled(found)
 
     # Loading.
 
@@ -216,7 +188,7 @@ class Judged:
         if read.asks and self._opinions is None:
             self._opinions = Opinions(self._reader.may_subscribe)
         self._epoch = epoch
-        self._spellings = Recent(SPELLINGS)
+        self._spellings = Spellings(self._tables)
         self._observe(PoliciesRead(len(read.policies), len(read.revocations)))
         for policy, problem in self._rules.unreadable.items():
             self._observe(PolicyUnreadable(policy, problem))
@@ -234,8 +206,3 @@ class Judged:
     def _tell(self, reason: str, address: Address, action: Action, reasons: Sequence[Reason]) -> None:
         why = "; ".join(f"{r.policy}: {r.why_not}" if r.policy else str(r.why_not) for r in reasons)
         self._observe(SubscribeRefused(reason, str(address), action, why or "no policy is about this channel"))
-
-
-class _Spelled(dict[tuple[str, str], str | None]):
-    def __call__(self, column: str, text: str) -> str | None:
-        return self.get((column, text))
