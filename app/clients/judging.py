@@ -25,8 +25,8 @@ from app.stream.rights import Rights
 AWAY_SECONDS: Final = 1.0
 
 
-class Judged(Protocol):
-    """The connection whose rights are judged."""
+class Holder(Protocol):
+    """The connection that has the channels."""
 
     broadcaster: Broadcaster
     outbox: Outbox
@@ -43,7 +43,7 @@ class Judging:
 
     __slots__ = ("_client", "_rights", "epoch")
 
-    def __init__(self, client: Judged, rights: Rights) -> None:
+    def __init__(self, client: Holder, rights: Rights) -> None:
         self._client = client
         self._rights = rights
         self.epoch = client.broadcaster.epoch
